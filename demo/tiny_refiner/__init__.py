@@ -1,0 +1,137 @@
+"""Tiny Refiner: a real, very small flow-matching model as a ComfyUI loader node, for the demo, tests and benchmarks (see MODEL_CARD.md).
+
+`load_tiny_refiner()` gives model, VAE and conditioning without a server. ComfyUI must be importable.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy_api.latest import ComfyExtension, io
+from torch.nn import functional
+
+WEIGHTS = Path(__file__).parent / "tiny_refiner.safetensors"
+CELL_PX = 8
+
+
+class TinyLatent(comfy.latent_formats.LatentFormat):
+    latent_channels = 32
+    spacial_downscale_ratio = CELL_PX  # core's spelling
+
+    def __init__(self) -> None:
+        # Core's live preview wants one colour per cell. Shared by all instances because core builds this class without arguments.
+        self.latent_rgb_factors, self.latent_rgb_factors_bias = None, None
+
+
+class TinyConfig(comfy.supported_models_base.BASE):
+    unet_extra_config = {}  # core's defaults would overwrite the head count in the file
+    sampling_settings = {"shift": 1.0}
+    latent_format = TinyLatent
+    memory_usage_factor = 0.6
+
+
+class PatchVAE:
+    """Linear autoencoder of 8x8 px patches: what core's VAE nodes call, without a network to load or to tile."""
+
+    latent_channels = TinyLatent.latent_channels
+    latent_dim = 2
+    downscale_ratio = CELL_PX
+    upscale_ratio = CELL_PX
+
+    def __init__(self, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor) -> None:
+        """mean [192], basis [192, 32] with orthonormal columns, scale [32]; a patch is one pixel_unshuffle column in -1..1."""
+        self.mean, self.basis, self.scale = mean, basis, scale
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Latent [B, 32, H // 8, W // 8] of image [B, H, W, C >= 3] in 0..1; what does not fill a cell is cut evenly, as core does."""
+        rgb = pixels[..., :3].to(self.mean).movedim(-1, 1) * 2 - 1
+        for axis in (2, 3):
+            spare_px = rgb.shape[axis] % CELL_PX
+            rgb = rgb.narrow(axis, spare_px // 2, rgb.shape[axis] - spare_px)
+        patches = functional.pixel_unshuffle(rgb, CELL_PX).movedim(1, -1)
+        return ((patches - self.mean) @ self.basis * self.scale).movedim(-1, 1).contiguous()
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Image [B, H * 8, W * 8, 3] in 0..1 of latent [B, 32, H, W]."""
+        patches = latent.to(self.mean).movedim(1, -1) / self.scale @ self.basis.T + self.mean
+        rgb = functional.pixel_shuffle(patches.movedim(-1, 1), CELL_PX)
+        return ((rgb + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+
+    def encode_tiled(self, pixels: torch.Tensor, **_tiling: int | None) -> torch.Tensor:
+        """As encode: patches do not know their neighbours, so there is nothing to tile."""
+        return self.encode(pixels)
+
+    def decode_tiled(self, latent: torch.Tensor, **_tiling: int | None) -> torch.Tensor:
+        """As decode."""
+        return self.decode(latent)
+
+    def spacial_compression_encode(self) -> int:
+        return CELL_PX
+
+    def spacial_compression_decode(self) -> int:
+        return CELL_PX
+
+    def temporal_compression_decode(self) -> None:
+        return None
+
+    def throw_exception_if_invalid(self) -> None:
+        """Core asks before use; this one is always complete."""
+
+    def preview_colours(self) -> tuple[list[list[float]], list[float]]:
+        """RGB factors [32][3] and bias [3], in -1..1: the mean colour that decode would give a cell."""
+        by_channel = (self.basis / self.scale).reshape(3, CELL_PX**2, -1).mean(dim=1)
+        return by_channel.T.tolist(), self.mean.reshape(3, -1).mean(dim=1).tolist()
+
+
+def load_tiny_refiner() -> tuple[comfy.model_patcher.ModelPatcher, PatchVAE, list]:
+    """Model, VAE and one conditioning that serves as positive and negative (the model is unconditional: use cfg 1)."""
+    weights, metadata = comfy.utils.load_torch_file(str(WEIGHTS), safe_load=True, return_metadata=True)
+    vae = PatchVAE(*(weights.pop(f"vae.{name}").float() for name in ("mean", "basis", "scale")))
+
+    # float32 also on a GPU: the model is launch-bound there, and a run is then comparable with one on the CPU.
+    config = TinyConfig({**json.loads(metadata["unet_config"]), "dtype": torch.float32})
+    config.set_inference_dtype(torch.float32, None)
+    config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = vae.preview_colours()
+    offload_device = comfy.model_management.unet_offload_device()
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.FLOW, device=offload_device)
+    model.load_model_weights({name: value.float() for name, value in weights.items()}, "unet.")
+    patcher = comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), offload_device)
+    return patcher, vae, [[torch.zeros(1, 1, 1), {}]]
+
+
+class TinyRefinerLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TinyRefinerLoader",
+            display_name="Tiny Refiner (demo)",
+            category="loaders",
+            description="A very small diffusion model for trying things out on a CPU. Sharpens photos at denoise 0.2 to 0.5, cfg 1.",
+            inputs=[],
+            outputs=[
+                io.Model.Output("model", tooltip="Unconditional flow model, 32 latent channels, 8 px per cell."),
+                io.Vae.Output("vae", tooltip="Linear autoencoder of 8x8 px patches."),
+                io.Conditioning.Output("conditioning", tooltip="Empty; connect it to positive and negative, and set cfg to 1."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_tiny_refiner())
+
+
+class TinyRefiner(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TinyRefinerLoader]
+
+
+async def comfy_entrypoint() -> TinyRefiner:
+    return TinyRefiner()

@@ -1,0 +1,239 @@
+"""The nodes: their schemas, what they check at the boundary, and the extension that lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+from .overlay import draw_overlay
+from .quadtree import LARGEST_PX, Quadtree, build_quadtree
+from .tiled_diffusion import METHODS, Settings, attach
+from .utils import checked
+from .velocity import SCHEDULES
+
+QuadtreeType = io.Custom("QUADTREE")
+MAX_PX = 16384
+
+
+class QuadtreeVisualizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuadtreeVisualizer",
+            display_name="Quadtree Visualizer",
+            category="image/quadtree",
+            description="Builds a quadtree from an image: small leaves with a high denoise where there is detail, large leaves "
+            "with a low denoise where it is calm.",
+            search_aliases=["adaptive tiles", "detail map", "denoise map", "quadtree"],
+            inputs=[
+                io.Image.Input("image", tooltip="The image that will be refined, or a smaller copy of it. Each image of a batch gets a tree."),
+                io.Float.Input(
+                    "content_threshold",
+                    default=25.0,
+                    min=1.0,
+                    max=200.0,
+                    step=0.5,
+                    tooltip="A tile is split while its colours vary more than this: the standard deviation of R, G and B together, in "
+                    "0-255 units. Lower = more, smaller tiles.",
+                ),
+                io.Int.Input("min_tile_size", default=64, min=8, max=MAX_PX, step=8, tooltip="Side of the smallest tile, in px."),
+                io.Int.Input(
+                    "max_tile_size",
+                    default=1024,
+                    min=8,
+                    max=MAX_PX,
+                    step=8,
+                    tooltip="Side of the largest tile, in px. Sizes are this, its half, its quarter ... on a grid of 8 px; a size that "
+                    "does not halve onto the grid is rounded down to one that does.",
+                ),
+                io.Float.Input(
+                    "min_denoise",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Denoise of the largest tiles, as a share of the sampler's own run. 0 keeps them to the bit and costs nothing.",
+                ),
+                io.Float.Input(
+                    "max_denoise",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Denoise that the smallest tiles approach, as a share of the sampler's own run. 1 = the whole run.",
+                ),
+                io.Int.Input("line_thickness", default=2, min=0, max=64, tooltip="Borders in the picture, in px. 0 draws none."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Multiplies the denoise, 0 (keep) to 1 (as computed). Any size; it is fitted to the image.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "image",
+                    tooltip="The image with its tiles. Tint and borders run from blue (denoise 0: kept) over violet (0.5) to red (denoise 1: regenerated).",
+                ),
+                QuadtreeType.Output("quadtree", tooltip="One tree per image, for Quadtree Diffusion."),
+                io.Mask.Output("denoise_map", tooltip="Denoise per px, 0 to 1. Works as a mask, also with core's Differential Diffusion."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        content_threshold: float,
+        min_tile_size: int,
+        max_tile_size: int,
+        min_denoise: float,
+        max_denoise: float,
+        line_thickness: int,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        limits = {
+            "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
+            "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
+            "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
+            "min_denoise": checked("min_denoise", min_denoise, 0, 1),
+            "max_denoise": checked("max_denoise", max_denoise, 0, 1),
+        }
+        line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
+        masks = _masks(mask, len(_checked_image(image)))
+        trees = tuple(build_quadtree(picture, mask=limit, **limits) for picture, limit in zip(image, masks, strict=True))
+        pictures = torch.stack([draw_overlay(picture, tree, line_px) for picture, tree in zip(image, trees, strict=True)])
+        maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
+        return io.NodeOutput(pictures, trees, maps)
+
+
+class QuadtreeDiffusion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuadtreeDiffusion",
+            display_name="Quadtree Diffusion",
+            category="sampling/quadtree",
+            description="Patches a model so that any sampler refines by windows, changes each region as much as its tile allows, "
+            "and does not evaluate the model where nothing may change.",
+            search_aliases=["tiled diffusion", "tiled upscale", "MultiDiffusion", "Mixture of Diffusers", "SpotDiffusion", "region denoise"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample with. It is not changed; the output is a patched copy."),
+                QuadtreeType.Input("quadtree", tooltip="From Quadtree Visualizer, built from the image that is refined or a copy of any size."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="Shifted Feather",
+                    tooltip="How windows meet. Shifted Feather: borders move at every step, with a thin ramp (best seams). Mixture of "
+                    "Diffusers: fixed, gaussian. MultiDiffusion: fixed, averaged. SpotDiffusion: borders move, no overlap (fastest).",
+                ),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=MAX_PX,
+                    step=8,
+                    tooltip="Largest window that the model sees, in px. 0 = automatic: the model family's native size (512 for SD1.5, "
+                    "1024 for most), or one window up to 1.5 times that where it covers the image.",
+                ),
+                io.Int.Input(
+                    "tile_overlap",
+                    default=64,
+                    min=0,
+                    max=MAX_PX,
+                    step=8,
+                    tooltip="How far neighbouring windows overlap, in px. Not used by SpotDiffusion.",
+                ),
+                io.Int.Input("tile_batch_size", default=4, min=1, max=64, tooltip="Windows of one shape evaluated together, at most."),
+                io.Combo.Input(
+                    "schedule",
+                    options=list(SCHEDULES),
+                    default="hold",
+                    tooltip="hold: a region is held, then free for its last denoise x steps steps, as if its own sampler ran with that "
+                    "denoise. ramp: freedom grows from the denoise to 1. constant: freedom stays at the denoise.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=32,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Width of the ramp from a tile with low denoise up into one with higher denoise, in px.",
+                ),
+                io.Int.Input(
+                    "skip_diffusion_below",
+                    default=0,
+                    min=0,
+                    max=MAX_PX,
+                    step=8,
+                    tooltip="Tiles with a side below this many px are kept as they are. 0 = none.",
+                ),
+                io.Latent.Input(
+                    "clean_latent",
+                    optional=True,
+                    tooltip="What to preserve, where the latent that is sampled is itself noisy (the second stage of a KSampler (Advanced) "
+                    "chain). Empty = the latent that is sampled.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        quadtree: Any,
+        method: str,
+        tile_size: int,
+        tile_overlap: int,
+        tile_batch_size: int,
+        schedule: str,
+        feather: int,
+        skip_diffusion_below: int,
+        clean_latent: dict | None = None,
+    ) -> io.NodeOutput:
+        settings = Settings(
+            method=_choice("method", method, METHODS),
+            tile_px=checked("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
+            overlap_px=checked("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
+            batch=checked("tile_batch_size", tile_batch_size, 1, 4096, "windows", kind=int),
+            schedule=_choice("schedule", schedule, SCHEDULES),
+            feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
+            keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
+        )
+        clean = None if clean_latent is None else clean_latent["samples"]
+        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, clean))
+
+
+class QuadtreeExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [QuadtreeVisualizer, QuadtreeDiffusion]
+
+
+def _checked_image(image: torch.Tensor) -> torch.Tensor:
+    if image.ndim != 4 or len(image) == 0:
+        raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [batch, height, width, channels] and not empty.")
+    return image
+
+
+def _masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
+    """One mask [h, w] per image; a single mask serves them all."""
+    if mask is None:
+        return [None] * images
+    mask = mask.reshape(-1, *mask.shape[-2:])
+    if mask.numel() == 0 or len(mask) not in (1, images):
+        raise ValueError(f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image.")
+    return list(mask.expand(images, -1, -1))
+
+
+def _checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
+    if not isinstance(quadtree, tuple) or not quadtree or not all(isinstance(tree, Quadtree) for tree in quadtree):
+        raise ValueError(f"quadtree is {type(quadtree).__name__}, not a quadtree; connect the output of Quadtree Visualizer.")
+    return quadtree
+
+
+def _choice(name: str, value: str, table: dict) -> str:
+    if value not in table:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(table)}.")
+    return value

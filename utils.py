@@ -1,0 +1,50 @@
+"""Units, integer helpers, the pack's logger and its number checks. Imports the standard library only."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+LOG = logging.getLogger("quadtree_diffusion")
+PREFIX = "Quadtree: "  # ComfyUI's console prints the bare message, so the message says whose it is
+
+
+def info(message: str, *args: object) -> None:
+    LOG.info(PREFIX + message, *args)
+
+
+def warn(message: str, *args: object) -> None:
+    LOG.warning(PREFIX + message, *args)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def round_down(value: int, unit: int) -> int:
+    return value // unit * unit
+
+
+def round_up(value: int, unit: int) -> int:
+    return ceil_div(value, unit) * unit
+
+
+def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
+    """Whole latent cells in `px` image px, rounded up to a multiple of `unit` cells; 0 stays 0."""
+    return round_up(ceil_div(px, px_per_cell), unit)
+
+
+def checked(name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float) -> Any:
+    """`value` as `kind` if it is a finite number in low..high; else a ValueError that says what fits.
+
+    ComfyUI checks the range of a widget, but not of a linked value, and lets NaN through.
+    """
+    words = f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
+    words += f" {unit}." if unit else "."
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(words)
+    if kind(value) != value or not low <= value <= high:
+        raise ValueError(words)
+    return kind(value)

@@ -1,0 +1,106 @@
+"""Denoised <-> velocity, the preservation blend and its schedules.
+
+Symbols, as in k-diffusion (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"):
+`noisy` is x at noise level `sigma`, `denoised` is the model's estimate D(x, sigma) of the clean latent, and the
+velocity is dx/dsigma. ComfyUI's model functions return `denoised` for eps-, v-, EDM- and flow-models alike.
+`progress` runs from 0 at the first step to 1 at the last; `freedom` is 0 where a cell is held and 1 where it is free.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Leaf denoise times steps is rounded to this many digits: float noise must not free a step.
+STEP_DIGITS = 6
+
+
+def velocity_from_denoised(noisy: Tensor, denoised: Tensor, sigma: float | Tensor) -> Tensor:
+    """Velocity (x - D) / sigma, same shape as `noisy`; sigma > 0 (Karras et al. 2022, eq. 1 and 3; k-diffusion `to_d`)."""
+    return (noisy - denoised) / sigma
+
+
+def denoised_from_velocity(noisy: Tensor, velocity: Tensor, sigma: float | Tensor) -> Tensor:
+    """Denoised x - sigma v: the inverse of `velocity_from_denoised`, and defined at sigma 0 as well."""
+    return noisy - sigma * velocity
+
+
+def preservation_velocity(noisy: Tensor, clean: Tensor, sigma: float | Tensor) -> Tensor:
+    """The velocity (x - x0) / sigma that brings `noisy` to `clean` exactly when sigma reaches 0; sigma > 0."""
+    return velocity_from_denoised(noisy, clean, sigma)
+
+
+def blend_velocity(velocity: Tensor, keep: Tensor, freedom: Tensor) -> Tensor:
+    """a v + (1 - a) v_keep with freedom a in 0..1. `blend_denoised` is the same blend without the division by sigma."""
+    return freedom * velocity + (1 - freedom) * keep
+
+
+def blend_denoised(denoised: Tensor, clean: Tensor, freedom: Tensor) -> Tensor:
+    """x0 + a (D - x0) with freedom a in 0..1: the preservation-velocity blend in denoised space.
+
+    v' = a v + (1 - a) v_keep with v = (x - D) / sigma and v_keep = (x - x0) / sigma gives x - sigma v' = x0 + a (D - x0).
+    torch.lerp is exact at both ends, so a = 0 returns `clean` and a = 1 returns `denoised` to the bit.
+    """
+    return torch.lerp(clean, denoised, freedom.to(denoised.dtype))
+
+
+def free_steps(denoise: Tensor, steps: int) -> Tensor:
+    """Denoise 0..1 as a number of steps, 0..steps, with float noise rounded away."""
+    return (denoise.double() * steps).round(decimals=STEP_DIGITS)
+
+
+def progress_of(step: int, steps: int) -> float:
+    return step / (steps - 1) if steps > 1 else 1.0
+
+
+def hold(denoise: Tensor, step: int, steps: int) -> Tensor:
+    """Freedom 0..1 of a cell that is held, then released for its last denoise * steps steps.
+
+    A fractional denoise * steps gives one partly free step, so that few-step models keep fine grades.
+    """
+    return (free_steps(denoise, steps) - (steps - 1 - step)).clamp(0, 1)
+
+
+def ramp(denoise: Tensor, step: int, steps: int) -> Tensor:
+    """Freedom d + (1 - d) * progress; 0 for d = 0, or the last step would free what must be kept."""
+    denoise = denoise.double()
+    free = denoise + (1 - denoise) * progress_of(step, steps)
+    return free.where(free_steps(denoise, steps) > 0, 0.0)
+
+
+def constant(denoise: Tensor, step: int, steps: int) -> Tensor:
+    """Freedom d at every step."""
+    denoise = denoise.double()
+    return denoise.where(free_steps(denoise, steps) > 0, 0.0)
+
+
+SCHEDULES = {"hold": hold, "ramp": ramp, "constant": constant}
+
+
+def txt2img_scale(denoise: Tensor, step: int, steps: int) -> Tensor:
+    """Velocity scale s = s0 + (1 - s0) p^(1 / (1 + d)), s0 = 0.7 + 0.3 d, and 1 on the last step.
+
+    The fallback where there is no clean latent to preserve: low denoise walks towards the model's estimate more slowly.
+    """
+    denoise = denoise.double()
+    start = 0.7 + 0.3 * denoise
+    return start + (1 - start) * progress_of(step, steps) ** (1 / (1 + denoise))
+
+
+def scale_velocity(noisy: Tensor, denoised: Tensor, scale: Tensor) -> Tensor:
+    """x - s (x - D): the denoised estimate whose velocity is s times the model's; s = 1 returns `denoised` to the bit."""
+    return torch.lerp(noisy, denoised, scale.to(denoised.dtype))
+
+
+def step_of(sigma: float, sigmas: list[float]) -> int:
+    """Index of the step of a run that a model call at `sigma` belongs to, 0..len(sigmas) - 2.
+
+    Step i owns the sigmas above sigmas[i + 1] and up to sigmas[i]. Samplers call the model between steps (dpm_2, dpmpp_sde),
+    at the next step's sigma (heun: that call has the next step's freedom) and with rounding noise, which a thousandth
+    of the step's length absorbs.
+    """
+    for step in range(len(sigmas) - 2):
+        here, below = sigmas[step], sigmas[step + 1]
+        if sigma > below + 1e-3 * (here - below):
+            return step
+    return max(0, len(sigmas) - 2)
