@@ -73,12 +73,12 @@ class SignsOfLife:
     def elapsed_s(self) -> float:
         return time.monotonic() - self.start_s
 
-    def show(self, text: str) -> None:
+    def show(self, status: Callable[[], str]) -> None:
         elapsed_s = self.elapsed_s()
         if elapsed_s < QUIET_S or elapsed_s - self.shown_s < (0.5 if self.in_place else LINE_EVERY_S):
             return
         self.shown_s = elapsed_s
-        line = f"      {elapsed_s:4.0f} s  {text.strip()}"
+        line = f"      {elapsed_s:4.0f} s  {status().strip()}"
         if self.in_place:
             columns = shutil.get_terminal_size().columns - 1
             print("\r" + line[:columns].ljust(columns), end="", flush=True)
@@ -113,8 +113,13 @@ def hint(output: str) -> str:
     return "See the lines above"
 
 
-def run_tool(argv: list[str | Path], *, env: dict[str, str] | None = None) -> str:
-    """Runs a setup tool without a terminal, shows signs of life, returns its last lines; fails with them."""
+def run_tool(
+    argv: list[str | Path], *, env: dict[str, str] | None = None, status: Callable[[str], str] = str.strip
+) -> str:
+    """Runs a setup tool without a terminal, returns its last lines, or fails with them.
+
+    status makes of the last line what is shown while it runs.
+    """
     life = SignsOfLife()
     lines: deque[str] = deque(maxlen=20)
     with subprocess.Popen(
@@ -135,7 +140,7 @@ def run_tool(argv: list[str | Path], *, env: dict[str, str] | None = None) -> st
         try:
             while child.poll() is None:
                 time.sleep(0.05)
-                life.show(lines[-1] if lines else "")
+                life.show(lambda: status(lines[-1] if lines else ""))
         except KeyboardInterrupt as stop:
             end(child, stop)
             raise
@@ -160,7 +165,15 @@ def tool_env() -> dict[str, str]:
 
 
 def pip(*args: str | Path) -> None:
-    run_tool([PYTHON, "-m", "pip", *args, "--progress-bar", "off"])
+    run_tool([PYTHON, "-m", "pip", *args, "--progress-bar", "off"], status=pip_status)
+
+
+def pip_status(line: str) -> str:
+    """pip's own line; while it installs it says nothing for long, so the packages in place are counted."""
+    if not line.strip().startswith(("Installing", "Attempting", "Found existing", "Uninstalling", "Successfully")):
+        return line
+    folders = ("lib/*/site-packages/*.dist-info", "Lib/site-packages/*.dist-info")
+    return f"{max(sum(1 for _ in VENV.glob(folder)) for folder in folders)} packages are in place"
 
 
 # --- Ending what was started ------------------------------------------------------------------------------------------
@@ -231,7 +244,7 @@ def setup_lock() -> Iterator[None]:
             say("Another dev.py is setting things up; waiting for it ...")
             while not try_lock(handle):
                 time.sleep(0.5)
-                life.show("waiting")
+                life.show(lambda: "waiting")
             life.clear()
         if os.name != "nt":
             HELD_LOCKS.append(handle)
@@ -284,6 +297,10 @@ def venv_ready(_comfyui: Path) -> bool:
     return PYTHON.exists() and bool(venv_config()) and not BUSY.exists()
 
 
+def venv_title(_comfyui: Path) -> str:
+    return "making .venv anew, since the last setup was cut off" if BUSY.exists() else "making .venv"
+
+
 def make_venv(_comfyui: Path) -> None:
     import importlib.util
 
@@ -295,7 +312,8 @@ def make_venv(_comfyui: Path) -> None:
         )
     BUSY.write_text("", encoding="utf-8")
     if VENV.exists():
-        shutil.rmtree(VENV)
+        delete = "import shutil, sys; shutil.rmtree(sys.argv[1])"
+        run_tool([sys.executable, "-c", delete, VENV], status=lambda _: "deleting the old one")
     run_tool([getattr(sys, "_base_executable", None) or sys.executable, "-m", "venv", VENV])
     BUSY.unlink()
 
@@ -671,7 +689,7 @@ def install_chromium(_comfyui: Path) -> None:
 
 # --- The commands -----------------------------------------------------------------------------------------------------
 
-VENV_STEP = Step(lambda _: "making .venv", venv_ready, make_venv)
+VENV_STEP = Step(venv_title, venv_ready, make_venv)
 COMFYUI_STEP = Step(lambda _: "fetching ComfyUI 0.30.0 into .cache/comfyui", comfyui_ready, fetch_comfyui)
 PACKAGES_STEP = Step(packages_title, packages_ready, install_packages)
 IMPORTS_STEP = Step(lambda _: "checking that they can be imported", imports_ready, cure_imports)
@@ -812,6 +830,7 @@ def terminate(_number: int, _frame: object) -> None:
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so its children
     try:
         sys.exit(main(sys.argv[1:]))
     except ExpectedError as trouble:

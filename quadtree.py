@@ -122,7 +122,7 @@ class Quadtree:
         """One value per leaf, painted on blocks of the smallest leaf's side: ([rows, columns] float64, that side in px)."""
         side = self.root_px
         grid = torch.zeros(ceil_div(self.height, side), ceil_div(self.width, side), dtype=torch.float64)
-        x0, y0, sides = torch.tensor([(*leaf.box[:2], leaf.side) for leaf in self.leaves]).T
+        x0, y0, sides = torch.tensor([(*leaf.box[:2], leaf.side) for leaf in self.leaves]).unbind(1)
         values = torch.tensor(list(values), dtype=torch.float64)
         for next_side in sides.unique(sorted=True).flip(0).tolist():
             grid = grid.repeat_interleave(side // next_side, 0).repeat_interleave(side // next_side, 1)
@@ -176,6 +176,8 @@ class Quadtree:
         """Raise ValueError unless the leaves are squares of halved sides that cover the image exactly once."""
         if not (0 < self.width <= LARGEST_PX and 0 < self.height <= LARGEST_PX and 0 < self.root_px <= LARGEST_PX):
             raise ValueError(f"its size is {self.width} x {self.height} px with roots of {self.root_px} px")
+        if not self.leaves:
+            raise ValueError("it has no leaves")
         sides = {self.root_px >> level for level in range(self.root_px.bit_length())}
         sides = {side for side in sides if side >= GRID_PX and self.root_px % side == 0}
         for leaf in self.leaves:

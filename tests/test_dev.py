@@ -318,7 +318,9 @@ def test_a_program_gets_its_arguments_and_gives_its_exit_code(project):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl+C to a whole console")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_the_program_first_and_dev_py_after_it_without_a_traceback(tmp_path, number):
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_a_signal_ends_the_program_first_and_dev_py_after_it_without_a_traceback(tmp_path, number, before):
+    """A shell starts a background job with SIGINT ignored, which children would inherit."""
     program = """
 import sys, time
 try:
@@ -335,14 +337,19 @@ except KeyboardInterrupt:
         ),
         encoding="utf-8",
     )
-    with subprocess.Popen(
-        [sys.executable, "dev.py"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    old = signal.signal(signal.SIGINT, before)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "dev.py"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, old)
+    with process:
         assert process.stdout.readline() == "started\n"
         time.sleep(0.1)
         process.send_signal(number)

@@ -1,0 +1,141 @@
+"""The two nodes as ComfyUI sees them: schema, boundary checks, pictures."""
+
+import pytest
+import torch
+from comfy_api.latest import io
+from quadtree_pack.nodes import QuadtreeDiffusion, QuadtreeVisualizer
+from quadtree_pack.quadtree import Quadtree
+from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+
+VISUALIZER = {
+    "content_threshold": 25.0,
+    "min_tile_size": 16,
+    "max_tile_size": 64,
+    "min_denoise": 0.0,
+    "max_denoise": 1.0,
+    "line_thickness": 1,
+}
+DIFFUSION = {
+    "method": "Shifted Feather",
+    "tile_size": 0,
+    "tile_overlap": 64,
+    "tile_batch_size": 4,
+    "schedule": "hold",
+    "feather": 32,
+    "skip_diffusion_below": 0,
+}
+
+
+def half_busy(batch=1, height=256, width=320):
+    image = torch.full((batch, height, width, 3), 0.5)
+    image[:, :, width // 2 :] = torch.rand(batch, height, width - width // 2, 3, generator=torch.Generator().manual_seed(0))
+    return image
+
+
+def visualize(image=None, **changes):
+    return QuadtreeVisualizer.execute(half_busy() if image is None else image, **{**VISUALIZER, **changes}).args
+
+
+def diffuse(model, quadtree, **changes):
+    return QuadtreeDiffusion.execute(model, quadtree, **{**DIFFUSION, **changes}).args[0]
+
+
+def test_ids_inputs_and_outputs_are_the_public_ones():
+    visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
+    assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
+    assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, "mask"]
+    assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
+    assert [entry.id for entry in diffusion.inputs] == ["model", "quadtree", *DIFFUSION, "clean_latent"]
+    assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION
+
+
+@pytest.mark.parametrize("node", [QuadtreeVisualizer, QuadtreeDiffusion])
+def test_every_input_has_a_tooltip_and_lengths_name_their_unit(node):
+    for entry in node.define_schema().inputs:
+        assert entry.tooltip
+        if isinstance(entry, io.Int.Input) and entry.id != "tile_batch_size":
+            assert "px" in entry.tooltip
+
+
+def test_the_visualizer_gives_a_tree_a_map_and_a_picture_per_image():
+    pictures, trees, maps = visualize(half_busy(batch=2))
+    assert pictures.shape == (2, 256, 320, 3) and maps.shape == (2, 256, 320)
+    assert len(trees) == 2 and all(isinstance(tree, Quadtree) for tree in trees)
+    assert maps[:, :, :128].eq(0).all() and maps[:, :, 200:].gt(0.9).all()
+    assert pictures.min() >= 0 and pictures.max() <= 1
+
+
+def test_kept_regions_are_bluer_and_regenerated_ones_redder_than_the_image():
+    image = half_busy()
+    picture = visualize(image, line_thickness=0)[0]
+    change = (picture - image)[0]
+    assert (change[:, :128, 2] > change[:, :128, 0]).all()
+    assert (change[:, 200:, 0].mean() > change[:, 200:, 2].mean()) and not torch.equal(picture, visualize(image)[0])
+
+
+def test_a_mask_keeps_what_it_does_not_cover():
+    mask = torch.zeros(1, 64, 80)
+    mask[..., 60:] = 1
+    _, trees, maps = visualize(mask=mask)
+    assert maps[..., :240].eq(0).all() and maps[..., 240:].gt(0.9).all() and trees[0].mask is not None
+
+
+def test_core_s_differential_diffusion_takes_the_map_as_it_is():
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    entry = ZOO["flux"]()
+    latent = entry.latent()
+    model = DifferentialDiffusion.execute(entry.model).args[0]
+    samples = sample(entry, latent, model=model, noise_mask=visualize()[2], denoise=0.6)
+    held = torch.nn.functional.max_pool2d(visualize()[2][None], 8)[0, 0] == 0
+    assert (samples - latent)[..., held].abs().max() < 0.1 < (samples - latent)[..., ~held].abs().mean()
+
+
+def test_the_two_nodes_together_keep_the_calm_half():
+    entry = ZOO["flux"]()
+    latent = entry.latent()
+    model = diffuse(entry.model, visualize()[1])
+    samples = sample(entry, latent, model=model)
+    assert torch.equal(samples[..., :16], latent[..., :16])
+    assert (samples[..., 24:] != latent[..., 24:]).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_denoise": 0.9, "max_denoise": 0.1}, "min_denoise is 0.9 and max_denoise 0.1"),
+        ({"min_denoise": float("nan")}, "min_denoise is nan"),
+        ({"min_denoise": -7}, "min_denoise is -7"),
+        ({"content_threshold": float("inf")}, "content_threshold is inf"),
+        ({"min_tile_size": 128}, "min_tile_size is 128 px and max_tile_size 64 px"),
+        ({"min_tile_size": "64"}, "min_tile_size is '64'"),
+        ({"image": torch.zeros(0, 8, 8, 3)}, "image has shape"),
+        ({"image": torch.zeros(1, 0, 8, 3)}, "image has shape"),
+        ({"image": torch.full((1, 64, 64, 3), float("nan"))}, "image holds NaN"),
+        ({"mask": torch.zeros(3, 8, 8)}, "mask has shape .* for 1 images"),
+    ],
+)
+def test_the_visualizer_refuses_what_cannot_be(changes, words):
+    with pytest.raises(ValueError, match=words):
+        visualize(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quadtree": "a tree"}, "quadtree is str"),
+        ({"quadtree": ()}, "quadtree is tuple"),
+        ({"method": "Magic"}, "method is 'Magic'; it must be one of Shifted Feather"),
+        ({"schedule": None}, "schedule is None"),
+        ({"tile_size": -8}, "tile_size is -8"),
+        ({"tile_overlap": float("nan")}, "tile_overlap is nan"),
+        ({"tile_batch_size": 0}, "tile_batch_size is 0"),
+        ({"feather": 1.5}, "feather is 1.5"),
+    ],
+)
+def test_quadtree_diffusion_refuses_what_cannot_be(changes, words):
+    entry = ZOO["flux"]()
+    with pytest.raises(ValueError, match=words):
+        diffuse(entry.model, **{"quadtree": visualize()[1], **changes})
+
+

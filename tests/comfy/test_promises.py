@@ -1,0 +1,416 @@
+"""The promises, on ComfyUI's own samplers, schedulers and model code with tiny real architectures."""
+
+import gc
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from functools import cache
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
+from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.tests.conftest import ROOT
+from quadtree_pack.tiled_diffusion import KEY, METHODS
+
+SAMPLERS = comfy.samplers.KSampler.SAMPLERS
+SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
+MAIN_FAMILIES = ["sd15", "sd2_v", "sdxl", "flux"]
+STOPS_BEFORE_0 = {"dpm_fast", "dpm_adaptive"}  # core ends these two at the last sigma above 0
+
+
+@cache
+def entry_of(name):
+    return ZOO[name]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_freed_before_the_interpreter_ends():
+    yield
+    entry_of.cache_clear()
+    gc.collect()
+
+
+@pytest.fixture
+def entry(request):
+    return entry_of(request.param)
+
+
+def families(names):
+    return pytest.mark.parametrize("entry", names, indirect=True)
+
+
+# ---- promise 1: what has denoise 0 stays as it is, and costs nothing
+
+
+def check_held(entry, sampler, scheduler, latent):
+    """The held region equals the input to the bit, and the sampler itself brought it there, not our copy."""
+    tree = half_kept(*latent.shape[-2:], entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    spy = Spy(patched(entry, tree))
+    samples = sample(entry, latent, model=spy.model, steps=3, sampler=sampler, scheduler=scheduler)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert not torch.equal(samples[..., ~held], latent[..., ~held]) and spy.calls > 0
+    sigmas = comfy.samplers.KSampler(entry.model, 3, "cpu", sampler, scheduler).sigmas
+    tolerance = 6 * float(sigmas[-2]) if sampler in STOPS_BEFORE_0 else 0.005
+    clean = entry.model.model.process_latent_in(latent)
+    assert (spy.samples[..., held] - clean[..., held]).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_held_region_is_kept_by_every_sampler_and_scheduler(sampler, scheduler):
+    entry = entry_of("flux")
+    check_held(entry, sampler, scheduler, entry.latent(16, 24))
+
+
+@families(["sd15", "sd2_v", "sdxl"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_held_region_is_kept_in_every_kind_of_prediction(entry, sampler):
+    check_held(entry, sampler, "normal", entry.latent(16, 24))
+
+
+@families(ZOO)
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde"])
+def test_nothing_is_evaluated_where_all_is_held(entry, sampler):
+    latent = entry.latent(24, 16)
+    spy = Spy(patched(entry, tree_of([[0.0]], 24, 16, entry.px_per_cell)))
+    samples = sample(entry, latent, model=spy.model, cfg=3.0, sampler=sampler, denoise=0.7)
+    assert torch.equal(samples, latent) and spy.calls == 0
+
+
+# ---- promise 2: one window, denoise 1: nothing is different
+
+
+@families(ZOO)
+@pytest.mark.parametrize(("sampler", "cfg"), [("euler", 1.0), ("dpmpp_2m", 3.0), ("euler_ancestral_cfg_pp", 3.0)])
+def test_full_denoise_in_one_window_is_the_plain_run_to_the_bit(entry, sampler, cfg):
+    latent = entry.latent()
+    whole = patched(entry, tree_of([[1.0]], 32, 40, entry.px_per_cell), tile_px=0, feather_px=32)
+    run = {"cfg": cfg, "sampler": sampler, "steps": 4, "denoise": 0.6}
+    assert torch.equal(sample(entry, latent, model=whole, **run), sample(entry, latent, **run))
+
+
+# ---- promise 3: denoise d is what the sampler's own denoise would have been
+
+
+@families(MAIN_FAMILIES)
+@pytest.mark.parametrize("sampler", ["euler", "ddim"])
+@pytest.mark.parametrize(("denoise", "start"), [(0.25, 6), (0.5, 4), (0.75, 2), (1.0, 0)])
+def test_a_uniform_denoise_equals_a_late_start(entry, sampler, denoise, start):
+    latent = entry.latent()
+    held = patched(entry, tree_of([[denoise]], 32, 40, entry.px_per_cell), tile_px=0)
+    run = {"sampler": sampler, "steps": 8, "denoise": 0.7}
+    assert error(sample(entry, latent, model=held, **run), sample(entry, latent, start_step=start, **run)) < 1e-5
+
+
+@families(["sd15", "sdxl"])
+def test_from_the_largest_sigma_core_s_own_noise_scaling_is_the_only_difference(entry):
+    latent = entry.latent()
+    held = patched(entry, tree_of([[0.5]], 32, 40, entry.px_per_cell), tile_px=0)
+    assert error(sample(entry, latent, model=held, steps=8), sample(entry, latent, steps=8, start_step=4)) < 1e-2
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral", "dpmpp_2m"])
+def test_samplers_that_call_between_steps_find_the_right_step(sampler):
+    entry = entry_of("sd15")
+    latent = entry.latent(16, 24)
+    spy = Spy(patched(entry, tree_of([[0.5]], 16, 24), tile_px=0))
+    sample(entry, latent, model=spy.model, sampler=sampler, steps=8)
+    sigmas = comfy.samplers.KSampler(entry.model, 8, "cpu", sampler, "simple").sigmas
+    assert max(spy.sigmas) == pytest.approx(float(sigmas[4]), rel=1e-4)
+    assert min(spy.sigmas) <= float(sigmas[7]) * 1.0001
+
+
+# ---- promise 4: no seams
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch", [1, 3])
+@families(["sd15", "sd15_inpaint", "flux", "flux_kontext", "qwen_image"])
+def test_windows_do_not_show_on_a_pointwise_model(entry, method, batch):
+    model = pointwise(entry.model)
+    latent = entry.latent()
+    tiled = patched(entry, tree_of([[1.0]], 32, 40), model=model, method=method, batch=batch, tile_px=128, overlap_px=32)
+    run = {"cfg": 3.0, "steps": 4, "denoise": 0.8}
+    assert error(sample(entry, latent, model=tiled, **run), sample(entry, latent, model=model, **run)) < 1e-5
+
+
+@families(["sd15", "flux", "qwen_image"])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_window_at_a_time_equals_batches(entry, method):
+    latent = entry.latent()
+    settings = {"method": method, "overlap_px": 32}
+    one, many = (patched(entry, half_kept(32, 40), batch=batch, **settings) for batch in (1, 4))
+    run = {"cfg": 3.0, "steps": 3, "denoise": 0.6}
+    assert error(sample(entry, latent, model=many, **run), sample(entry, latent, model=one, **run)) < 1e-4
+
+
+# ---- promise 5: nothing outside the clone changes
+
+PLAIN_RUN = """
+import hashlib, os, sys
+from pathlib import Path
+from types import ModuleType
+import comfy_setup
+from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+entry = ZOO["flux"]()
+print(hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest())
+assert "quadtree_pack.tiled_diffusion" not in sys.modules
+"""
+
+
+def plain_run():
+    entry = ZOO["flux"]()
+    return hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest()
+
+
+def test_a_plain_run_is_the_same_before_after_and_in_a_process_without_the_pack():
+    before = plain_run()
+    entry = entry_of("flux")
+    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), cfg=3.0)
+    script = PLAIN_RUN.replace("import comfy_setup", SETUP)
+    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert before == plain_run() == elsewhere.stdout.split()[-1]
+
+
+SETUP = f"""
+package = ModuleType("quadtree_pack")
+package.__path__ = [{str(ROOT)!r}]
+sys.modules["quadtree_pack"] = package
+import quadtree_pack.tests.comfy.conftest
+"""
+
+
+@families(MAIN_FAMILIES)
+def test_the_caller_s_model_gets_no_hook_and_the_clone_keeps_nothing_of_a_run(entry):
+    model = patched(entry, half_kept(32, 40, entry.px_per_cell))
+    sample(entry, entry.latent(), model=model, steps=2)
+    assert "model_function_wrapper" not in entry.model.model_options
+    assert not any(KEY in named for named in entry.model.wrappers.values())
+    assert KEY not in model.model_options["transformer_options"]
+
+
+def test_two_runs_of_one_patched_model_do_not_know_of_each_other():
+    entry = entry_of("flux")
+    model = patched(entry, half_kept(32, 40))
+    first, second = entry.latent(seed=1), entry.latent(seed=2)
+    sample(entry, first, model=model)
+    again = sample(entry, second, model=model)
+    assert torch.equal(again, sample(entry, second, model=patched(entry, half_kept(32, 40))))
+
+
+def test_an_interrupt_in_the_middle_leaves_the_next_run_clean():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40))
+    expected = sample(entry, latent, model=model)
+
+    def stop(step, *_):
+        if step == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(entry, latent, model=model, callback=stop)
+    assert torch.equal(sample(entry, latent, model=model), expected)
+
+
+# ---- what else a run may bring
+
+
+def test_each_image_of_a_batch_follows_its_own_tree():
+    entry = entry_of("flux")
+    latent = entry.latent(batch=2)
+    trees = half_kept(32, 40), tree_of([[1.0, 0.0], [0.0, 1.0]], 32, 40)
+    samples = sample(entry, latent, model=patched(entry, *trees), cfg=3.0)
+    for row, tree in enumerate(trees):
+        held = ~free_cells(tree, latent)
+        assert torch.equal(samples[row][:, held], latent[row][:, held])
+        assert (samples[row][:, ~held] != latent[row][:, ~held]).any(0).float().mean() > 0.99
+
+
+@families(["sd15", "sdxl", "flux"])
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_latents_are_kept_and_refined(entry, method):
+    latent = entry.latent(50, 67)
+    tree = half_kept(50, 67, entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    tiled = patched(entry, tree, method=method, tile_px=256, overlap_px=64)
+    samples = sample(entry, latent, model=tiled, steps=2, cfg=3.0, denoise=0.6)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert (samples != latent)[..., ~held].float().mean() > 0.99 and samples.isfinite().all()
+
+
+def test_a_noise_mask_saves_the_windows_it_masks_out():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.zeros(1, 1, 32, 40)
+    mask[..., :16] = 1
+    everything = tree_of([[1.0]], 32, 40)
+    spy = Spy(entry.model)
+    model = pointwise(spy.model)
+    tiled = patched(entry, everything, model=model)
+    plain = sample(entry, latent, model=model, noise_mask=mask)
+    spy.shapes = []
+    sample(entry, latent, model=tiled)
+    whole_cells, spy.shapes = spy.cells, []
+    assert error(sample(entry, latent, model=tiled, noise_mask=mask), plain) < 1e-5
+    assert {shape[-1] for shape in spy.shapes} == {16}
+    assert spy.cells < 0.6 * whole_cells
+
+
+def test_a_run_that_stops_early_hands_over_held_regions_at_its_noise_level():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tree = half_kept(32, 40)
+    held = ~free_cells(tree, latent)
+    sigmas = comfy.samplers.KSampler(entry.model, 8, "cpu", "euler", "simple").sigmas
+    noise = comfy.sample.prepare_noise(latent, 42)
+    stopped = sample(entry, latent, model=patched(entry, tree), steps=8, last_step=5)
+    sampling, space = entry.model.get_model_object("model_sampling"), entry.model.model
+    noisy = sampling.noise_scaling(sigmas[5], noise, space.process_latent_in(latent))
+    expected = space.process_latent_out(sampling.inverse_noise_scaling(sigmas[5], noisy))
+    assert error(stopped[..., held], expected[..., held]) < 1e-5
+
+    # The second stage gets a noisy latent and no noise: the clean latent must be handed in.
+    silence = torch.zeros_like(noise)
+    second = patched(entry, tree, clean_latent=latent)
+    finished = sample(entry, stopped, model=second, steps=8, start_step=5, noise=silence, disable_noise=True)
+    assert torch.equal(finished[..., held], latent[..., held])
+    in_one = sample(entry, latent, model=patched(entry, tree), steps=8)
+    first_five = sample(entry, latent, model=patched(entry, tree), steps=8, last_step=5)
+    assert torch.equal(first_five, stopped) and torch.equal(in_one[..., held], finished[..., held])
+
+
+def test_without_added_noise_nothing_is_taken_for_clean(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    noise = torch.zeros_like(latent)
+    model = pointwise(entry.model)
+    tiled = patched(entry, half_kept(32, 40), model=model)
+    with caplog.at_level(logging.INFO):
+        samples = sample(entry, latent, model=tiled, noise=noise, start_step=2)
+    assert error(samples, sample(entry, latent, model=model, noise=noise, start_step=2)) < 1e-5
+    assert "clean_latent" in caplog.text
+
+
+def test_text_to_image_scales_the_velocity_and_says_so(caplog):
+    entry = entry_of("flux")
+    empty = torch.zeros(1, 16, 32, 40)
+    full = sample(entry, empty, model=patched(entry, tree_of([[1.0]], 32, 40), tile_px=0))
+    assert torch.equal(full, sample(entry, empty))
+    with caplog.at_level(logging.INFO):
+        calm = sample(entry, empty, model=patched(entry, half_kept(32, 40), tile_px=0))
+    assert "text to image" in caplog.text and not torch.equal(calm, full) and calm.isfinite().all()
+
+
+def test_a_custom_sampler_runs_as_the_ksampler_does():
+    from comfy_extras.nodes_custom_sampler import BasicGuider, Noise_RandomNoise, SamplerCustomAdvanced
+
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tree = half_kept(32, 40)
+    model = patched(entry, tree)
+    guider = BasicGuider.execute(model, entry.positive).args[0]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
+    sampler = comfy.samplers.sampler_object("euler")
+    output = SamplerCustomAdvanced.execute(Noise_RandomNoise(42), guider, sampler, sigmas, {"samples": latent})
+    assert torch.equal(output.args[0]["samples"], sample(entry, latent, model=model))
+
+
+def test_a_wrapper_that_was_set_before_is_called_for_every_window():
+    entry = entry_of("flux")
+    seen = []
+    earlier = entry.model.clone()
+    earlier.set_model_unet_function_wrapper(
+        lambda apply_model, args: seen.append(args["input"].shape) or apply_model(args["input"], args["timestep"], **args["c"])
+    )
+    latent = entry.latent()
+    spy = Spy(patched(entry, half_kept(32, 40), model=earlier))
+    samples = sample(entry, latent, model=spy.model)
+    assert seen == spy.shapes and len(seen) > 6
+    assert torch.equal(samples, sample(entry, latent, model=patched(entry, half_kept(32, 40))))
+
+
+def test_of_two_nodes_in_a_row_the_later_one_wins(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    once = patched(entry, half_kept(32, 40))
+    with caplog.at_level(logging.INFO):
+        twice = patched(entry, half_kept(32, 40), model=patched(entry, tree_of([[0.0]], 32, 40)))
+    assert "replaces" in caplog.text
+    assert torch.equal(sample(entry, latent, model=twice), sample(entry, latent, model=once))
+
+
+def test_the_report_counts_what_reached_the_model(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    spy = Spy(patched(entry, half_kept(32, 40)))
+    with caplog.at_level(logging.INFO):
+        sample(entry, latent, model=spy.model, cfg=3.0, steps=5)
+    share = 100 * spy.cells / (5 * 2 * 32 * 40)
+    windows = sum(shape[0] for shape in spy.shapes) // 2
+    assert f"{spy.calls} model calls on {windows} windows in 5 steps, {share:.1f}% of the full model cost" in caplog.text
+
+
+def test_memory_is_asked_for_windows_not_for_the_whole_latent():
+    entry = entry_of("flux")
+    asked = []
+    model = patched(entry, half_kept(32, 40), tile_px=64, batch=2)
+    model.add_wrapper_with_key(
+        WrappersMP.PREPARE_SAMPLING, "spy", lambda executor, model, shape, *args, **kwargs: asked.append(shape) or executor(model, shape, *args, **kwargs)
+    )
+    sample(entry, entry.latent(), model=model, steps=1)
+    assert asked == [[2, 16, SIDE, SIDE]]
+
+
+# ---- refusals: what came, what fits, what to do
+
+
+def test_another_aspect_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="320 x 256 px, but the latent has 32 x 40 cells"):
+        sample(entry, entry.latent(40, 32), model=patched(entry, half_kept(32, 40)))
+
+
+def test_trees_that_do_not_match_the_batch_are_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="2 trees, one per image, but the latent batch has 3"):
+        sample(entry, entry.latent(batch=3), model=patched(entry, half_kept(32, 40), half_kept(32, 40)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"tile_px": 100}, "tile_size 100 px .* use 96 or 112"), ({"tile_px": 64, "overlap_px": 48}, "tile_overlap 48 px .* at most 32 px")],
+)
+def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match=words):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
+
+
+def test_rising_sigmas_are_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="sigmas of this run rise"):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), sigmas=torch.tensor([0.0, 0.5, 1.0]))
+
+
+def test_a_clean_latent_of_another_size_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="clean_latent has shape"):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), clean_latent=entry.latent(16, 20)))
+
+
+def test_audio_models_are_refused():
+    entry = entry_of("flux")
+    model = entry.model.clone()
+    audio = type("Audio", (type(model.model.latent_format),), {"latent_dimensions": 1})()
+    model.add_object_patch("latent_format", audio)
+    with pytest.raises(ValueError, match="one-dimensional latents"):
+        patched(entry, half_kept(32, 40), model=model)

@@ -1,0 +1,250 @@
+"""The tree against a naive recursive reference, and the promises of its denoise map."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quadtree_pack.quadtree import Box, Leaf, Quadtree, build_quadtree, leaf_denoise, tree_sides
+
+
+def detail_of(region):
+    """The definition, on [h, w, 3] in 0..1: square root of the summed variance of R, G, B in 0..255 units."""
+    px = region.reshape(-1, 3).double() * 255
+    return float(px.var(0, unbiased=False).sum().sqrt())
+
+
+def naive_leaves(image, threshold, min_tile, max_tile, low, high):
+    """The definition of the tree, one region at a time."""
+    height, width = image.shape[:2]
+    reference = min(max_tile, max(width, height))
+    leaves = []
+
+    def visit(x, y, side):
+        if x >= width or y >= height:
+            return
+        region = image[y : y + side, x : x + side]
+        detail = detail_of(region)
+        if detail > threshold and side // 2 >= min_tile:
+            for dy in (0, side // 2):
+                for dx in (0, side // 2):
+                    visit(x + dx, y + dy, side // 2)
+            return
+        box = Box(x, y, min(x + side, width), min(y + side, height))
+        leaves.append((box, side, detail, low + (high - low) * (1 - min(1, (side / reference) ** 2))))
+
+    for y in range(0, height, max_tile):
+        for x in range(0, width, max_tile):
+            visit(x, y, max_tile)
+    return leaves
+
+
+def patchwork(height, width, seed):
+    """Flat, noisy and gradient patches side by side, so that leaves of every size occur."""
+    generator = torch.Generator().manual_seed(seed)
+    amount = torch.rand(1, 1, 3, 4, generator=generator).pow(3)
+    amount = torch.nn.functional.interpolate(amount, size=(height, width), mode="nearest")[0, 0, :, :, None]
+    return (0.5 + amount * (torch.rand(height, width, 3, generator=generator) - 0.5)).clamp(0, 1)
+
+
+def tree_of(image, **options):
+    return build_quadtree(image, **{"min_tile_px": 16, "max_tile_px": 64, **options})
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000), st.sampled_from([(8, 64), (16, 64), (32, 128), (64, 64), (8, 512)]))
+@settings(max_examples=40, deadline=None)
+def test_the_tree_equals_a_naive_recursion_leaf_for_leaf(height, width, seed, limits):
+    image = patchwork(height, width, seed)
+    tree = build_quadtree(image, content_threshold=20, min_tile_px=limits[0], max_tile_px=limits[1])
+    expected = sorted(naive_leaves(image, 20, *limits, 0.2, 0.8))
+    found = sorted(tree.leaves)
+    assert [leaf[:2] for leaf in found] == [leaf[:2] for leaf in expected]
+    assert [leaf.detail for leaf in found] == pytest.approx([leaf[2] for leaf in expected], abs=1e-6)
+    assert [leaf.denoise for leaf in found] == pytest.approx([leaf[3] for leaf in expected], abs=1e-12)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_every_px_is_covered_once(height, width, seed):
+    cover = torch.zeros(height, width)
+    for leaf in tree_of(patchwork(height, width, seed)).leaves:
+        assert leaf.box.x0 % leaf.side == 0 and leaf.box.y0 % leaf.side == 0
+        cover[leaf.box.slices] += 1
+    assert cover.eq(1).all()
+
+
+def test_a_busy_and_a_flat_image_of_one_size_get_different_denoise():
+    busy, flat = tree_of(torch.rand(128, 128, 3)), tree_of(torch.full((128, 128, 3), 0.5))
+    assert {leaf.denoise for leaf in flat.leaves} == {0.2}
+    assert min(leaf.denoise for leaf in busy.leaves) > 0.7
+
+
+def test_a_flat_bright_image_has_no_detail():
+    tree = build_quadtree(torch.full((512, 512, 3), 0.9999), content_threshold=1, min_tile_px=8)
+    assert len(tree.leaves) == 1 and tree.leaves[0].detail < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("limits", "sides"),
+    [
+        ((64, 1024), [1024, 512, 256, 128, 64]),
+        ((64, 1000), [960, 480, 240, 120]),
+        ((64, 64), [64]),
+        ((20, 100), [96, 48, 24]),
+        ((8, 8), [8]),
+    ],
+)
+def test_sides_halve_on_the_grid_within_the_limits(limits, sides):
+    assert tree_sides(*limits) == sides
+
+
+def test_denoise_runs_from_min_at_the_reference_to_max_at_zero_side():
+    assert leaf_denoise(1024, 1024, 0.2, 0.8) == pytest.approx(0.2)
+    assert leaf_denoise(512, 1024, 0.2, 0.8) == pytest.approx(0.65)
+    assert leaf_denoise(0, 1024, 0.2, 0.8) == pytest.approx(0.8)
+
+
+def test_an_image_smaller_than_a_tile_is_measured_against_its_longer_side():
+    tree = build_quadtree(torch.full((256, 512, 3), 0.5), max_tile_px=1024)
+    assert tree.leaves == (Leaf(Box(0, 0, 512, 256), 1024, tree.leaves[0].detail, 0.2),)
+
+
+def test_alpha_is_not_looked_at_and_gray_counts_as_three_channels():
+    gray = patchwork(64, 64, 1)[..., :1]
+    colour = gray.expand(-1, -1, 3)
+    with_alpha = torch.cat([colour, torch.rand(64, 64, 1)], -1)
+    assert tree_of(gray) == tree_of(colour) == tree_of(with_alpha)
+
+
+# ---- the denoise map
+
+
+def test_without_feather_each_cell_has_its_leaf_s_denoise():
+    tree = tree_of(patchwork(192, 256, 3))
+    cells = tree.denoise_map(192 // 8, 256 // 8)
+    for leaf in tree.leaves:
+        x0, y0, x1, y1 = (edge // 8 for edge in leaf.box)
+        assert (cells[y0:y1, x0:x1] == leaf.denoise).all()
+
+
+@given(st.integers(8, 200), st.integers(8, 200), st.integers(1, 60), st.integers(1, 60), st.integers(0, 12), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_no_cell_is_raised_above_its_own_leaf(height, width, rows, columns, feather, seed):
+    tree = tree_of(patchwork(height, width, seed), min_denoise=0.0)
+    cells = tree.denoise_map(rows, columns, feather)
+    leaf_at = torch.zeros(height, width, dtype=torch.float64)
+    for leaf in tree.leaves:
+        leaf_at[leaf.box.slices] = leaf.denoise
+    own = leaf_at[[(2 * y + 1) * height // (2 * rows) for y in range(rows)]]
+    own = own[:, [(2 * x + 1) * width // (2 * columns) for x in range(columns)]]
+    assert (cells <= own + 1e-12).all() and (cells >= -1e-12).all()
+    assert (cells[own == 0] == 0).all()
+
+
+def test_the_feather_rises_in_equal_steps_on_the_high_side_only():
+    leaves = (Leaf(Box(0, 0, 64, 64), 64, 0.0, 0.0), Leaf(Box(64, 0, 128, 64), 64, 9.0, 1.0))
+    row = Quadtree(128, 64, 64, leaves).denoise_map(8, 16, 4)[4]
+    assert row.tolist() == pytest.approx([0.0] * 8 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 4)
+
+
+def test_a_tree_of_a_small_image_fits_its_upscale():
+    tree = tree_of(patchwork(128, 192, 5))
+    small = tree.denoise_map(16, 24)
+    assert torch.equal(tree.denoise_map(64, 96), small.repeat_interleave(4, 0).repeat_interleave(4, 1))
+
+
+def test_a_uniform_tree_gives_exactly_its_denoise_with_any_feather():
+    tree = build_quadtree(torch.full((100, 140, 3), 0.5), min_denoise=0.8, max_denoise=0.8)
+    assert (tree.denoise_map(13, 18, 5) == 0.8).all()
+
+
+def test_the_mask_limits_the_map_and_keeps_its_own_sharp_edge():
+    mask = torch.zeros(128, 192)
+    mask[:, 96:] = 1
+    tree = tree_of(torch.rand(128, 192, 3), mask=mask, min_denoise=0.5, max_denoise=0.5)
+    cells = tree.denoise_map(16, 24, 4)
+    assert (cells[:, :12] == 0).all() and (cells[:, 12:] == 0.5).all()
+
+
+def test_skipped_leaves_are_kept():
+    tree = tree_of(patchwork(128, 128, 2)).keep_below(32)
+    assert {leaf.denoise for leaf in tree.leaves if leaf.side < 32} == {0.0}
+    assert all(leaf.denoise > 0 for leaf in tree.leaves if leaf.side >= 32)
+
+
+@pytest.mark.parametrize(("rows", "columns", "fits"), [(16, 24, True), (33, 50, True), (128, 192, True), (24, 16, False), (16, 20, False)])
+def test_only_latents_of_the_image_s_aspect_fit(rows, columns, fits):
+    tree = tree_of(patchwork(128, 192, 0))
+    if fits:
+        tree.check_fits(rows, columns)
+    else:
+        with pytest.raises(ValueError, match="192 x 128 px"):
+            tree.check_fits(rows, columns)
+
+
+# ---- text form and refusals
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 99), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_json_comes_back_as_the_same_tree(height, width, seed, masked):
+    mask = torch.rand(7, 9) if masked else None
+    tree = tree_of(patchwork(height, width, seed), mask=mask)
+    assert Quadtree.from_json(tree.to_json()) == tree
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(version=99),
+        lambda data: data.pop("leaves"),
+        lambda data: data["leaves"].pop(),
+        lambda data: data["leaves"].append(data["leaves"][-1]),
+        lambda data: data["leaves"][0].__setitem__(0, 3),
+        lambda data: data["leaves"][0].__setitem__(4, 2.0),
+        lambda data: data["leaves"][0].__setitem__(4, float("nan")),
+        lambda data: data.update(width=10**9),
+        lambda data: data.update(leaves=[]),
+        lambda data: data.update(mask=[4, 4, "AAAA"]),
+    ],
+)
+def test_a_damaged_text_is_refused(change):
+    data = json.loads(tree_of(patchwork(128, 128, 2)).to_json())
+    change(data)
+    with pytest.raises(ValueError, match="not a quadtree"):
+        Quadtree.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", "{"])
+def test_a_text_that_is_no_tree_is_refused(text):
+    with pytest.raises(ValueError, match="not a quadtree"):
+        Quadtree.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"min_denoise": 0.9, "max_denoise": 0.1}, "min_denoise is 0.9"),
+        ({"min_denoise": float("nan")}, "min_denoise is nan"),
+        ({"min_tile_px": 128, "max_tile_px": 64}, "min_tile_size is 128 px"),
+        ({"mask": torch.full((4, 4), float("nan"))}, "mask holds NaN"),
+    ],
+)
+def test_contradictions_are_refused_with_what_came(options, words):
+    with pytest.raises(ValueError, match=words):
+        tree_of(torch.rand(64, 64, 3), **options)
+
+
+@pytest.mark.parametrize("image", [torch.zeros(0, 8, 3), torch.zeros(8, 8), torch.zeros(8, 8, 2), torch.full((64, 64, 3), float("nan"))])
+def test_an_unusable_image_is_refused(image):
+    with pytest.raises(ValueError, match=r"image (has shape|holds NaN)"):
+        build_quadtree(image)
+
+
+def test_a_tree_is_a_value():
+    tree = tree_of(patchwork(64, 64, 0))
+    assert hash(tree) == hash(replace(tree)) and tree == replace(tree)
+    with pytest.raises(AttributeError):
+        tree.width = 3
