@@ -98,12 +98,15 @@ HINTS = (
     ),
     (
         r"No matching distribution|Could not find a version",
-        "pip found no build for this Python and system: Python 3.10 to 3.13 and a 64-bit system are needed "
-        "(delete .venv to start with another Python)",
+        "pip found no such package for this Python and system: use a 64-bit Python 3.10 to 3.13, delete .venv",
     ),
     (r"No module named pip", "The Python of .venv has changed or lost its pip: delete .venv"),
-    (r"ResolutionImpossible|conflicting dependencies", "This ComfyUI and requirements-dev.txt cannot be met together"),
+    (
+        r"ResolutionImpossible|conflicting dependencies",
+        "ComfyUI's requirements and ours exclude each other: change requirements-dev.txt",
+    ),
 )
+NOISE = re.compile(r"Requirement already satisfied|Ignoring .*: markers|WARNING: Location .* is ignored")
 
 
 def hint(output: str) -> str:
@@ -113,9 +116,7 @@ def hint(output: str) -> str:
     return "See the lines above"
 
 
-def run_tool(
-    argv: list[str | Path], *, env: dict[str, str] | None = None, status: Callable[[str], str] = str.strip
-) -> str:
+def run_tool(argv: list[str | Path], *, env: dict[str, str] | None = None, status: Callable[[str], str] = str.strip) -> str:
     """Runs a setup tool without a terminal, returns its last lines, or fails with them.
 
     status makes of the last line what is shown while it runs.
@@ -134,7 +135,7 @@ def run_tool(
         cwd=ROOT,
         pass_fds=tuple(HELD_LOCKS),
     ) as child:
-        kept = (line for line in child.stdout if line.strip() and not line.startswith("WARNING: "))
+        kept = (line for line in child.stdout if line.strip() and not NOISE.match(line))
         reader = threading.Thread(target=lines.extend, args=(kept,), daemon=True)
         reader.start()
         try:
@@ -154,13 +155,25 @@ def run_tool(
 
 
 def indent(text: str) -> str:
-    return "\n".join("      | " + line for line in text.splitlines())
+    return "\n".join("      | " + line[:200] for line in text.splitlines())
+
+
+# Variables that would lead a Python of ours to the modules of others, or keep it from caching bytecode, which costs
+# every start of ComfyUI seconds.
+FOREIGN_VARIABLES = {
+    "PIP_PREFIX",
+    "PIP_TARGET",
+    "PIP_USER",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "VIRTUAL_ENV",
+}
 
 
 def tool_env() -> dict[str, str]:
-    """The environment without what would lead a Python of ours to modules of others."""
-    foreign = {"PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX"}
-    env = {name: value for name, value in os.environ.items() if name not in foreign}
+    env = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     return {**env, "PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
 
@@ -473,9 +486,12 @@ def allows(clauses: str, version: str) -> bool:
 
 
 def merged_requirements(ours: list[Requirement], theirs: list[Requirement]) -> list[Requirement]:
-    """ComfyUI's requirements and those pins of ours that they allow: what ComfyUI asks for wins."""
+    """What ComfyUI asks for, narrowed to our pins where it allows them; of two lines for one name pip has little to say."""
     clauses = {one.name: one.clauses for one in theirs}
-    return theirs + [pin for pin in ours if allows(clauses.get(pin.name, ""), pin.clauses.removeprefix("=="))]
+    excluded = {pin.name for pin in ours if not allows(clauses.get(pin.name, ""), pin.clauses.removeprefix("=="))}
+    pins = [pin for pin in ours if pin.name not in excluded]
+    pinned = {pin.name for pin in pins}
+    return [one for one in theirs if one.name not in pinned] + pins
 
 
 def wanted_packages(comfyui: Path) -> tuple[list[str], list[str]]:
@@ -557,7 +573,7 @@ print(torch.__path__[0])
 
 def failing_imports() -> tuple[dict[str, str], str, Path]:
     """Errors by module name, the kind of torch build (CPU or GPU), and the site-packages of .venv."""
-    lines = run_tool([PYTHON, "-c", PROBE, *FRAGILE_IMPORTS]).splitlines()
+    lines = run_tool([PYTHON, "-c", PROBE, *FRAGILE_IMPORTS], status=lambda _: "importing").splitlines()
     kind = next(line for line in lines if line in ("CPU", "GPU"))
     failing = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("FAILS "))
     return failing, kind, Path(lines[-1]).parent
@@ -699,7 +715,7 @@ REAL_COMFYUI = (VENV_STEP, COMFYUI_STEP, PACKAGES_STEP, IMPORTS_STEP)
 
 
 def command_env(comfyui: Path) -> dict[str, str]:
-    """What a command's program finds in its environment; a ComfyUI of the user's own stays free of our bytecode."""
+    """What a command's program finds in its environment; the user's own ComfyUI stays free of our bytecode."""
     env = {**tool_env(), "COMFYUI_PATH": str(comfyui)}
     if comfyui != OWN_COMFYUI:
         env["PYTHONPYCACHEPREFIX"] = str(CACHE / "pycache")

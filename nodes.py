@@ -28,25 +28,30 @@ class QuadtreeVisualizer(io.ComfyNode):
             "with a low denoise where it is calm.",
             search_aliases=["adaptive tiles", "detail map", "denoise map", "quadtree"],
             inputs=[
-                io.Image.Input("image", tooltip="The image that will be refined, or a smaller copy of it. Each image of a batch gets a tree."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The image that will be refined, or a smaller copy of it. Each image of a batch gets a tree.",
+                ),
                 io.Float.Input(
                     "content_threshold",
                     default=25.0,
                     min=1.0,
                     max=200.0,
                     step=0.5,
-                    tooltip="A tile is split while its colours vary more than this: the standard deviation of R, G and B together, in "
-                    "0-255 units. Lower = more, smaller tiles.",
+                    tooltip="A tile is split while its colours vary more than this: the standard deviation of R, G and B "
+                    "together, in 0-255 units. Lower = more, smaller tiles.",
                 ),
-                io.Int.Input("min_tile_size", default=64, min=8, max=MAX_PX, step=8, tooltip="Side of the smallest tile, in px."),
+                io.Int.Input(
+                    "min_tile_size", default=64, min=8, max=MAX_PX, step=8, tooltip="Side of the smallest tile, in px."
+                ),
                 io.Int.Input(
                     "max_tile_size",
                     default=1024,
                     min=8,
                     max=MAX_PX,
                     step=8,
-                    tooltip="Side of the largest tile, in px. Sizes are this, its half, its quarter ... on a grid of 8 px; a size that "
-                    "does not halve onto the grid is rounded down to one that does.",
+                    tooltip="Side of the largest tile, in px. Sizes are this, its half, its quarter ... on a grid of 8 px; "
+                    "a size that does not halve onto the grid is rounded down to one that does.",
                 ),
                 io.Float.Input(
                     "min_denoise",
@@ -54,7 +59,8 @@ class QuadtreeVisualizer(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Denoise of the largest tiles, as a share of the sampler's own run. 0 keeps them to the bit and costs nothing.",
+                    tooltip="Denoise of the largest tiles, as a share of the sampler's own run. 0 keeps them to the bit "
+                    "and costs nothing.",
                 ),
                 io.Float.Input(
                     "max_denoise",
@@ -64,7 +70,9 @@ class QuadtreeVisualizer(io.ComfyNode):
                     step=0.01,
                     tooltip="Denoise that the smallest tiles approach, as a share of the sampler's own run. 1 = the whole run.",
                 ),
-                io.Int.Input("line_thickness", default=2, min=0, max=64, tooltip="Borders in the picture, in px. 0 draws none."),
+                io.Int.Input(
+                    "line_thickness", default=2, min=0, max=64, tooltip="Borders in the picture, in px. 0 draws none."
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -74,10 +82,14 @@ class QuadtreeVisualizer(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "image",
-                    tooltip="The image with its tiles. Tint and borders run from blue (denoise 0: kept) over violet (0.5) to red (denoise 1: regenerated).",
+                    tooltip="The image with its tiles. Tint and borders run from blue (denoise 0: kept) over violet (0.5) "
+                    "to red (denoise 1: regenerated).",
                 ),
                 QuadtreeType.Output("quadtree", tooltip="One tree per image, for Quadtree Diffusion."),
-                io.Mask.Output("denoise_map", tooltip="Denoise per px, 0 to 1. Works as a mask, also with core's Differential Diffusion."),
+                io.Mask.Output(
+                    "denoise_map",
+                    tooltip="Denoise per px, 0 to 1. Works as a mask, also with core's Differential Diffusion.",
+                ),
             ],
         )
 
@@ -115,18 +127,29 @@ class QuadtreeDiffusion(io.ComfyNode):
             node_id="QuadtreeDiffusion",
             display_name="Quadtree Diffusion",
             category="sampling/quadtree",
-            description="Patches a model so that any sampler refines by windows, changes each region as much as its tile allows, "
-            "and does not evaluate the model where nothing may change.",
-            search_aliases=["tiled diffusion", "tiled upscale", "MultiDiffusion", "Mixture of Diffusers", "SpotDiffusion", "region denoise"],
+            description="Patches a model so that any sampler refines by windows, changes each region as much as its tile "
+            "allows, and does not evaluate the model where nothing may change.",
+            search_aliases=[
+                "tiled diffusion",
+                "tiled upscale",
+                "MultiDiffusion",
+                "Mixture of Diffusers",
+                "SpotDiffusion",
+                "region denoise",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with. It is not changed; the output is a patched copy."),
-                QuadtreeType.Input("quadtree", tooltip="From Quadtree Visualizer, built from the image that is refined or a copy of any size."),
+                QuadtreeType.Input(
+                    "quadtree",
+                    tooltip="From Quadtree Visualizer, built from the image that is refined or a copy of any size.",
+                ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default="Shifted Feather",
-                    tooltip="How windows meet. Shifted Feather: borders move at every step, with a thin ramp (best seams). Mixture of "
-                    "Diffusers: fixed, gaussian. MultiDiffusion: fixed, averaged. SpotDiffusion: borders move, no overlap (fastest).",
+                    tooltip="How windows meet. Shifted Feather: borders move at every step, with a thin ramp (best seams). "
+                    "Mixture of Diffusers: fixed, gaussian. MultiDiffusion: fixed, averaged. SpotDiffusion: borders move, "
+                    "no overlap (fastest).",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -134,8 +157,8 @@ class QuadtreeDiffusion(io.ComfyNode):
                     min=0,
                     max=MAX_PX,
                     step=8,
-                    tooltip="Largest window that the model sees, in px. 0 = automatic: the model family's native size (512 for SD1.5, "
-                    "1024 for most), or one window up to 1.5 times that where it covers the image.",
+                    tooltip="Largest window that the model sees, in px. 0 = automatic: the model family's native size "
+                    "(512 for SD1.5, 1024 for most), or one window up to 1.5 times that where it covers the image.",
                 ),
                 io.Int.Input(
                     "tile_overlap",
@@ -145,13 +168,19 @@ class QuadtreeDiffusion(io.ComfyNode):
                     step=8,
                     tooltip="How far neighbouring windows overlap, in px. Not used by SpotDiffusion.",
                 ),
-                io.Int.Input("tile_batch_size", default=4, min=1, max=64, tooltip="Windows of one shape evaluated together, at most."),
+                io.Int.Input(
+                    "tile_batch_size",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Windows of one shape evaluated together, at most.",
+                ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default="hold",
-                    tooltip="hold: a region is held, then free for its last denoise x steps steps, as if its own sampler ran with that "
-                    "denoise. ramp: freedom grows from the denoise to 1. constant: freedom stays at the denoise.",
+                    tooltip="hold: a region is held, then free for its last denoise x steps steps, as if its own sampler ran "
+                    "with that denoise. ramp: freedom grows from the denoise to 1. constant: freedom stays at the denoise.",
                 ),
                 io.Int.Input(
                     "feather",
@@ -172,8 +201,8 @@ class QuadtreeDiffusion(io.ComfyNode):
                 io.Latent.Input(
                     "clean_latent",
                     optional=True,
-                    tooltip="What to preserve, where the latent that is sampled is itself noisy (the second stage of a KSampler (Advanced) "
-                    "chain). Empty = the latent that is sampled.",
+                    tooltip="What to preserve, where the latent that is sampled is itself noisy (the second stage of a "
+                    "KSampler (Advanced) chain). Empty = the latent that is sampled.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],
@@ -213,7 +242,9 @@ class QuadtreeExtension(ComfyExtension):
 
 def _checked_image(image: torch.Tensor) -> torch.Tensor:
     if image.ndim != 4 or len(image) == 0:
-        raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [batch, height, width, channels] and not empty.")
+        raise ValueError(
+            f"The image has shape {tuple(image.shape)}; it must be [batch, height, width, channels] and not empty."
+        )
     return image
 
 

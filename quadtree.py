@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -49,12 +50,19 @@ class Box(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One square of the tree, clipped at the image's edge; `side` is its nominal side in px."""
+    """One square of the tree in image px, clipped at the image's edge; `side` is its nominal side."""
 
-    box: Box
+    x0: int
+    y0: int
+    x1: int
+    y1: int
     side: int
     detail: float
     denoise: float
+
+    @property
+    def box(self) -> Box:
+        return Box(*self[:4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ class Quadtree:
         """One value per leaf, painted on blocks of the smallest leaf's side: ([rows, columns] float64, that side in px)."""
         side = self.root_px
         grid = torch.zeros(ceil_div(self.height, side), ceil_div(self.width, side), dtype=torch.float64)
-        x0, y0, sides = torch.tensor([(*leaf.box[:2], leaf.side) for leaf in self.leaves]).unbind(1)
+        x0, y0, sides = torch.tensor([(leaf.x0, leaf.y0, leaf.side) for leaf in self.leaves]).unbind(1)
         values = torch.tensor(list(values), dtype=torch.float64)
         for next_side in sides.unique(sorted=True).flip(0).tolist():
             grid = grid.repeat_interleave(side // next_side, 0).repeat_interleave(side // next_side, 1)
@@ -149,7 +157,7 @@ class Quadtree:
     def to_json(self) -> str:
         """One line of JSON; leaves as [x0, y0, side, detail, denoise]."""
         mask = self.mask and [self.mask.width, self.mask.height, _packed(self.mask.levels)]
-        leaves = [[*leaf.box[:2], leaf.side, leaf.detail, leaf.denoise] for leaf in self.leaves]
+        leaves = [[leaf.x0, leaf.y0, *leaf[4:]] for leaf in self.leaves]
         fields = {"width": self.width, "height": self.height, "root_px": self.root_px, "leaves": leaves, "mask": mask}
         return json.dumps({"version": JSON_VERSION, **fields})
 
@@ -162,7 +170,7 @@ class Quadtree:
                 raise ValueError(f"its version is {data['version']}, not {JSON_VERSION}")
             size = int(data["width"]), int(data["height"])
             leaves = tuple(
-                Leaf(_clipped(int(x), int(y), int(side), *size), int(side), float(detail), float(denoise))
+                Leaf(x, y, min(x + side, size[0]), min(y + side, size[1]), side, float(detail), float(denoise))
                 for x, y, side, detail, denoise in data["leaves"]
             )
             mask = data["mask"] and Mask(*data["mask"][:2], _unpacked(data["mask"][2]))
@@ -181,9 +189,11 @@ class Quadtree:
         sides = {self.root_px >> level for level in range(self.root_px.bit_length())}
         sides = {side for side in sides if side >= GRID_PX and self.root_px % side == 0}
         for leaf in self.leaves:
-            if leaf.side not in sides or leaf.box.x0 % leaf.side or leaf.box.y0 % leaf.side or min(leaf.box) < 0:
+            if any(type(value) is not int for value in leaf[:5]):
+                raise ValueError(f"{leaf} has a place or side that is no whole number")
+            if leaf.side not in sides or leaf.x0 % leaf.side or leaf.y0 % leaf.side or min(leaf[:2]) < 0:
                 raise ValueError(f"{leaf} does not lie on the grid of a {self.root_px} px root")
-            if leaf.box.width <= 0 or leaf.box.height <= 0 or not 0 <= leaf.denoise <= 1:
+            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1:
                 raise ValueError(f"{leaf} lies outside the image or has a denoise outside 0..1")
         cover, side = self._painted(1.0 for _ in self.leaves)
         cover = cover[: ceil_div(self.height, side), : ceil_div(self.width, side)]
@@ -215,12 +225,12 @@ def build_quadtree(
     sides = tree_sides(min_tile_px, max_tile_px)
     reference = min(sides[0], max(width, height))
     leaves: list[Leaf] = []
-    for side, boxes, detail in _subdivided(_cell_sums(image), sides, content_threshold):
-        boxes[:, 2].clamp_max_(width)
-        boxes[:, 3].clamp_max_(height)
+    for side, x0, y0, detail in _subdivided(_cell_sums(image), sides, content_threshold):
         denoise = leaf_denoise(side, reference, min_denoise, max_denoise)
-        # Two C-level maps: an image of 8192 px can have 262,144 leaves.
-        leaves += map(Leaf, map(Box._make, boxes.tolist()), repeat(side), detail.tolist(), repeat(denoise))
+        columns = x0, y0, (x0 + side).clamp_max(width), (y0 + side).clamp_max(height)
+        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), repeat(denoise))
+        # An image of 8192 px can have 262,144 leaves: tuple.__new__ makes them without a Python call for each.
+        leaves += map(partial(tuple.__new__, Leaf), rows)
     return Quadtree(width, height, sides[0], tuple(leaves), None if mask is None else Mask.from_tensor(mask))
 
 
@@ -247,13 +257,9 @@ def tree_sides(min_tile_px: int, max_tile_px: int) -> list[int]:
 
 def _check_build(image: Tensor, min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float) -> None:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.numel() == 0:
-        raise ValueError(
-            f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty."
-        )
+        raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty.")
     if max(image.shape[:2]) > LARGEST_PX:
-        raise ValueError(
-            f"The image has {image.shape[1]} x {image.shape[0]} px; the longest side may have {LARGEST_PX} px."
-        )
+        raise ValueError(f"The image has {image.shape[1]} x {image.shape[0]} px; the longest side may have {LARGEST_PX} px.")
     if not GRID_PX <= min_tile_px <= max_tile_px:
         raise ValueError(
             f"min_tile_size is {min_tile_px} px and max_tile_size {max_tile_px} px; "
@@ -271,7 +277,7 @@ def _cell_sums(image: Tensor) -> Tensor:
 
     float64 keeps the variance of a flat bright region at 0. The image is read once, in bands that fit the cache.
     """
-    height, width, channels = image.shape
+    height, width = image.shape[:2]
     columns = ceil_div(width, GRID_PX)
     band_rows = max(1, BAND_BYTES // (GRID_PX * width * 3 * 8)) * GRID_PX
     sums = torch.empty(ceil_div(height, GRID_PX), columns, 5, dtype=torch.float64, device=image.device)
@@ -282,9 +288,7 @@ def _cell_sums(image: Tensor) -> Tensor:
         out[..., 3] = _summed(band.square_()).sum(-1)
     sums[..., 4] = _extents(height, sums)[:, None] * _extents(width, sums)[None, :]
     if not bool(sums.isfinite().all()):
-        raise ValueError(
-            "The image holds NaN or infinite values; decode it again or clean it before building a quadtree."
-        )
+        raise ValueError("The image holds NaN or infinite values; decode it again or clean it before building a quadtree.")
     return sums
 
 
@@ -304,8 +308,8 @@ def _extents(length_px: int, like: Tensor) -> Tensor:
     return (length_px - starts).clamp_max(GRID_PX).to(like.dtype)
 
 
-def _subdivided(cells: Tensor, sides: list[int], threshold: float) -> Iterable[tuple[int, Tensor, Tensor]]:
-    """Leaves per side, largest first: (side in px, x0 y0 x1 y1 [n, 4] px, not clipped, detail [n] in 0..255 units)."""
+def _subdivided(cells: Tensor, sides: list[int], threshold: float) -> Iterable[tuple[int, Tensor, Tensor, Tensor]]:
+    """Leaves per side, largest first: (side in px, x0 [n] px, y0 [n] px, detail [n] in 0..255 units)."""
     pyramid = [_pooled(cells, sides[-1] // GRID_PX, sides[0] // GRID_PX)]
     for _ in sides[1:]:
         pyramid.insert(0, _pooled(pyramid[0], 2, 2))
@@ -315,8 +319,7 @@ def _subdivided(cells: Tensor, sides: list[int], threshold: float) -> Iterable[t
         split = candidate & (detail > threshold) if level + 1 < len(sides) else torch.zeros_like(candidate)
         rows, columns = (candidate & ~split).nonzero(as_tuple=True)
         if len(rows):
-            origins = torch.stack([columns, rows], 1) * side
-            yield side, torch.cat([origins, origins + side], 1), detail[rows, columns]
+            yield side, columns * side, rows * side, detail[rows, columns]
         if level + 1 < len(sides):
             candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1) & (pyramid[level + 1][..., 4] > 0)
 
@@ -334,10 +337,6 @@ def _detail(sums: Tensor) -> Tensor:
     mean_square = sums[..., 3] / count
     square_mean = (sums[..., :3] / count[..., None]).square().sum(-1)
     return 255 * (mean_square - square_mean).clamp_min(0).sqrt()
-
-
-def _clipped(x0: int, y0: int, side: int, width: int, height: int) -> Box:
-    return Box(x0, y0, min(x0 + side, width), min(y0 + side, height))
 
 
 def _centre_blocks(cells: int, length_px: int, side: int) -> Tensor:

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import comfy.model_management
@@ -21,7 +22,7 @@ from torch import Tensor
 from .conditioning import unstack_windows, window_args
 from .planning import Tiling, Window, plan_windows, units_with
 from .quadtree import Box, Quadtree
-from .utils import cells_from_px, ceil_div, info, round_down, warn
+from .utils import ceil_div, cells_from_px, info, round_down, warn
 from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2img_scale
 
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
@@ -114,7 +115,8 @@ class Geometry:
         if settings.tile_px % px:
             low = max(px, round_down(settings.tile_px, px))
             raise ValueError(
-                f"tile_size {settings.tile_px} px does not fill whole units of this model, which are {px} px; use {low} or {low + px}."
+                f"tile_size {settings.tile_px} px does not fill whole units of this model, which are {px} px; "
+                f"use {low} or {low + px}."
             )
         whole = ceil_div(max(height, width), self.unit)
         reach = int(AUTOMATIC_REACH * self.native_px) // px
@@ -226,7 +228,9 @@ class Run:
         total = torch.zeros(height, width, dtype=torch.float64)
         for window in windows:
             rows, columns = (
-                self.method.weight(torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin)
+                self.method.weight(
+                    torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin
+                )
                 for along, core, length in zip(window.box.slices, window.core.slices, (height, width), strict=True)
             )
             raw.append(rows[:, None] * columns[None, :])
@@ -264,7 +268,10 @@ class TiledDiffusion:
         has_image = bool(latent.count_nonzero())
         preserves = self.clean_latent is not None or (has_noise and has_image)
         if not preserves and has_image:
-            info("no noise is added to this latent, so it is taken as noisy: nothing is preserved. Connect clean_latent to preserve.")
+            info(
+                "no noise is added to this latent, so it is taken as noisy: nothing is preserved. "
+                "Connect clean_latent to preserve."
+            )
         elif not preserves:
             info("the latent is empty (text to image): nothing to preserve; denoise only slows the velocity of calm regions.")
         return Run(
@@ -283,8 +290,8 @@ class TiledDiffusion:
     def _check_latent(self, latent: Tensor) -> None:
         if latent.ndim < 4:
             raise ValueError(
-                f"This run samples a packed latent of shape {tuple(latent.shape)} (several latents in one), which cannot be cut "
-                "into windows. Sample without Quadtree Diffusion."
+                f"This run samples a packed latent of shape {tuple(latent.shape)} (several latents in one), which cannot "
+                "be cut into windows. Sample without Quadtree Diffusion."
             )
         if len(latent) % len(self.trees):
             raise ValueError(
@@ -353,7 +360,13 @@ class TiledDiffusion:
         return executor(guider, sigmas, extra_args, callback, noise, latent, *args, **kwargs)
 
     def prepare_sampling(
-        self, executor: Callable, model: ModelPatcher, shape: Sequence[int], conds: Any, model_options: dict | None = None, **kwargs: Any
+        self,
+        executor: Callable,
+        model: ModelPatcher,
+        shape: Sequence[int],
+        conds: Any,
+        model_options: dict | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Core's PREPARE_SAMPLING: asks for the memory of the largest batch of windows instead of the whole latent."""
         run = (model_options or {}).get("transformer_options", {}).get(KEY)
@@ -455,15 +468,18 @@ def _report(run: Run) -> None:
 
 def _checked_sigmas(sigmas: Tensor) -> list[float]:
     values = sigmas.detach().double().cpu().tolist()
-    if any(below > here for here, below in zip(values, values[1:], strict=False)):
+    if any(below > here for here, below in pairwise(values)):
         raise ValueError(
-            f"The sigmas of this run rise ({', '.join(f'{value:.4g}' for value in values[:6])} ...); Quadtree Diffusion needs "
-            "sigmas that fall. Do not patch the model that adds noise (unsampling), only the one that removes it."
+            f"The sigmas of this run rise ({values[0]:.4g} to {max(values):.4g}); "
+            "Quadtree Diffusion needs sigmas that fall. Do not patch the model that adds noise (unsampling), only the one "
+            "that removes it."
         )
     return values
 
 
-def attach(model: ModelPatcher, trees: Sequence[Quadtree], settings: Settings, clean_latent: Tensor | None = None) -> ModelPatcher:
+def attach(
+    model: ModelPatcher, trees: Sequence[Quadtree], settings: Settings, clean_latent: Tensor | None = None
+) -> ModelPatcher:
     """A clone of `model` that samples by windows and keeps what `trees` (one, or one per image of the batch) keep.
 
     `clean_latent` [B or 1, C, ..., H, W], as a LATENT holds it, is what is preserved; None takes the latent that is

@@ -174,6 +174,44 @@ def test_bytecode_of_the_users_comfyui_is_kept_out_of_its_folder(project, monkey
     assert "PYTHONPYCACHEPREFIX" not in dev.command_env(dev.OWN_COMFYUI)
 
 
+def test_modules_of_others_are_kept_out(project, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & dev.command_env(dev.OWN_COMFYUI).keys()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "installed", "used"),
+    [(None, "", ""), (None, "found", "found"), ("", "found", ""), (str(DEV), "found", str(DEV))],
+    ids=["none there", "found", "not wanted", "chosen"],
+)
+def test_the_browser_is_the_chosen_one_else_the_installed_one(monkeypatch, chosen, installed, used):
+    monkeypatch.setattr(dev, "find_chromium", lambda: installed)
+    monkeypatch.delenv("QUADTREE_CHROMIUM", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("QUADTREE_CHROMIUM", chosen)
+    assert dev.chromium() == used
+
+
+def test_a_chosen_browser_that_is_not_there_is_an_expected_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("QUADTREE_CHROMIUM", str(tmp_path / "chrome"))
+    with pytest.raises(dev.ExpectedError, match="QUADTREE_CHROMIUM"):
+        dev.chromium()
+
+
+def test_a_chromium_that_cannot_be_had_is_no_failure_and_not_asked_for_again(project, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise dev.ExpectedError("no network")
+
+    monkeypatch.delenv("QUADTREE_CHROMIUM", raising=False)
+    monkeypatch.setattr(dev, "find_chromium", lambda: "")
+    monkeypatch.setattr(dev, "can_apt_get", lambda: True)
+    monkeypatch.setattr(dev, "run_tool", refuse)
+    assert not dev.chromium_ready(project)
+    dev.install_chromium(project)
+    assert dev.chromium_ready(project)
+
+
 # --- Requirements -----------------------------------------------------------------------------------------------------
 
 PYTHONS = [(3, minor) for minor in range(10, 15)]
@@ -213,12 +251,12 @@ def test_version_clauses_mean_what_they_mean_to_pip(clauses, version):
 @pytest.mark.parametrize(
     ("theirs", "installed"),
     [
-        ("", {"numpy==2.4.6", "tqdm==4.70.1"}),
-        ("numpy", {"numpy", "numpy==2.4.6", "tqdm==4.70.1"}),
-        ("numpy>=1.25.0  # any", {"numpy>=1.25.0", "numpy==2.4.6", "tqdm==4.70.1"}),
-        ("NumPy==1.26.4", {"NumPy==1.26.4", "tqdm==4.70.1"}),
-        ("numpy<2,>=1.25", {"numpy<2,>=1.25", "tqdm==4.70.1"}),
-        ("--pre\nnew-package==1", {"--pre", "new-package==1", "numpy==2.4.6", "tqdm==4.70.1"}),
+        ("", ["numpy==2.4.6", "tqdm==4.70.1"]),
+        ("numpy", ["numpy==2.4.6", "tqdm==4.70.1"]),
+        ("numpy>=1.25.0  # any", ["numpy==2.4.6", "tqdm==4.70.1"]),
+        ("NumPy==1.26.4", ["NumPy==1.26.4", "tqdm==4.70.1"]),
+        ("numpy<2,>=1.25", ["numpy<2,>=1.25", "tqdm==4.70.1"]),
+        ("--pre\nnew-package==1", ["--pre", "new-package==1", "numpy==2.4.6", "tqdm==4.70.1"]),
     ],
     ids=["nothing", "left open", "allowed", "pinned", "below ours", "other lines"],
 )
@@ -226,8 +264,15 @@ def test_what_comfyui_asks_for_wins_over_our_pins(project, theirs, installed):
     (project / "requirements.txt").write_text(theirs, encoding="utf-8")
     dev.REQUIREMENTS.write_text("numpy==2.4.6\ntqdm==4.70.1\ntorchaudio==2.11.0\n", encoding="utf-8")
     usual, alone = dev.wanted_packages(project)
-    assert set(usual) == installed
+    assert usual == installed
     assert alone == ["torchaudio==2.11.0"]
+
+
+def test_all_pins_of_a_package_give_way_when_one_does(project):
+    (project / "requirements.txt").write_text("numpy<2.3", encoding="utf-8")
+    pins = 'numpy==2.4.6 ; python_version >= "3.11"\nnumpy==2.2.6 ; python_version < "3.11"\n'
+    dev.REQUIREMENTS.write_text(pins, encoding="utf-8")
+    assert dev.wanted_packages(project)[0] == ["numpy<2.3"]
 
 
 def give_requirements(folder: Path, ours: str = "ruff==1.0\n", theirs: str = "torch\n", config: str = "3.11") -> None:

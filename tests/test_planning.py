@@ -1,5 +1,7 @@
 """Windows as properties: what is active is covered, nothing is too large, nothing lies off the model's grid."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,7 +54,7 @@ def test_calm_cells_cost_nothing():
 @given(st.integers(1, 300), st.integers(4, 40), st.integers(0, 2))
 def test_a_fixed_lattice_has_the_fewest_pieces_and_equal_ones(length, tile, overlap):
     borders = even_borders(length, Tiling(2, tile, 1, overlap, False))
-    pieces = [high - low for low, high in zip(borders, borders[1:], strict=False)]
+    pieces = [high - low for low, high in pairwise(borders)]
     fewest = max(1, -(-(length - overlap) // (tile - overlap)))
     assert len(pieces) == (1 if length <= tile else fewest)
     assert sum(pieces) == 2 * length

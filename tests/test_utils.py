@@ -3,7 +3,8 @@ from quadtree_pack.utils import cells_from_px, checked, round_down, round_up
 
 
 @pytest.mark.parametrize(
-    ("px", "px_per_cell", "unit", "cells"), [(0, 8, 1, 0), (1, 8, 1, 1), (64, 8, 1, 8), (65, 8, 2, 10), (64, 16, 4, 4), (64, 42, 1, 2)]
+    ("px", "px_per_cell", "unit", "cells"),
+    [(0, 8, 1, 0), (1, 8, 1, 1), (64, 8, 1, 8), (65, 8, 2, 10), (64, 16, 4, 4), (64, 42, 1, 2)],
 )
 def test_px_become_whole_cells_rounded_up(px, px_per_cell, unit, cells):
     assert cells_from_px(px, px_per_cell, unit) == cells
@@ -15,7 +16,7 @@ def test_rounding_goes_to_multiples():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 2.5, "1", None, True])
 def test_a_value_that_does_not_fit_is_named(value):
-    with pytest.raises(ValueError, match="strength is .* from 0 to 2 px"):
+    with pytest.raises(ValueError, match=r"strength is .* from 0 to 2 px"):
         checked("strength", value, 0, 2, "px")
 
 

@@ -79,7 +79,7 @@ def test_float_noise_frees_no_step():
 def test_freedom_never_falls_and_zero_denoise_stays_held(name, denoise, steps):
     schedule = SCHEDULES[name]
     freedom = [float(schedule(torch.tensor(denoise), step, steps)) for step in range(steps)]
-    assert freedom == sorted(freedom) and 0 <= freedom[0] and freedom[-1] <= 1
+    assert freedom == sorted(freedom) and freedom[0] >= 0 and freedom[-1] <= 1
     assert all(float(schedule(torch.tensor(0.0), step, steps)) == 0 for step in range(steps))
     assert all(float(schedule(torch.tensor(1.0), step, steps)) == 1 for step in range(steps))
 
@@ -108,7 +108,20 @@ SIGMAS = [14.6, 5.0, 2.0, 0.5, 0.0]
 
 @pytest.mark.parametrize(
     ("sigma", "step"),
-    [(14.6, 0), (14.7, 0), (14.5999, 0), (8.5, 0), (5.0001, 1), (5.0, 1), (4.9999, 1), (3.2, 1), (2.0, 2), (0.5, 3), (0.01, 3), (0.0, 3)],
+    [
+        (14.6, 0),
+        (14.7, 0),
+        (14.5999, 0),
+        (8.5, 0),
+        (5.0001, 1),
+        (5.0, 1),
+        (4.9999, 1),
+        (3.2, 1),
+        (2.0, 2),
+        (0.5, 3),
+        (0.01, 3),
+        (0.0, 3),
+    ],
 )
 def test_a_sigma_belongs_to_the_step_it_falls_in(sigma, step):
     assert step_of(sigma, SIGMAS) == step

@@ -15,7 +15,7 @@ arguments, sys.argv = sys.argv, [sys.argv[0], "--cpu"]  # ComfyUI reads its opti
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
-import comfy.model_management  # noqa: E402, F401
+import comfy.model_management  # noqa: E402
 
 sys.argv = arguments
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.quadtree import Box, Leaf, Quadtree
+from quadtree_pack.quadtree import Leaf, Quadtree
 from quadtree_pack.tiled_diffusion import Settings, attach
 from torch import Tensor
 
@@ -22,7 +22,10 @@ def tree_of(denoise: list[list[float]], height: int, width: int, px_per_cell: in
     size = width * px_per_cell, height * px_per_cell
     leaves = tuple(
         Leaf(
-            Box(x, y, min(x + side, size[0]), min(y + side, size[1])),
+            x,
+            y,
+            min(x + side, size[0]),
+            min(y + side, size[1]),
             side,
             0.0,
             denoise[y // side % len(denoise)][x // side % len(denoise[0])],

@@ -137,5 +137,3 @@ def test_quadtree_diffusion_refuses_what_cannot_be(changes, words):
     entry = ZOO["flux"]()
     with pytest.raises(ValueError, match=words):
         diffuse(entry.model, **{"quadtree": visualize()[1], **changes})
-
-

@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import logging
-import os
 import subprocess
 import sys
 from functools import cache
@@ -255,14 +254,13 @@ def test_a_noise_mask_saves_the_windows_it_masks_out():
     everything = tree_of([[1.0]], 32, 40)
     spy = Spy(entry.model)
     model = pointwise(spy.model)
-    tiled = patched(entry, everything, model=model)
+    tiled = patched(entry, everything, model=model, method="MultiDiffusion", tile_px=64)
     plain = sample(entry, latent, model=model, noise_mask=mask)
     spy.shapes = []
     sample(entry, latent, model=tiled)
     whole_cells, spy.shapes = spy.cells, []
     assert error(sample(entry, latent, model=tiled, noise_mask=mask), plain) < 1e-5
-    assert {shape[-1] for shape in spy.shapes} == {16}
-    assert spy.cells < 0.6 * whole_cells
+    assert 0 < spy.cells <= 0.5 * whole_cells
 
 
 def test_a_run_that_stops_early_hands_over_held_regions_at_its_noise_level():
@@ -364,7 +362,9 @@ def test_memory_is_asked_for_windows_not_for_the_whole_latent():
     asked = []
     model = patched(entry, half_kept(32, 40), tile_px=64, batch=2)
     model.add_wrapper_with_key(
-        WrappersMP.PREPARE_SAMPLING, "spy", lambda executor, model, shape, *args, **kwargs: asked.append(shape) or executor(model, shape, *args, **kwargs)
+        WrappersMP.PREPARE_SAMPLING,
+        "spy",
+        lambda executor, model, shape, *args, **kwargs: asked.append(shape) or executor(model, shape, *args, **kwargs),
     )
     sample(entry, entry.latent(), model=model, steps=1)
     assert asked == [[2, 16, SIDE, SIDE]]
@@ -387,7 +387,10 @@ def test_trees_that_do_not_match_the_batch_are_refused():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"tile_px": 100}, "tile_size 100 px .* use 96 or 112"), ({"tile_px": 64, "overlap_px": 48}, "tile_overlap 48 px .* at most 32 px")],
+    [
+        ({"tile_px": 100}, "tile_size 100 px .* use 96 or 112"),
+        ({"tile_px": 64, "overlap_px": 48}, "tile_overlap 48 px .* at most 32 px"),
+    ],
 )
 def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
     entry = entry_of("flux")

@@ -59,7 +59,13 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> None:
                 value.fill_(SHARPNESS if any(norm in name for norm in QUERY_KEY_NORM) else 1.0)
 
 
-def build(config_class: type, unet_config: dict[str, Any], *, after: dict[str, Any] | None = None, make: Callable | None = None) -> Any:
+def build(
+    config_class: type,
+    unet_config: dict[str, Any],
+    *,
+    after: dict[str, Any] | None = None,
+    make: Callable | None = None,
+) -> Any:
     """A ModelPatcher of a real family; `after` overrides what the family's own extra config sets."""
     config = config_class(dict(unet_config))
     config.unet_config.update(after or {})

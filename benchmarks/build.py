@@ -1,0 +1,97 @@
+"""Time and memory of building a quadtree. Targets: 4096 px in 0.25 s and 8192 px in 1.0 s on two cores, memory 1.5 images.
+
+Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the most). Memory is the peak of
+the process above what it held before, against the float32 image; each is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+PHOTO = Path(__file__).resolve().parent.parent / "demo" / "photo.png"
+SIZES_PX = (1024, 2048, 4096, 8192)
+KINDS = ("photo", "flat", "noise")
+MIN_TILES_PX = (64, 16)
+REPEATS = 5
+LIMIT_S = {4096: 0.25, 8192: 1.0}
+
+
+def image_of(kind: str, side: int):
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from PIL import Image
+
+    torch.manual_seed(0)
+    if kind == "noise":
+        return torch.rand(side, side, 3)
+    if kind == "flat":
+        return torch.full((side, side, 3), 0.9)
+    photo = torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1)[None] / 255
+    return F.interpolate(photo, size=(side, side), mode="bilinear")[0].permute(1, 2, 0).contiguous()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held; Linux only, where it can be reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def measure(kind: str, side: int, min_tile_px: int) -> dict:
+    """One case, in this process."""
+    from quadtree_pack.quadtree import build_quadtree
+
+    image = image_of(kind, side)
+    build_quadtree(image[:512, :512], min_tile_px=min_tile_px)  # warm-up
+    reset = Path("/proc/self/clear_refs")
+    extra = None
+    if reset.exists():
+        reset.write_text("5")
+        before = peak_bytes()
+        build_quadtree(image, min_tile_px=min_tile_px)
+        extra = (peak_bytes() - before) / (image.numel() * 4)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        tree = build_quadtree(image, min_tile_px=min_tile_px)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "kind": kind,
+        "side_px": side,
+        "min_tile_px": min_tile_px,
+        "leaves": len(tree.leaves),
+        "seconds_median": median(seconds),
+        "seconds_min": min(seconds),
+        "ns_per_px": median(seconds) / side**2 * 1e9,
+        "extra_memory_images": extra,
+        "limit_s": LIMIT_S.get(side),
+    }
+
+
+def run() -> list[dict]:
+    rows = []
+    print(" image  side px min tile   leaves  median s   min s  ns/px  memory  limit s")
+    for kind in KINDS:
+        for min_tile_px in MIN_TILES_PX:
+            for side in SIZES_PX:
+                row = in_own_process(kind, side, min_tile_px)
+                rows.append(row)
+                memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
+                print(
+                    f"{kind:>6} {side:>8} {min_tile_px:>8} {row['leaves']:>8} {row['seconds_median']:>9.3f} "
+                    f"{row['seconds_min']:>7.3f} {row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
+                    flush=True,
+                )
+    return rows
+
+
+def in_own_process(kind: str, side: int, min_tile_px: int) -> dict:
+    code = "import json, sys; from benchmarks import build; from benchmarks.pack import register_pack; register_pack(); "
+    code += f"print(json.dumps(build.measure({kind!r}, {side}, {min_tile_px})))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
