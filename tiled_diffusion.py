@@ -207,7 +207,9 @@ class Run:
             freedom = txt2img_scale(self.denoise, index, self.steps)
         freedom = freedom.to(device, torch.float32)
         freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
-        weights = self.weights(windows, device) if len(windows) > 1 else ()
+        margin = self.tiling.overlap * self.tiling.unit // 2
+        weights = shares(windows, self.open.shape, self.method, margin) if len(windows) > 1 else ()
+        weights = tuple(weight.to(device, torch.float32) for weight in weights)
         self.latest = Step(index, device, freedom, windows, weights)
         return self.latest
 
@@ -220,24 +222,24 @@ class Run:
             self.plans[key] = plan_windows(active_units, tuple(active.shape), self.tiling, turn)
         return self.plans[key]
 
-    def weights(self, windows: Sequence[Window], device: torch.device) -> tuple[Tensor, ...]:
-        """A weight [h, w] per window; at every cell they add up to 1, to the bit where one window covers it alone."""
-        height, width = self.open.shape
-        margin = self.tiling.overlap * self.tiling.unit // 2
-        raw = []
-        total = torch.zeros(height, width, dtype=torch.float64)
-        for window in windows:
-            rows, columns = (
-                self.method.weight(
-                    torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin
-                )
-                for along, core, length in zip(window.box.slices, window.core.slices, (height, width), strict=True)
-            )
-            raw.append(rows[:, None] * columns[None, :])
-            total[window.box.slices] += raw[-1]
-        total[total == 0] = 1  # context of a window that answers for none of these cells
-        shares = (weight / total[window.box.slices] for weight, window in zip(raw, windows, strict=True))
-        return tuple(share.to(device, torch.float32) for share in shares)
+
+def shares(windows: Sequence[Window], size: tuple[int, int], method: Method, margin: int) -> tuple[Tensor, ...]:
+    """A weight [h, w] per window; at every cell they add up to 1, to the bit where one window covers it alone.
+
+    `size` is (height, width) of the latent and `margin` half the overlap, in cells. A cell that windows hold as mere
+    context, outside of all cores, may get 0 from all.
+    """
+    raw = []
+    total = torch.zeros(size, dtype=torch.float64)
+    for window in windows:
+        rows, columns = (
+            method.weight(torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin)
+            for along, core, length in zip(window.box.slices, window.core.slices, size, strict=True)
+        )
+        raw.append(rows[:, None] * columns[None, :])
+        total[window.box.slices] += raw[-1]
+    total[total == 0] = 1
+    return tuple(weight / total[window.box.slices] for weight, window in zip(raw, windows, strict=True))
 
 
 class TiledDiffusion:

@@ -1,0 +1,54 @@
+"""How windows are blended: shares add up to 1 and, where a method promises it, change without a jump."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quadtree_pack.planning import Tiling, plan_windows, units_with
+from quadtree_pack.tests.test_planning import TILINGS, TURNS, random_cells
+from quadtree_pack.tiled_diffusion import METHODS, shares
+
+SIZE = (96, 120)
+EVERYTHING = torch.ones(SIZE, dtype=torch.bool)
+
+
+def shares_of(method, tiling, active=EVERYTHING, turn=0):
+    """Windows, and the share of each as [windows, H, W] with zeros outside."""
+    windows = plan_windows(units_with(active, tiling.unit), tuple(active.shape), tiling, turn)
+    dense = torch.zeros(len(windows), *active.shape, dtype=torch.float64)
+    margin = tiling.overlap * tiling.unit // 2
+    for index, share in enumerate(shares(windows, tuple(active.shape), METHODS[method], margin)):
+        dense[(index, *windows[index].box.slices)] = share
+    return windows, dense
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(TILINGS, st.integers(1, 150), st.integers(1, 150), st.sampled_from([0.05, 0.4, 1.1]), TURNS, st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_shares_add_up_to_one_at_every_active_cell(method, tiling, height, width, share, turn, seed):
+    active = random_cells(height, width, share, seed)
+    windows, dense = shares_of(method, tiling, active, turn)
+    assert (dense >= 0).all()
+    if len(windows):
+        assert torch.allclose(dense.sum(0)[active], torch.ones(int(active.sum()), dtype=torch.float64))
+        alone = active & ((dense > 0).sum(0) == 1)
+        assert (dense.sum(0)[alone] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "moving", "largest"), [("Shifted Feather", True, 0.25), ("Mixture of Diffusers", False, 0.45)]
+)
+@pytest.mark.parametrize("turn", range(5))
+def test_shares_change_without_a_jump(method, moving, largest, turn):
+    """From one cell to the next the blend moves by a fraction, where an edge without overlap moves by 1."""
+    _, dense = shares_of(method, Tiling(2, 20, 10, 4, moving), turn=turn)
+    assert dense.diff(dim=1).abs().max() <= largest and dense.diff(dim=2).abs().max() <= largest
+    _, edges = shares_of("SpotDiffusion", Tiling(2, 20, 10, 0, True), turn=turn)
+    assert edges.diff(dim=2).abs().max() == 1
+
+
+def test_the_feather_is_a_linear_ramp_across_the_overlap():
+    _, dense = shares_of("Shifted Feather", Tiling(2, 40, 10, 4, False))
+    row = dense[0, 0]
+    (ramp,) = torch.where((row > 0) & (row < 1))
+    assert len(ramp) == 8 and torch.allclose(row[ramp], torch.arange(7.5, 0, -1, dtype=torch.float64) / 8)
