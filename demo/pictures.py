@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.numpy import load_file
 
 HEAT = ((0, 0, 0), (120, 20, 90), (225, 60, 40), (250, 180, 40), (255, 255, 230))  # black = equal
-HEAT_FULL = 64  # of 255 levels: a larger difference is drawn like this one
-PANEL_PX = (320, 214)
-GAP_PX, LABEL_PX = 12, 30
+HEAT_FULL = 40  # of 255 levels: a larger difference is drawn like this one
+PANEL_PX = (264, 176)
+GAP_PX, LABEL_PX = 10, 28
 PAPER, INK = (24, 24, 27), (228, 228, 231)
 
 
@@ -100,7 +100,7 @@ def contact_sheet(pictures: dict[str, Image.Image]) -> Image.Image:
     cells += [("calm, after: kept to the bit", after.crop(calm)), ("calm, without the pack", without.crop(calm))]
     width, height = PANEL_PX[0] + GAP_PX, PANEL_PX[1] + LABEL_PX
     sheet = Image.new("RGB", (4 * width + GAP_PX, 2 * height + GAP_PX), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, (label, picture) in enumerate(cells):
         x, y = GAP_PX + i % 4 * width, i // 4 * height
         draw.text((x, y + LABEL_PX - 6), label, INK, font, anchor="ls")

@@ -1,0 +1,96 @@
+"""The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
+
+import importlib.util
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_demo():
+    spec = importlib.util.spec_from_file_location("quadtree_demo_run", ROOT / "demo" / "run.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = load_demo()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def running(base):
+    comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
+    with demo.running(base, comfyui, demo.free_port()) as server:
+        yield server
+
+
+def get(running, path):
+    with urllib.request.urlopen(running.url + path) as answer:
+        return answer.read().decode()
+
+
+def short_prompt(running, **visualizer):
+    """The demo's workflow with two steps, and other values of the visualizer."""
+    workflow = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    prompt = demo.prompt_from_workflow(workflow, json.loads(get(running, "/object_info")))
+    prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
+    prompt[demo.find_node(prompt, "QuadtreeVisualizer")]["inputs"].update(visualizer)
+    return prompt
+
+
+@pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion"])
+def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
+    info = json.loads(get(running, f"/object_info/{node}"))[node]
+    assert info["python_module"].endswith("comfyui-quadtree-diffusion")
+    page = get(running, f"/extensions/comfyui-quadtree-diffusion/docs/{node}.md")
+    for group in ("required", "optional"):
+        for name in info["input"].get(group, {}):
+            assert f"| {name}" in page, f"the help page says nothing of {name}"
+
+
+def test_the_demo_s_workflow_runs_and_keeps_the_calm_regions(running, base):
+    prompt = short_prompt(running)
+    run = demo.run_prompt(running.url, prompt)
+    files = demo.files_of(run, prompt, base)
+    before, after = (safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"] for name in ("before", "after"))
+    changed = (before != after).any(1)
+    assert 0.2 < changed.float().mean() < 0.9
+    log = running.log.read_text()
+    assert "Quadtree: " in log and "of the full model cost" in log
+    assert demo.evaluations(log).cost_percent < 90
+
+
+def test_a_value_out_of_range_is_refused_before_the_run(running):
+    with pytest.raises(demo.DemoError, match="min_denoise"):
+        demo.run_prompt(running.url, short_prompt(running, min_denoise=7.0))
+
+
+def test_a_contradiction_ends_the_run_with_words_that_help(running):
+    with pytest.raises(demo.DemoError, match=r"min_denoise is 0\.9 and max_denoise 0\.1"):
+        demo.run_prompt(running.url, short_prompt(running, min_denoise=0.9, max_denoise=0.1))
+
+
+def test_the_server_goes_on_after_an_error(running, base):
+    prompt = short_prompt(running, max_denoise=0.0, min_denoise=0.0)
+    run = demo.run_prompt(running.url, prompt)
+    files = demo.files_of(run, prompt, base)
+    before, after = (safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"] for name in ("before", "after"))
+    assert torch.equal(before, after)
+
+
+def test_an_unknown_page_is_no_help_page(running):
+    with pytest.raises(urllib.error.HTTPError):
+        get(running, "/extensions/comfyui-quadtree-diffusion/docs/Nothing.md")
