@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 HEAT = ((0, 0, 0), (120, 20, 90), (225, 60, 40), (250, 180, 40), (255, 255, 230))  # black = equal
 HEAT_FULL = 40  # of 255 levels: a larger difference is drawn like this one
-PANEL_PX = (264, 176)
+PANEL_PX = (256, 170)
 GAP_PX, LABEL_PX = 10, 28
 PAPER, INK = (24, 24, 27), (228, 228, 231)
 
@@ -50,7 +50,7 @@ def load_latent(path: Path) -> np.ndarray:
 
 
 def leaves_by_side(denoise_map: Path, settings: dict[str, Any]) -> dict[int, int]:
-    """Side in px -> number of leaves, largest first, read back from the map: a side has one denoise (DESIGN.md section 4).
+    """Side in px -> number of leaves, largest first, read back from the map: leaves of one side have one denoise.
 
     Leaves lie on a grid of their own side, so a leaf is a grid point whose px has its side's denoise.
     """

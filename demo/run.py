@@ -38,7 +38,7 @@ WORKFLOW = DEMO / "workflow.json"
 PACKS = {"comfyui-quadtree-diffusion": ROOT, "tiny_refiner": DEMO / "tiny_refiner"}
 NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "TinyRefinerLoader")
 
-TEMPLATE = "Quadtree Diffusion demo"
+TEMPLATE = "Quadtree-Diffusion-demo"  # no blanks: the browser accepts none in an address
 TEMPLATE_PACK = "quadtree_demo"
 START_LIMIT_S = 300
 STOP_LIMIT_S = 10
@@ -212,6 +212,8 @@ def server(base: Path, comfyui: Path, port: int, *options: str) -> Iterator[str]
 @contextlib.contextmanager
 def running(base: Path, comfyui: Path, port: int, *options: str) -> Iterator[Server]:
     """Starts ComfyUI, waits until it answers, checks that it knows our nodes, and ends it afterwards."""
+    if not is_free(port):
+        raise DemoError(f"Something listens on port {port} already; choose another with --port.")
     prepare_base(base)
     log = base / "server.log"
     with log.open("wb") as stream:
@@ -299,15 +301,23 @@ def stop(process: subprocess.Popen) -> None:
             return
 
 
-def free_port(preferred: int = 0) -> int:
-    """The preferred port where nothing listens on it, else any free one."""
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         if os.name != "nt":  # there it means something else: that two servers may share a port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", preferred))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            probe.bind(("127.0.0.1", 0))
+            return False
+    return True
+
+
+def free_port(preferred: int = 0) -> int:
+    """The preferred port where nothing listens on it, else any free one."""
+    if preferred and is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
@@ -320,7 +330,6 @@ class Run:
 
     outputs: dict[str, dict] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # per node that was executed, not taken from the cache
-    steps: int = 0
 
 
 def run_prompt(url: str, prompt: Prompt, show: Callable[[str], None] = lambda _: None) -> Run:
@@ -349,28 +358,28 @@ async def follow(socket_: Any, prompt: Prompt, prompt_id: str, run: Run, show: C
 
     current, since = None, time.monotonic()
     async for message in socket_:
-        if message.type != aiohttp.WSMsgType.TEXT:
-            continue  # preview pictures
-        event = json.loads(message.data)
-        kind, data = event["type"], event.get("data") or {}
+        event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}  # else a preview picture
+        data = event.get("data") or {}
         if data.get("prompt_id") != prompt_id:
             continue
-        if kind in ("executing", "execution_success"):
+        raise_failure(event["type"], data)
+        if event["type"] == "executing":
             if current is not None:
                 run.seconds[current] = time.monotonic() - since
-            current, since = data.get("node"), time.monotonic()
-            if current is not None:
-                show(prompt[current]["class_type"])
-        elif kind == "progress":
-            run.steps = data["max"]
+            current, since = data["node"], time.monotonic()
+            if current is None:
+                return  # sent last, once the history holds the outputs
+            show(prompt[current]["class_type"])
+        elif event["type"] == "progress":
             show(f"step {data['value']} of {data['max']}")
-        elif kind == "execution_error":
-            raise DemoError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
-        elif kind == "execution_interrupted":
-            raise DemoError("The run was interrupted.")
-        if kind == "executing" and data["node"] is None:
-            return  # sent once the history holds the outputs; execution_success comes before
     raise DemoError("The server went away during the run.")
+
+
+def raise_failure(kind: str, data: dict) -> None:
+    if kind == "execution_error":
+        raise DemoError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
+    if kind == "execution_interrupted":
+        raise DemoError("The run was interrupted.")
 
 
 def refusal(answer: dict) -> str:
@@ -470,7 +479,7 @@ def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], rep
 
 def serve(comfyui: Path, port: int) -> int:
     with running(BASE, comfyui, port, "--preview-method", "latent2rgb") as it:
-        say(f"ComfyUI runs. The demo's workflow: {it.url}/?template={TEMPLATE.replace(' ', '%20')}&source={TEMPLATE_PACK}")
+        say(f"ComfyUI runs. The demo's workflow: {it.url}/?template={TEMPLATE}&source={TEMPLATE_PACK}")
         say(f"It is also in the Workflows sidebar of {it.url} as {TEMPLATE!r}. Log: {it.log}. Ctrl+C ends the server.")
         code = it.process.wait()
         raise DemoError(f"ComfyUI ended with code {code}.\n{last_lines(it.log)}")
@@ -525,7 +534,9 @@ def interrupt(_number: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)  # else the server would outlive this program
+    # Else the server would outlive this program; a shell's background job ignores SIGINT unless told otherwise.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
     try:
         sys.exit(main(sys.argv[1:]))
     except DemoError as trouble:

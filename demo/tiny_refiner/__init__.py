@@ -1,12 +1,14 @@
-"""Tiny Refiner: a real, very small flow-matching model as a ComfyUI loader node, for the demo, tests and benchmarks (see MODEL_CARD.md).
+"""Tiny Refiner: a real, very small flow-matching model as a ComfyUI loader node, for the demo, tests and benchmarks.
 
-`load_tiny_refiner()` gives model, VAE and conditioning without a server. ComfyUI must be importable.
+MODEL_CARD.md says what it is. `load_tiny_refiner()` gives model, VAE and conditioning without a server; ComfyUI must be
+importable.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -26,14 +28,10 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
     latent_channels = 32
     spacial_downscale_ratio = CELL_PX  # core's spelling
 
-    def __init__(self) -> None:
-        # Core's live preview wants one colour per cell. Shared by all instances because core builds this class without arguments.
-        self.latent_rgb_factors, self.latent_rgb_factors_bias = None, None
-
 
 class TinyConfig(comfy.supported_models_base.BASE):
-    unet_extra_config = {}  # core's defaults would overwrite the head count in the file
-    sampling_settings = {"shift": 1.0}
+    unet_extra_config: ClassVar = {}  # core's defaults would overwrite the head count in the file
+    sampling_settings: ClassVar = {"shift": 1.0}
     latent_format = TinyLatent
     memory_usage_factor = 0.6
 
@@ -51,7 +49,10 @@ class PatchVAE:
         self.mean, self.basis, self.scale = mean, basis, scale
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Latent [B, 32, H // 8, W // 8] of image [B, H, W, C >= 3] in 0..1; what does not fill a cell is cut evenly, as core does."""
+        """Latent [B, 32, H // 8, W // 8] of image [B, H, W, C >= 3] in 0..1.
+
+        What does not fill a cell is cut on both sides, as core's own autoencoders do.
+        """
         rgb = pixels[..., :3].to(self.mean).movedim(-1, 1) * 2 - 1
         for axis in (2, 3):
             spare_px = rgb.shape[axis] % CELL_PX
@@ -99,7 +100,8 @@ def load_tiny_refiner() -> tuple[comfy.model_patcher.ModelPatcher, PatchVAE, lis
     # float32 also on a GPU: the model is launch-bound there, and a run is then comparable with one on the CPU.
     config = TinyConfig({**json.loads(metadata["unet_config"]), "dtype": torch.float32})
     config.set_inference_dtype(torch.float32, None)
-    config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = vae.preview_colours()
+    preview = config.latent_format
+    preview.latent_rgb_factors, preview.latent_rgb_factors_bias = vae.preview_colours()
     offload_device = comfy.model_management.unet_offload_device()
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.FLOW, device=offload_device)
     model.load_model_weights({name: value.float() for name, value in weights.items()}, "unet.")
@@ -114,7 +116,7 @@ class TinyRefinerLoader(io.ComfyNode):
             node_id="TinyRefinerLoader",
             display_name="Tiny Refiner (demo)",
             category="loaders",
-            description="A very small diffusion model for trying things out on a CPU. Sharpens photos at denoise 0.2 to 0.5, cfg 1.",
+            description="A very small diffusion model for trials on a CPU. Sharpens photos at denoise 0.2 to 0.5 and cfg 1.",
             inputs=[],
             outputs=[
                 io.Model.Output("model", tooltip="Unconditional flow model, 32 latent channels, 8 px per cell."),

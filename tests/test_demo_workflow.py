@@ -1,0 +1,194 @@
+"""The demo's workflow file, and how a workflow becomes a prompt. No server here."""
+
+import importlib.util
+import json
+import sys
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+WORKFLOW = json.loads((DEMO / "workflow.json").read_text(encoding="utf-8"))
+NODES = {node["id"]: node for node in WORKFLOW["nodes"]}
+TITLE_PX = 30  # the bar above a node's own area
+
+
+def load_run():
+    spec = importlib.util.spec_from_file_location("quadtree_demo_run", DEMO / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+run = load_run()
+
+
+# --- The file ---------------------------------------------------------------------------------------------------------
+
+
+def test_node_and_link_ids_are_unique_and_counted():
+    link_ids = [link[0] for link in WORKFLOW["links"]]
+    assert len(NODES) == len(WORKFLOW["nodes"])
+    assert len(set(link_ids)) == len(link_ids)
+    assert WORKFLOW["last_node_id"] == max(NODES)
+    assert WORKFLOW["last_link_id"] == max(link_ids)
+
+
+@pytest.mark.parametrize("link", WORKFLOW["links"], ids=lambda link: f"link {link[0]}")
+def test_a_link_is_known_at_both_ends_and_has_their_type(link):
+    number, source, source_slot, target, target_slot, kind = link
+    output = NODES[source]["outputs"][source_slot]
+    entry = NODES[target]["inputs"][target_slot]
+    assert number in output["links"]
+    assert entry["link"] == number
+    assert output["type"] == entry["type"] == kind
+
+
+def test_no_slot_names_a_link_that_is_not_there():
+    numbers = {link[0] for link in WORKFLOW["links"]}
+    named = {slot["link"] for node in NODES.values() for slot in node["inputs"]} - {None}
+    named |= {number for node in NODES.values() for slot in node["outputs"] for number in slot["links"] or ()}
+    assert named == numbers
+
+
+def test_nodes_do_not_overlap():
+    areas = [(*node["pos"], *node["size"]) for node in NODES.values()]
+    boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in areas]
+    for (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) in combinations(boxes, 2):
+        assert ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0
+
+
+def test_the_demo_keeps_calm_regions_to_the_bit_and_its_photo_is_there():
+    values = {node["type"]: node["widgets_values"] for node in NODES.values()}
+    assert values["QuadtreeVisualizer"][3] == 0  # min_denoise
+    assert (DEMO / values["LoadImage"][0]).is_file()
+
+
+@pytest.mark.parametrize("kind", run.NODES)
+def test_the_workflow_uses_each_of_our_nodes_once(kind):
+    assert [node["type"] for node in NODES.values()].count(kind) == 1
+
+
+# --- From workflow to prompt ------------------------------------------------------------------------------------------
+
+INFO = {
+    "Load": {"input": {"required": {"image": [["a.png", "b.png"], {"image_upload": True}]}}},
+    "Scale": {"input": {"required": {"image": ["IMAGE"], "factor": ["FLOAT", {}]}, "optional": {"mask": ["MASK"]}}},
+    "Sample": {
+        "input": {
+            "required": {
+                "image": ["IMAGE", {}],
+                "seed": ["INT", {"control_after_generate": True}],
+                "steps": ["INT", {}],
+                "name": ["COMBO", {"options": ["euler", "heun"]}],
+                "wired": ["INT", {"forceInput": True}],
+            },
+            "optional": {"late": ["INT", {}]},
+        }
+    },
+    "Save": {"input": {"required": {"image": ["IMAGE"], "prefix": ["STRING", {}]}}},
+}
+
+
+def node(number, kind, values=(), inputs=(), outputs=("IMAGE",), mode=0):
+    """A node as a workflow stores it; inputs as (name, type, link)."""
+    slots = [{"name": name, "type": slot_type, "link": link} for name, slot_type, link in inputs]
+    return {
+        "id": number,
+        "type": kind,
+        "mode": mode,
+        "inputs": slots,
+        "outputs": [{"name": slot_type, "type": slot_type} for slot_type in outputs],
+        "widgets_values": list(values),
+    }
+
+
+def chain(*middle):
+    """Load (1) -> the given nodes -> Save (9), linked by their first slots."""
+    ends = [node(1, "Load", ["a.png", "image"]), *middle, node(9, "Save", ["out"], [("image", "IMAGE", None)])]
+    links = []
+    for number, (source, target) in enumerate(pairwise(ends), start=1):
+        target["inputs"][0]["link"] = number
+        links.append([number, source["id"], 0, target["id"], 0, "IMAGE"])
+    return {"nodes": ends, "links": links}
+
+
+def test_values_go_to_their_inputs_and_links_name_node_and_slot():
+    workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None), ("mask", "MASK", None)]))
+    assert run.prompt_from_workflow(workflow, INFO) == {
+        "1": {"class_type": "Load", "inputs": {"image": "a.png"}},
+        "2": {"class_type": "Scale", "inputs": {"image": ["1", 0], "factor": 1.5}},
+        "9": {"class_type": "Save", "inputs": {"image": ["2", 0], "prefix": "out"}},
+    }
+
+
+def test_the_value_behind_a_seed_is_the_browsers_own():
+    workflow = chain(node(2, "Sample", [7, "randomize", 20, "heun"], [("image", "IMAGE", None)]))
+    sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
+    assert sample == {"image": ["1", 0], "seed": 7, "steps": 20, "name": "heun"}  # `late` is newer than the file
+
+
+def test_a_link_wins_over_the_stored_value_of_its_widget():
+    workflow = chain(node(2, "Sample", [7, "fixed", 20, "heun"], [("image", "IMAGE", None), ("steps", "INT", 5)]))
+    workflow["links"].append([5, 1, 1, 2, 1, "INT"])
+    sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
+    assert sample["steps"] == ["1", 1]
+    assert sample["name"] == "heun"
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.BYPASSED), node(2, "Reroute", (), [("", "*", None)])],
+    ids=["bypassed", "reroute"],
+)
+def test_a_link_goes_through_a_node_that_does_nothing(skipped):
+    prompt = run.prompt_from_workflow(chain(skipped), INFO)
+    assert sorted(prompt) == ["1", "9"]
+    assert prompt["9"]["inputs"]["image"] == ["1", 0]
+
+
+def test_a_bypassed_node_passes_the_input_that_has_its_outputs_type():
+    workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)]))
+    workflow["nodes"][1]["inputs"].insert(0, {"name": "mask", "type": "MASK", "link": None})
+    workflow["nodes"][1]["mode"] = run.BYPASSED
+    assert run.prompt_from_workflow(workflow, INFO)["9"]["inputs"]["image"] == ["1", 0]
+
+
+def test_behind_a_muted_node_there_is_no_link():
+    prompt = run.prompt_from_workflow(chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.MUTED)), INFO)
+    assert sorted(prompt) == ["1", "9"]
+    assert "image" not in prompt["9"]["inputs"]
+
+
+def test_notes_stay_in_the_browser_and_unknown_nodes_are_named():
+    workflow = chain()
+    workflow["nodes"].append(node(5, "MarkdownNote", ["hello"]))
+    assert sorted(run.prompt_from_workflow(workflow, INFO)) == ["1", "9"]
+    workflow["nodes"].append(node(6, "Nobody"))
+    with pytest.raises(ValueError, match="Nobody"):
+        run.prompt_from_workflow(workflow, INFO)
+
+
+def test_bypass_changes_a_copy():
+    workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)]))
+    assert sorted(run.prompt_from_workflow(run.bypass(workflow, "Scale"), INFO)) == ["1", "9"]
+    assert sorted(run.prompt_from_workflow(workflow, INFO)) == ["1", "2", "9"]
+
+
+def test_only_what_a_node_needs_is_kept():
+    prompt = run.prompt_from_workflow(chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)])), INFO)
+    assert sorted(run.only_needed_for(prompt, "2")) == ["1", "2"]
+
+
+# --- The pack's line in the server's log ------------------------------------------------------------------------------
+
+
+def test_the_last_report_of_the_pack_is_read():
+    log = (
+        "Quadtree: 5 model calls on 9 windows in 4 steps, 90.0% of the full model cost, 1.0% of the latent kept\n"
+        "[INFO] Quadtree: 1 model call on 1 window in 1 step, 38.2% of the full model cost, 41.0% of the latent kept\n"
+    )
+    assert run.evaluations(log) == run.Evaluations("1 model call on 1 window in 1 step", 38.2)
+    assert run.evaluations("nothing of ours") is None
