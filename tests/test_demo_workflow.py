@@ -1,4 +1,4 @@
-"""The demo's workflow file, and how a workflow becomes a prompt. No server here."""
+"""The demo's workflow file, how a workflow becomes a prompt, and what is measured on the results. No server here."""
 
 import importlib.util
 import json
@@ -6,7 +6,10 @@ import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 WORKFLOW = json.loads((DEMO / "workflow.json").read_text(encoding="utf-8"))
@@ -14,15 +17,15 @@ NODES = {node["id"]: node for node in WORKFLOW["nodes"]}
 TITLE_PX = 30  # the bar above a node's own area
 
 
-def load_run():
-    spec = importlib.util.spec_from_file_location("quadtree_demo_run", DEMO / "run.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"quadtree_demo_{name}", DEMO / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
 
-run = load_run()
+run, pictures = load("run"), load("pictures")
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -192,3 +195,45 @@ def test_the_last_report_of_the_pack_is_read():
     )
     assert run.evaluations(log) == run.Evaluations("1 model call on 1 window in 1 step", 38.2)
     assert run.evaluations("nothing of ours") is None
+
+
+# --- What is measured -------------------------------------------------------------------------------------------------
+
+SETTINGS = {"min_denoise": 0.0, "max_denoise": 0.6, "min_tile_size": 8, "max_tile_size": 32}
+
+
+@pytest.fixture
+def denoise_map(tmp_path):
+    """40 x 32 px: a kept leaf of 32 px, and a column of four 8 px leaves at the right edge."""
+    denoise = np.zeros((32, 40))
+    denoise[:, 32:] = 0.6 * (1 - (8 / 32) ** 2)
+    Image.fromarray((255 * denoise).astype(np.uint8)).save(tmp_path / "map.png")
+    return tmp_path / "map.png"
+
+
+def test_leaves_are_counted_by_their_side_also_at_the_edge(denoise_map):
+    assert pictures.leaves_by_side(denoise_map, SETTINGS) == {32: 1, 8: 4}
+
+
+def test_one_changed_number_in_a_kept_cell_is_seen(denoise_map, tmp_path):
+    before = np.zeros((1, 2, 4, 5), np.float32)
+    after = before.copy()
+    after[..., 4] = 0.5
+    for name, latent in {"before": before, "after": after}.items():
+        save_file({"latent_tensor": latent}, tmp_path / name)
+    kept = pictures.kept_cells(denoise_map, tmp_path / "before")
+    assert kept.tolist() == [[True, True, True, True, False]] * 4
+    assert pictures.largest_changes(tmp_path / "before", tmp_path / "after", kept) == (0, 0.5)
+
+    after[0, 1, 3, 0] = np.float32(1e-30)
+    save_file({"latent_tensor": after}, tmp_path / "after")
+    assert pictures.largest_changes(tmp_path / "before", tmp_path / "after", kept)[0] > 0
+
+
+def test_only_equal_px_are_black_in_the_heat_map():
+    before = Image.new("RGB", (3, 1), (10, 20, 30))
+    after = before.copy()
+    after.putpixel((1, 0), (10, 21, 30))
+    heat = np.asarray(pictures.heat_map(before, after))[0].max(-1)
+    assert heat[[0, 2]].tolist() == [0, 0]
+    assert heat[1] > 0
