@@ -1,22 +1,31 @@
-"""Which windows the model sees at a step: pure integers, no tensors of the model, no ComfyUI.
+"""Which windows the model sees at a step, chosen by predicted cost: integers on the CPU, no ComfyUI, nothing of the model.
 
-Leaves decide how much may change; windows decide what is computed. A window is placed over the active cells (those that
-may change at this step) of one piece of a lattice, with real context around it, near the model's native size. A piece
-without active cells is not evaluated. Lengths are in *units*: the smallest step, in latent cells, at which the model may
-be cut (its patch, or the downsampling of its UNet).
+Leaves decide how much may change; windows decide what is computed. The active cells (those that may change at this step)
+are cut into strips and the strips into pieces; each piece is trimmed to what is active in it and becomes a window, with half
+of the overlap as context on every side that is not the image's edge. Lengths are in *units*: the smallest step, in latent
+cells, at which the model may be cut (its patch, or the downsampling of its UNet). Of all the ways to cut, the cheapest is
+taken; a moving lattice takes, of those that are about as cheap, one whose borders lie far from those of the last steps.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from .quadtree import Box
-from .utils import ceil_div, round_down, round_up
+from .utils import ceil_div
+
+CANDIDATES = 24  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
+MEMORY = 6  # steps whose borders a moving lattice keeps away from
+PRICE_OF_STAYING = 0.01  # a border on a recent one counts as this much of the cost
+NOWHERE = 1 << 30
 
 
 class Window(NamedTuple):
@@ -27,112 +36,275 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Predicted time of a model call in cells' worth: what a call and a window cost by themselves, and attention's growth."""
+
+    per_call: float
+    per_window: float
+    quadratic: float
+
+    def of_windows(self, cells: np.ndarray | int, batch: int) -> np.ndarray | float:
+        """Cost of one window of so many cells that is evaluated in batches of `batch`."""
+        return self.per_call / batch + (cells + self.per_window) * (1 + cells / self.quadratic)
+
+    def of_shapes(self, shapes: Counter[tuple[int, int]], batch: int) -> float:
+        """Cost of a step whose windows have these shapes in cells."""
+        calls = sum(ceil_div(count, batch) for count in shapes.values())
+        windows = sum(count * self.of_windows(height * width, batch) for (height, width), count in shapes.items())
+        return windows + self.per_call * (calls - sum(shapes.values()) / batch)
+
+
+@dataclass(frozen=True, slots=True)
 class Tiling:
-    """How windows may be laid: `unit` in cells, the other lengths in units. Windows are `smallest` to `tile` long."""
+    """How windows may be laid: `unit` in cells, other lengths in units. Windows are `smallest` to `tile` long, if the
+    image is; `batch` of one shape are evaluated together."""
 
     unit: int
     tile: int
     smallest: int
     overlap: int
     moving: bool
+    cost: Cost
+    batch: int = 1
 
     @property
-    def piece(self) -> int:
-        """The longest piece between two inner borders whose window still fits the tile, in halves."""
-        return 2 * (self.tile - self.overlap)
+    def margin(self) -> int:
+        """Whole units of context beyond a border; with an odd overlap the border's own unit belongs to both pieces."""
+        return self.overlap // 2
+
+    @property
+    def odd(self) -> int:
+        return self.overlap % 2
 
 
-def units_with(active: Tensor, unit: int) -> Tensor:
+class Cut(NamedTuple):
+    """One way to cut an axis: its inner borders, and the factor by which standing still makes it dearer."""
+
+    borders: tuple[int, ...]
+    penalty: float
+
+
+class Strip(NamedTuple):
+    """A row of windows: its predicted cost, its inner borders, and its windows in units."""
+
+    cost: float
+    borders: tuple[int, ...]
+    windows: list[Window]
+
+
+def units_with(active: Tensor, unit: int) -> np.ndarray:
     """Active cells, bool [H, W], as bool [ceil(H / unit), ceil(W / unit)]: units that hold an active cell."""
-    return F.max_pool2d(active[None, None].float(), unit, unit, ceil_mode=True)[0, 0] > 0
+    return (F.max_pool2d(active[None, None].float(), unit, unit, ceil_mode=True)[0, 0] > 0).numpy()
 
 
-def radical_inverse(index: int, base: int) -> float:
-    """The `index`-th number of the van der Corput sequence in 0..1: halves, then quarters (Halton, 1960)."""
-    result, digit = 0.0, 1.0
-    while index:
-        digit /= base
-        result += digit * (index % base)
-        index //= base
-    return result
+class Planner:
+    """Plans the steps of one run on a latent of `size` = (height, width) cells."""
+
+    def __init__(self, size: tuple[int, int], tiling: Tiling) -> None:
+        self.size = size
+        self.tiling = tiling
+        self.recent_x: deque[np.ndarray] = deque(maxlen=MEMORY)
+        self.recent_y: deque[np.ndarray] = deque(maxlen=MEMORY)
+
+    def plan(self, active: np.ndarray) -> tuple[Window, ...]:
+        """Windows in cells over `active` (from `units_with`). Their cores are disjoint and hold every active cell."""
+        rows = np.flatnonzero(active.any(1))
+        if not len(rows):
+            return ()
+        start, end = int(rows[0]), int(rows[-1]) + 1
+        field = ActiveField(active, self.tiling)
+        strips: dict[tuple[int, int], Strip] = {}
+        ways: dict[tuple[int, int], list[Cut]] = {}
+
+        def strip_between(low: int, high: int) -> Strip:
+            if (low, high) not in strips:
+                strips[low, high] = field.strip(low, high, (start, end), ways, self.recent_x)
+            return strips[low, high]
+
+        def cost_of(cut: Cut) -> float:
+            return cut.penalty * sum(strip_between(*rows).cost for rows in pairwise((start, *cut.borders, end)))
+
+        best = min(cuts(start, end, 0, active.shape, self.tiling, self.recent_y), key=cost_of)
+        chosen = [strip_between(*rows) for rows in pairwise((start, *best.borders, end))]
+        if self.tiling.moving:
+            self.recent_y.append(np.array(best.borders, dtype=int))
+            self.recent_x.append(np.array([border for strip in chosen for border in strip.borders], dtype=int))
+        windows = [window for strip in chosen for window in strip.windows]
+        return tuple(self._in_cells(window) for window in with_shared_shapes(windows, active.shape, self.tiling))
+
+    def _in_cells(self, window: Window) -> Window:
+        """Boxes are in units, cores in halves of a unit: a border lies in the middle of an overlap."""
+        unit, (height, width) = self.tiling.unit, self.size
+        box = Box(*(edge * unit for edge in window.box))
+        core = Box(*(edge * unit // 2 for edge in window.core))
+        return Window(*(Box(b.x0, b.y0, min(b.x1, width), min(b.y1, height)) for b in (box, core)))
 
 
-def even_borders(length: int, tiling: Tiling) -> list[int]:
-    """Borders, in halves, of the fewest pieces of a fixed lattice over `length` units, as equal as they get.
+def cuts(start: int, end: int, axis: int, shape: tuple[int, int], tiling: Tiling, recent: Iterable[np.ndarray]) -> list[Cut]:
+    """The most promising ways to cut the units start..end of an axis (0 = y, 1 = x) of a canvas, by a rough estimate."""
+    context = tiling.margin + tiling.odd  # around the active area, too
+    low, high = max(0, start - context), min(shape[axis], end + context)
+    span = high - low - tiling.overlap
+    longest = tiling.tile - tiling.overlap
+    fewest = max(1, ceil_div(span, longest))
+    # An image that one window can hold is not cut, though smaller windows may be cheaper: one window has all the context.
+    most = fewest if max(shape) <= tiling.tile else fewest + 3
+    lengths = {even_lengths(span, count) for count in range(fewest, most + 1)}
+    if tiling.moving and fewest > 1:
+        lengths |= {way for count in range(fewest, fewest + 3) for way in uneven_lengths(span, count, longest, tiling)}
+    seen = np.concatenate([np.empty(0, dtype=int), *recent])
+    priced = []
+    for way in lengths:
+        borders = tuple(int(border) for border in low + tiling.margin + np.cumsum(way[:-1]))
+        if borders and not start < borders[0] <= borders[-1] < end:
+            continue
+        price = penalty(borders, seen, tiling)
+        sizes = np.maximum(np.array(way) + tiling.overlap, tiling.smallest) * tiling.unit
+        estimate = tiling.cost.of_windows(sizes * tiling.tile * tiling.unit * 3 // 4, tiling.batch).sum()
+        priced.append((price * estimate, borders, price))
+    priced.sort()
+    return [Cut(borders, price) for _, borders, price in priced[:CANDIDATES]]
 
-    A piece at the edge of the image needs its overlap on one side only, so it may be longer by half of it.
+
+def even_lengths(span: int, count: int) -> tuple[int, ...]:
+    return tuple(np.diff(np.arange(count + 1) * max(span, 0) // count).tolist())
+
+
+def uneven_lengths(span: int, count: int, longest: int, tiling: Tiling) -> Iterable[tuple[int, ...]]:
+    """Pieces of one length and one of another, at every place: borders move far while two lengths serve them all."""
+    step = max(1, tiling.tile // 32)
+    even = span // count
+    for same in range(max(1, even - tiling.tile // 4), min(longest, even + tiling.tile // 4) + 1, step):
+        rest = span - (count - 1) * same
+        if max(1, tiling.smallest - tiling.overlap) <= rest <= longest:
+            for place in range(count):
+                yield (same,) * place + (rest,) + (same,) * (count - 1 - place)
+
+
+def penalty(borders: Sequence[int], seen: np.ndarray, tiling: Tiling) -> float:
+    """1 for borders an eighth of a tile or more away from all recent ones, rising to 1 + PRICE_OF_STAYING on one."""
+    if not borders or not len(seen):
+        return 1.0
+    nearest = np.abs(np.subtract.outer(np.array(borders), seen)).min()
+    return 1 + PRICE_OF_STAYING * max(0.0, 1 - 8 * float(nearest) / tiling.tile)
+
+
+class ActiveField:
+    """Answers, for any rectangle of units, what the bounding box of the active units in it is."""
+
+    def __init__(self, active: np.ndarray, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self.rows, self.columns = active.shape
+        index = np.arange(self.rows)[:, None]
+        at_or_below = np.minimum.accumulate(np.where(active, index, NOWHERE)[::-1])[::-1]
+        before = np.maximum.accumulate(np.where(active, index + 1, 0))
+        # [row, column]: first active row at or below `row`; end of the last active row above it. A column more, never active.
+        self.first = np.pad(at_or_below, ((0, 1), (0, 1)), constant_values=NOWHERE)
+        self.last = np.pad(before, ((1, 0), (0, 1)), constant_values=0)
+
+    def strip(
+        self,
+        low: int,
+        high: int,
+        ends: tuple[int, int],
+        ways: dict[tuple[int, int], list[Cut]],
+        recent: Iterable[np.ndarray],
+    ) -> Strip:
+        """The cheapest windows over the rows low..high (and the border's own row); `ends` are those of the active area."""
+        tiling = self.tiling
+        high += tiling.odd if high < ends[1] else 0
+        first = np.where(self.first[low] < high, self.first[low], NOWHERE)
+        last = np.where(self.last[high] > low, self.last[high], 0)
+        columns = np.flatnonzero(first < NOWHERE)
+        if not len(columns):
+            return Strip(0.0, (), [])
+        start, end = int(columns[0]), int(columns[-1]) + 1
+        if (start, end) not in ways:
+            ways[start, end] = cuts(start, end, 1, (self.rows, self.columns), tiling, recent)
+        options = ways[start, end]
+
+        # All pieces of all ways at once: left and right end, then the bounding box of what is active between them.
+        left = np.array([x for cut in options for x in (start, *cut.borders)])
+        right = np.array([x for cut in options for x in (*(border + tiling.odd for border in cut.borders), end)])
+        x0, x1 = columns[np.searchsorted(columns, left)], columns[np.searchsorted(columns, right) - 1] + 1
+        between = np.stack([left, right], 1).ravel()
+        y0, y1 = np.minimum.reduceat(first, between)[::2], np.maximum.reduceat(last, between)[::2]
+        some = x0 < x1
+        boxes_x, cores_x = _extents((x0, x1), (left, right), (start, end), self.columns, tiling)
+        boxes_y, cores_y = _extents((y0, y1), (low, high), ends, self.rows, tiling)
+        cells = (boxes_x[1] - boxes_x[0]) * (boxes_y[1] - boxes_y[0]) * tiling.unit**2
+        costs = np.where(some, tiling.cost.of_windows(cells, tiling.batch), 0.0)
+        first_piece = np.cumsum([0, *(len(cut.borders) + 1 for cut in options)])
+        totals = np.add.reduceat(costs, first_piece[:-1]) * [cut.penalty for cut in options]
+        best = int(totals.argmin())
+        windows = [
+            Window(
+                *(
+                    Box(*(int(edge[piece]) for edge in (xs[0], ys[0], xs[1], ys[1])))
+                    for xs, ys in ((boxes_x, boxes_y), (cores_x, cores_y))
+                )
+            )
+            for piece in range(first_piece[best], first_piece[best + 1])
+            if some[piece]
+        ]
+        return Strip(float(totals[best]), options[best].borders, windows)
+
+
+Ends = tuple[np.ndarray, np.ndarray]
+
+
+def _extents(
+    trimmed: Ends, piece: Ends | tuple[int, int], ends: tuple[int, int], length: int, tiling: Tiling
+) -> tuple[Ends, Ends]:
+    """One axis of windows and of their cores (in halves of a unit): `trimmed` is what is active of `piece`.
+
+    Where a window reaches a border of its piece inside the active area `ends`, its core ends in the middle of the overlap.
+    Elsewhere the core ends with what is active, and half the overlap is context.
     """
-    if length <= tiling.tile:
-        return [0, 2 * length]
-    inner = length - tiling.overlap  # units
-    count = ceil_div(inner, tiling.tile - tiling.overlap)
-    return [0, *(tiling.overlap + 2 * (index * inner // count) for index in range(1, count)), 2 * length]
+    low_border = (trimmed[0] == piece[0]) & np.greater(piece[0], ends[0])
+    high_border = (trimmed[1] == piece[1]) & np.less(piece[1], ends[1])
+    start = np.maximum(0, trimmed[0] - tiling.margin - tiling.odd * ~low_border)
+    end = np.minimum(length, trimmed[1] + tiling.margin + tiling.odd * ~high_border)
+    size = np.minimum(np.maximum(end - start, tiling.smallest), length)
+    cores = 2 * trimmed[0] + tiling.odd * low_border, 2 * trimmed[1] - tiling.odd * high_border
+    return _grown(start, end, size, length), cores
 
 
-def moving_borders(length: int, tiling: Tiling, shift: float) -> list[int]:
-    """Borders, in halves, of a lattice that moves by `shift` in 0..1 of a piece; one piece where one window holds it all."""
-    if length <= tiling.tile:
-        return [0, 2 * length]
-    first = tiling.overlap + 2 + round_down(int(shift * tiling.piece), 2)
-    return [0, *range(first, 2 * length - tiling.overlap, tiling.piece), 2 * length]
+def _grown(start: np.ndarray, end: np.ndarray, size: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """start..end made `size` long, around its middle and shifted inside the axis."""
+    start = np.clip(start - (size - (end - start)) // 2, 0, length - size)
+    return start, start + size
 
 
-def plan_windows(active: Tensor, size: tuple[int, int], tiling: Tiling, turn: int = 0) -> tuple[Window, ...]:
-    """Windows in cells over `active` (from `units_with`) of a latent of `size` = (height, width) cells.
+def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Tiling) -> list[Window]:
+    """The windows, some of them grown to the shape of others where that saves more calls than it costs cells."""
 
-    The cores are disjoint and hold every active cell. `turn` counts the positions of a moving lattice.
-    """
-    rows, columns = active.shape
-    if tiling.moving:
-        # Halton bases 2 and 3: a border does not come back near its place for as long as possible (Halton, 1960).
-        borders_y = moving_borders(rows, tiling, radical_inverse(turn + 1, 3))
-        borders_x = moving_borders(columns, tiling, radical_inverse(turn + 1, 2))
-    else:
-        borders_y, borders_x = even_borders(rows, tiling), even_borders(columns, tiling)
-    windows = []
-    for y0, y1 in pairwise(borders_y):
-        for x0, x1 in pairwise(borders_x):
-            core = _trimmed(active, Box(x0, y0, x1, y1))
-            if core is not None:
-                box = _around(core, rows, columns, tiling)
-                windows.append(Window(_in_cells(box, size, tiling.unit), _in_cells(core, size, tiling.unit)))
-    return tuple(windows)
+    def cost(shapes: Counter) -> float:
+        cells = Counter()
+        for (height, width), count in shapes.items():
+            cells[height * tiling.unit, width * tiling.unit] += count
+        return tiling.cost.of_shapes(cells, tiling.batch)
 
-
-def _trimmed(active: Tensor, piece: Box) -> Box | None:
-    """The bounding box, in halves, of the active units of a piece, no larger than the piece; None where there are none."""
-    first_x, first_y = piece.x0 // 2, piece.y0 // 2
-    part = active[first_y : ceil_div(piece.y1, 2), first_x : ceil_div(piece.x1, 2)]
-    rows, columns = part.any(1).nonzero()[:, 0].tolist(), part.any(0).nonzero()[:, 0].tolist()
-    if not rows:
-        return None
-    return Box(
-        max(piece.x0, 2 * (first_x + columns[0])),
-        max(piece.y0, 2 * (first_y + rows[0])),
-        min(piece.x1, 2 * (first_x + columns[-1] + 1)),
-        min(piece.y1, 2 * (first_y + rows[-1] + 1)),
-    )
+    shapes = Counter((window.box.height, window.box.width) for window in windows)
+    becomes = {shape: shape for shape in shapes}
+    while len(shapes) > 1:
+        merges = []
+        for small in shapes:
+            for large in shapes:
+                merged = max(small[0], large[0]), max(small[1], large[1])
+                if small != large and max(merged) <= max(tiling.tile, 1):
+                    after = Counter({shape: count for shape, count in shapes.items() if shape not in (small, large)})
+                    after[merged] += shapes[small] + shapes[large]
+                    merges.append((cost(after), small, large, merged, after))
+        if not merges or min(merges)[0] >= cost(shapes):
+            break
+        _, small, large, merged, shapes = min(merges, key=lambda merge: merge[:4])
+        becomes = {shape: merged if now in (small, large) else now for shape, now in becomes.items()}
+    return [_as_shape(window, becomes[window.box.height, window.box.width], size) for window in windows]
 
 
-def _around(core: Box, rows: int, columns: int, tiling: Tiling) -> Box:
-    x0, x1 = _span(core.x0, core.x1, columns, tiling)
-    y0, y1 = _span(core.y0, core.y1, rows, tiling)
-    return Box(x0, y0, x1, y1)
-
-
-def _span(start: int, end: int, length: int, tiling: Tiling) -> tuple[int, int]:
-    """A core's extent on one axis with half the overlap on each side, grown to one of a few sizes, shifted inside the image.
-
-    Takes halves and gives halves, but its ends are whole units of an axis of `length` units.
-    """
-    low, high = max(0, (start - tiling.overlap) // 2), min(length, ceil_div(end + tiling.overlap, 2))
-    step = max(1, tiling.tile // 4)  # few distinct sizes: windows of one shape are evaluated together
-    size = min(length, tiling.tile, round_up(max(high - low, tiling.smallest), step))
-    low = max(0, min(low - (size - (high - low)) // 2, length - size))
-    return 2 * low, 2 * (low + size)
-
-
-def _in_cells(box: Box, size: tuple[int, int], unit: int) -> Box:
-    height, width = size
-    x0, y0, x1, y1 = (edge * unit // 2 for edge in box)
-    return Box(x0, y0, min(x1, width), min(y1, height))
+def _as_shape(window: Window, shape: tuple[int, int], size: tuple[int, int]) -> Window:
+    box = window.box
+    y0, y1 = _grown(box.y0, box.y1, shape[0], size[0])
+    x0, x1 = _grown(box.x0, box.x1, shape[1], size[1])
+    return window._replace(box=Box(int(x0), int(y0), int(x1), int(y1)))

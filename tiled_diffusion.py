@@ -20,7 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .conditioning import unstack_windows, window_args
-from .planning import Tiling, Window, plan_windows, units_with
+from .planning import Cost, Planner, Tiling, Window, units_with
 from .quadtree import Box, Quadtree
 from .utils import ceil_div, cells_from_px, info, round_down, warn
 from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2img_scale
@@ -30,7 +30,12 @@ KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256, "PixArtAlpha": 1024}
 DEFAULT_NATIVE_PX = 1024
-AUTOMATIC_REACH = 1.5  # one window may be this much larger than the native side before the canvas is split
+AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
+
+# Fitted to the times of Flux-dev and SDXL on one H200 (10% off at most from 512 to 2048 px): a transformer pays for its text in
+# every window and for attention in large ones; a UNet is so light that starting a call costs as much as many cells.
+TRANSFORMER_COST = Cost(per_call=600, per_window=1700, quadratic=65_000)
+UNET_COST = Cost(per_call=112_000, per_window=0, quadratic=35_000)
 
 
 def flat(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
@@ -87,11 +92,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px."""
+    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost."""
 
     px_per_cell: int
     unit: int
     native_px: int
+    cost: Cost
 
     @classmethod
     def of(cls, model: ModelPatcher) -> Geometry:
@@ -103,7 +109,9 @@ class Geometry:
             )
         bases = [base.__name__ for base in type(model.model.model_config).__mro__]
         native_px = next((NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX)
-        return cls(latent_format.spacial_downscale_ratio, unit_cells(model.get_model_object("diffusion_model")), native_px)
+        network = model.get_model_object("diffusion_model")
+        cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
+        return cls(latent_format.spacial_downscale_ratio, unit_cells(network), native_px, cost)
 
     @property
     def px_per_unit(self) -> int:
@@ -119,8 +127,7 @@ class Geometry:
                 f"use {low} or {low + px}."
             )
         whole = ceil_div(max(height, width), self.unit)
-        reach = int(AUTOMATIC_REACH * self.native_px) // px
-        tile = settings.tile_px // px or (reach if whole <= reach else max(1, self.native_px // px))
+        tile = settings.tile_px // px or max(1, int(AUTOMATIC_REACH * self.native_px) // px)
         method = METHODS[settings.method]
         overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
         overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
@@ -129,7 +136,8 @@ class Geometry:
                 f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, more than half of tile_size "
                 f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
             )
-        return Tiling(self.unit, tile, min(tile, max(1, self.native_px // 2 // px)), overlap, method.moving)
+        smallest = min(tile, max(1, self.native_px // 2 // px))
+        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch)
 
 
 def unit_cells(diffusion_model: torch.nn.Module) -> int:
@@ -170,7 +178,6 @@ class Run:
 
     method: Method
     schedule: str
-    batch: int
     tiling: Tiling
     denoise: Tensor
     open: Tensor
@@ -181,6 +188,10 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
     latest: Step | None = None
+    planner: Planner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.planner = Planner(tuple(self.open.shape), self.tiling)
 
     @property
     def steps(self) -> int:
@@ -216,10 +227,9 @@ class Run:
     def plan(self, active: Tensor, index: int) -> tuple[Window, ...]:
         """The step's windows, planned once per set of active cells (and position of a moving lattice)."""
         active_units = units_with(active, self.tiling.unit)
-        turn = index if self.tiling.moving else 0
-        key = turn, active_units.numpy().tobytes()
+        key = index if self.tiling.moving else 0, active_units.tobytes()
         if key not in self.plans:
-            self.plans[key] = plan_windows(active_units, tuple(active.shape), self.tiling, turn)
+            self.plans[key] = self.planner.plan(active_units)
         return self.plans[key]
 
 
@@ -279,7 +289,6 @@ class TiledDiffusion:
         return Run(
             method=METHODS[self.settings.method],
             schedule=self.settings.schedule,
-            batch=self.settings.batch,
             tiling=self.geometry.tiling(self.settings, height, width),
             denoise=maps.repeat(batch // len(maps), 1, 1) if len(maps) > 1 else maps,
             open=torch.ones(height, width, dtype=torch.bool)
@@ -374,7 +383,7 @@ class TiledDiffusion:
         run = (model_options or {}).get("transformer_options", {}).get(KEY)
         if run is not None:
             tile = run.tiling.tile * run.tiling.unit
-            batched = [shape[0] * run.batch, *shape[1:-2], min(tile, shape[-2]), min(tile, shape[-1])]
+            batched = [shape[0] * run.tiling.batch, *shape[1:-2], min(tile, shape[-2]), min(tile, shape[-1])]
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options=model_options, **kwargs)
 
@@ -409,7 +418,6 @@ class TiledDiffusion:
         return Run(
             method=METHODS[self.settings.method],
             schedule=self.settings.schedule,
-            batch=self.settings.batch,
             tiling=self.geometry.tiling(self.settings, height, width),
             denoise=everything[None].double(),
             open=everything,
@@ -431,7 +439,7 @@ class TiledDiffusion:
             _count(run, noisy, 1)
             return self.evaluate(apply_model, args)  # as without this node, to the bit
         total = torch.zeros_like(noisy)
-        for batch in _batches(step.windows, run.batch):
+        for batch in _batches(step.windows, run.tiling.batch):
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
             cut = window_args(args, boxes)
