@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+from .blending import METHODS
 from .overlay import draw_overlay
 from .quadtree import LARGEST_PX, Quadtree, build_quadtree
-from .tiled_diffusion import METHODS, Settings, attach
+from .run import Settings
+from .tiled_diffusion import attach
 from .utils import checked
 from .velocity import SCHEDULES
 

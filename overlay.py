@@ -26,5 +26,5 @@ def draw_overlay(image: Tensor, tree: Quadtree, line_px: int) -> Tensor:
             torch.arange(width, device=image.device) % sides, torch.arange(height, device=image.device)[:, None] % sides
         )
         picture = picture.where((along >= line_px + 1)[..., None], picture * SHADE)
-        picture = picture.where((along >= line_px)[..., None], colour.lerp(torch.ones_like(colour), 0.35))
+        picture = picture.where((along >= line_px)[..., None], colour.lerp(torch.ones_like(colour), 0.15))
     return picture.clamp(0, 1)

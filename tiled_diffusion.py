@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -19,237 +18,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .blending import METHODS
 from .conditioning import unstack_windows, window_args
-from .planning import Cost, Planner, Tiling, Window, units_with
+from .planning import Window
 from .quadtree import Box, Quadtree
-from .utils import ceil_div, cells_from_px, info, round_down, warn
-from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2img_scale
+from .run import Geometry, Run, Settings, Step, denoise_maps
+from .utils import info, warn
+from .velocity import blend_denoised, scale_velocity
 
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
-
-# Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
-NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256, "PixArtAlpha": 1024}
-DEFAULT_NATIVE_PX = 1024
-AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
-
-# Fitted to the times of Flux-dev and SDXL on one H200 (10% off at most from 512 to 2048 px): a transformer pays for its text in
-# every window and for attention in large ones; a UNet is so light that starting a call costs as much as many cells.
-TRANSFORMER_COST = Cost(per_call=600, per_window=1700, quadratic=65_000)
-UNET_COST = Cost(per_call=112_000, per_window=0, quadratic=35_000)
-
-
-def flat(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
-    """MultiDiffusion (Bar-Tal et al. 2023): every window counts alike."""
-    return torch.ones_like(cells)
-
-
-def gaussian(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
-    """Mixture of Diffusers (Jimenez 2023): gaussian with variance 0.01, relative to the window's own length."""
-    distance = (cells - (window.start + window.stop) / 2) / (window.stop - window.start)
-    return torch.exp(-distance.square() / (2 * 0.01))
-
-
-def core_only(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
-    """SpotDiffusion (Frolov et al. 2024): no overlap; the moving lattice evens the borders out over the steps."""
-    return ((cells > core.start) & (cells < core.stop)).to(cells.dtype)
-
-
-def feathered(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
-    """Shifted Feather: a linear ramp over `margin` cells on both sides of each inner border of the core."""
-    if margin == 0:
-        return core_only(cells, window, core, length, margin)
-    rise = (cells - (core.start - margin)) / (2 * margin) if core.start > 0 else torch.ones_like(cells)
-    fall = ((core.stop + margin) - cells) / (2 * margin) if core.stop < length else torch.ones_like(cells)
-    return rise.clamp(0, 1) * fall.clamp(0, 1)
-
-
-class Method(NamedTuple):
-    weight: Callable[[Tensor, slice, slice, int, int], Tensor]
-    moving: bool
-    overlaps: bool
-
-
-METHODS = {
-    "Shifted Feather": Method(feathered, moving=True, overlaps=True),
-    "Mixture of Diffusers": Method(gaussian, moving=False, overlaps=True),
-    "MultiDiffusion": Method(flat, moving=False, overlaps=True),
-    "SpotDiffusion": Method(core_only, moving=True, overlaps=False),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user chose; lengths in image px, `tile_px` 0 = automatic."""
-
-    method: str = "Shifted Feather"
-    tile_px: int = 0
-    overlap_px: int = 64
-    batch: int = 4
-    schedule: str = "hold"
-    feather_px: int = 32
-    keep_below_px: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost."""
-
-    px_per_cell: int
-    unit: int
-    native_px: int
-    cost: Cost
-
-    @classmethod
-    def of(cls, model: ModelPatcher) -> Geometry:
-        latent_format = model.get_model_object("latent_format")
-        if latent_format.latent_dimensions == 1:
-            raise ValueError(
-                f"{type(model.model).__name__} has one-dimensional latents (audio or 3D), which cannot be cut into windows. "
-                "Connect an image model."
-            )
-        bases = [base.__name__ for base in type(model.model.model_config).__mro__]
-        native_px = next((NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX)
-        network = model.get_model_object("diffusion_model")
-        cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
-        return cls(latent_format.spacial_downscale_ratio, unit_cells(network), native_px, cost)
-
-    @property
-    def px_per_unit(self) -> int:
-        return self.px_per_cell * self.unit
-
-    def tiling(self, settings: Settings, height: int, width: int) -> Tiling:
-        """Window sizes for a latent of height x width cells; ValueError where the settings do not fit the model."""
-        px = self.px_per_unit
-        if settings.tile_px % px:
-            low = max(px, round_down(settings.tile_px, px))
-            raise ValueError(
-                f"tile_size {settings.tile_px} px does not fill whole units of this model, which are {px} px; "
-                f"use {low} or {low + px}."
-            )
-        whole = ceil_div(max(height, width), self.unit)
-        tile = settings.tile_px // px or max(1, int(AUTOMATIC_REACH * self.native_px) // px)
-        method = METHODS[settings.method]
-        overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
-        overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
-        if whole > tile and tile < 2 * overlap:
-            raise ValueError(
-                f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, more than half of tile_size "
-                f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
-            )
-        smallest = min(tile, max(1, self.native_px // 2 // px))
-        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch)
-
-
-def unit_cells(diffusion_model: torch.nn.Module) -> int:
-    """Cells at which the model may be cut: its patch, or the reduction of its UNet; 8 where it tells neither."""
-    patch = getattr(diffusion_model, "patch_size", None)
-    if isinstance(patch, (tuple, list)):
-        patch = patch[-1]
-    if isinstance(patch, int):
-        return patch
-    levels = getattr(diffusion_model, "channel_mult", None)
-    return 1 << (len(levels) - 1) if levels else 8
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run has cost so far; cells are latent cells times conds times batch."""
-
-    calls: int = 0
-    windows: int = 0
-    cells: int = 0
-    canvas_cells: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step on one device: freedom (or velocity scale) [B or 1, 1, ..., H, W], windows, and their normalised weights."""
-
-    index: int
-    device: torch.device
-    freedom: Tensor
-    windows: tuple[Window, ...]
-    weights: tuple[Tensor, ...]
-
-
-@dataclass(slots=True)
-class Run:
-    """One sampling run. `denoise` is [B or 1, H, W] float64, `open` the cells [H, W] that core's noise mask lets change."""
-
-    method: Method
-    schedule: str
-    tiling: Tiling
-    denoise: Tensor
-    open: Tensor
-    preserves: bool
-    scales: bool
-    sigmas: list[float] = field(default_factory=list)
-    clean: Tensor | None = None
-    tally: Tally = field(default_factory=Tally)
-    plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
-    latest: Step | None = None
-    planner: Planner = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.planner = Planner(tuple(self.open.shape), self.tiling)
-
-    @property
-    def steps(self) -> int:
-        return max(1, len(self.sigmas) - 1)
-
-    def freedom(self, index: int) -> Tensor:
-        """Freedom [B or 1, H, W] in 0..1 of every cell at a step."""
-        if not self.preserves:
-            return torch.ones_like(self.denoise)
-        return SCHEDULES[self.schedule](self.denoise, index, self.steps)
-
-    def kept(self) -> Tensor:
-        """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
-        return self.freedom(self.steps - 1) == 0
-
-    def step(self, sigma: float, device: torch.device, rank: int) -> Step:
-        index = step_of(sigma, self.sigmas)
-        latest = self.latest
-        if latest is not None and latest.index == index and latest.device == device:
-            return latest
-        freedom = self.freedom(index)
-        windows = self.plan((freedom > 0).any(0) & self.open, index)
-        if self.scales:
-            freedom = txt2img_scale(self.denoise, index, self.steps)
-        freedom = freedom.to(device, torch.float32)
-        freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
-        margin = self.tiling.overlap * self.tiling.unit // 2
-        weights = shares(windows, self.open.shape, self.method, margin) if len(windows) > 1 else ()
-        weights = tuple(weight.to(device, torch.float32) for weight in weights)
-        self.latest = Step(index, device, freedom, windows, weights)
-        return self.latest
-
-    def plan(self, active: Tensor, index: int) -> tuple[Window, ...]:
-        """The step's windows, planned once per set of active cells (and position of a moving lattice)."""
-        active_units = units_with(active, self.tiling.unit)
-        key = index if self.tiling.moving else 0, active_units.tobytes()
-        if key not in self.plans:
-            self.plans[key] = self.planner.plan(active_units)
-        return self.plans[key]
-
-
-def shares(windows: Sequence[Window], size: tuple[int, int], method: Method, margin: int) -> tuple[Tensor, ...]:
-    """A weight [h, w] per window; at every cell they add up to 1, to the bit where one window covers it alone.
-
-    `size` is (height, width) of the latent and `margin` half the overlap, in cells. A cell that windows hold as mere
-    context, outside of all cores, may get 0 from all.
-    """
-    raw = []
-    total = torch.zeros(size, dtype=torch.float64)
-    for window in windows:
-        rows, columns = (
-            method.weight(torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin)
-            for along, core, length in zip(window.box.slices, window.core.slices, size, strict=True)
-        )
-        raw.append(rows[:, None] * columns[None, :])
-        total[window.box.slices] += raw[-1]
-    total[total == 0] = 1
-    return tuple(weight / total[window.box.slices] for weight, window in zip(raw, windows, strict=True))
 
 
 class TiledDiffusion:
@@ -263,7 +40,7 @@ class TiledDiffusion:
         clean_latent: Tensor | None,
         previous: Callable | None,
     ) -> None:
-        self.trees = tuple(tree.keep_below(settings.keep_below_px) for tree in trees)
+        self.trees = tuple(trees)
         self.settings = settings
         self.geometry = geometry
         self.clean_latent = clean_latent
@@ -274,8 +51,7 @@ class TiledDiffusion:
         """The plan of a run on `latent` [B, C, ..., H, W]; ValueError where tree, latent and model do not fit."""
         batch, height, width = len(latent), *latent.shape[-2:]
         self._check_latent(latent)
-        feather = cells_from_px(self.settings.feather_px, self.geometry.px_per_cell)
-        maps = torch.stack([tree.denoise_map(height, width, feather) for tree in self.trees])
+        maps = denoise_maps(self.trees, self.settings, self.geometry, height, width)
         has_noise = bool(noise.count_nonzero())
         has_image = bool(latent.count_nonzero())
         preserves = self.clean_latent is not None or (has_noise and has_image)

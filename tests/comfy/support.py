@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.quadtree import Leaf, Quadtree
-from quadtree_pack.tiled_diffusion import Settings, attach
+from quadtree_pack.run import Settings
+from quadtree_pack.tiled_diffusion import attach
 from torch import Tensor
 
 from .tiny_models import Entry

@@ -13,10 +13,11 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from quadtree_pack.blending import METHODS
 from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
 from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
 from quadtree_pack.tests.conftest import ROOT
-from quadtree_pack.tiled_diffusion import KEY, METHODS
+from quadtree_pack.tiled_diffusion import KEY
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS

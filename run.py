@@ -1,0 +1,206 @@
+"""One sampling run: what the user chose, what the model is, and which cells are free and which windows are due at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blending import METHODS, Method, shares
+from .planning import Cost, Planner, Tiling, Window, units_with
+from .quadtree import Quadtree
+from .utils import ceil_div, cells_from_px, round_down
+from .velocity import SCHEDULES, step_of, txt2img_scale
+
+# Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
+NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256, "PixArtAlpha": 1024}
+DEFAULT_NATIVE_PX = 1024
+AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
+
+# Fitted to the times of Flux-dev and SDXL on one H200 (10% off at most from 512 to 2048 px): a transformer pays for its text in
+# every window and for attention in large ones; a UNet is so light that starting a call costs as much as many cells.
+TRANSFORMER_COST = Cost(per_call=600, per_window=1700, quadratic=65_000)
+UNET_COST = Cost(per_call=112_000, per_window=0, quadratic=35_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose; lengths in image px, `tile_px` 0 = automatic."""
+
+    method: str = "Shifted Feather"
+    tile_px: int = 0
+    overlap_px: int = 64
+    batch: int = 4
+    schedule: str = "hold"
+    feather_px: int = 32
+    keep_below_px: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost."""
+
+    px_per_cell: int
+    unit: int
+    native_px: int
+    cost: Cost
+
+    @classmethod
+    def of(cls, model: Any) -> Geometry:
+        """Of a ModelPatcher; ValueError where its latents cannot be cut."""
+        latent_format = model.get_model_object("latent_format")
+        if latent_format.latent_dimensions == 1:
+            raise ValueError(
+                f"{type(model.model).__name__} has one-dimensional latents (audio or 3D), which cannot be cut into windows. "
+                "Connect an image model."
+            )
+        bases = [base.__name__ for base in type(model.model.model_config).__mro__]
+        native_px = next((NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX)
+        network = model.get_model_object("diffusion_model")
+        cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
+        return cls(latent_format.spacial_downscale_ratio, unit_cells(network), native_px, cost)
+
+    @property
+    def px_per_unit(self) -> int:
+        return self.px_per_cell * self.unit
+
+    def tiling(self, settings: Settings, height: int, width: int) -> Tiling:
+        """Window sizes for a latent of height x width cells; ValueError where the settings do not fit the model."""
+        px = self.px_per_unit
+        if settings.tile_px % px:
+            low = max(px, round_down(settings.tile_px, px))
+            raise ValueError(
+                f"tile_size {settings.tile_px} px does not fill whole units of this model, which are {px} px; "
+                f"use {low} or {low + px}."
+            )
+        whole = ceil_div(max(height, width), self.unit)
+        tile = settings.tile_px // px or max(1, int(AUTOMATIC_REACH * self.native_px) // px)
+        method = METHODS[settings.method]
+        overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
+        overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
+        if whole > tile and tile < 2 * overlap:
+            raise ValueError(
+                f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, more than half of tile_size "
+                f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
+            )
+        smallest = min(tile, max(1, self.native_px // 2 // px))
+        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch)
+
+
+def unit_cells(diffusion_model: torch.nn.Module) -> int:
+    """Cells at which the model may be cut: its patch, or the reduction of its UNet; 8 where it tells neither."""
+    patch = getattr(diffusion_model, "patch_size", None)
+    if isinstance(patch, (tuple, list)):
+        patch = patch[-1]
+    if isinstance(patch, int):
+        return patch
+    levels = getattr(diffusion_model, "channel_mult", None)
+    return 1 << (len(levels) - 1) if levels else 8
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has cost so far; cells are latent cells times conds times batch."""
+
+    calls: int = 0
+    windows: int = 0
+    cells: int = 0
+    canvas_cells: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step on one device: freedom (or velocity scale) [B or 1, 1, ..., H, W], windows, and their normalised weights."""
+
+    index: int
+    device: torch.device
+    freedom: Tensor
+    windows: tuple[Window, ...]
+    weights: tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class Run:
+    """One sampling run. `denoise` is [B or 1, H, W] float64, `open` the cells [H, W] that core's noise mask lets change."""
+
+    method: Method
+    schedule: str
+    tiling: Tiling
+    denoise: Tensor
+    open: Tensor
+    preserves: bool
+    scales: bool
+    sigmas: list[float] = field(default_factory=list)
+    clean: Tensor | None = None
+    tally: Tally = field(default_factory=Tally)
+    plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
+    latest: Step | None = None
+    planner: Planner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.planner = Planner(tuple(self.open.shape), self.tiling)
+
+    @property
+    def steps(self) -> int:
+        return max(1, len(self.sigmas) - 1)
+
+    def freedom(self, index: int) -> Tensor:
+        """Freedom [B or 1, H, W] in 0..1 of every cell at a step."""
+        if not self.preserves:
+            return torch.ones_like(self.denoise)
+        return SCHEDULES[self.schedule](self.denoise, index, self.steps)
+
+    def kept(self) -> Tensor:
+        """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
+        return self.freedom(self.steps - 1) == 0
+
+    def step(self, sigma: float, device: torch.device, rank: int) -> Step:
+        index = step_of(sigma, self.sigmas)
+        latest = self.latest
+        if latest is not None and latest.index == index and latest.device == device:
+            return latest
+        windows = self.windows(index)
+        freedom = txt2img_scale(self.denoise, index, self.steps) if self.scales else self.freedom(index)
+        freedom = freedom.to(device, torch.float32)
+        freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
+        margin = self.tiling.overlap * self.tiling.unit // 2
+        weights = shares(windows, self.open.shape, self.method, margin) if len(windows) > 1 else ()
+        weights = tuple(weight.to(device, torch.float32) for weight in weights)
+        self.latest = Step(index, device, freedom, windows, weights)
+        return self.latest
+
+    def windows(self, index: int) -> tuple[Window, ...]:
+        """The windows of a step, planned once per set of active cells (and per position of a moving lattice)."""
+        active = units_with((self.freedom(index) > 0).any(0) & self.open, self.tiling.unit)
+        key = index if self.tiling.moving else 0, active.tobytes()
+        if key not in self.plans:
+            self.plans[key] = self.planner.plan(active)
+        return self.plans[key]
+
+
+def denoise_maps(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int) -> Tensor:
+    """Denoise per cell of each tree, float64 [trees, height, width] in 0..1, with what the settings change about it."""
+    feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
+    return torch.stack([tree.keep_below(settings.keep_below_px).denoise_map(height, width, feather) for tree in trees])
+
+
+def estimate(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, steps: int, height: int, width: int) -> float:
+    """Share of the full model cost, in evaluated cells, that a run of `steps` steps on height x width cells takes.
+
+    The run plans as it would when sampling, so for samplers that call the model once a step the share is exact.
+    """
+    run = Run(
+        method=METHODS[settings.method],
+        schedule=settings.schedule,
+        tiling=geometry.tiling(settings, height, width),
+        denoise=denoise_maps(trees, settings, geometry, height, width),
+        open=torch.ones(height, width, dtype=torch.bool),
+        preserves=True,
+        scales=False,
+        sigmas=[float(steps - step) for step in range(steps + 1)],
+    )
+    cells = sum(window.box.width * window.box.height for step in range(steps) for window in run.windows(step))
+    return cells / (steps * height * width)
