@@ -39,14 +39,32 @@ def unstack_windows(value: Tensor, windows: int, conds: int) -> tuple[Tensor, ..
     return tuple(part.flatten(0, 1) for part in value.unflatten(0, (conds, windows, -1)).unbind(1))
 
 
+# Conditioning that would go to every window uncut, silently wrong: what the user sees it as.
+UNCUT_ENTRIES = {"control": "ControlNet or T2I-Adapter", "attention_mask_img_shape": "a style model (Redux) with a strength"}
+UNCUT_PATCHES = {
+    "Gligen": "GLIGEN boxes",
+    "DiffSynthCnetPatch": "a DiffSynth ControlNet",
+    "ZImageControlPatch": "a Z-Image ControlNet",
+    "WanUni3CCnetPatch": "a Uni3C ControlNet",
+}
+
+
+def _refuse(c: dict[str, Any]) -> None:
+    lists = c.get("transformer_options", {}).get("patches", {}).values()
+    names = {getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0] for patches in lists for patch in patches}
+    uncut = [what for key, what in UNCUT_ENTRIES.items() if c.get(key) is not None]
+    uncut += [what for name, what in UNCUT_PATCHES.items() if name in names]
+    if uncut:
+        raise ValueError(
+            f"Quadtree Diffusion cannot cut {uncut[0]} into windows yet. Remove it, or set tile_size to at least the image's "
+            "longer side (with ControlNet that is enough; otherwise also min_denoise = max_denoise)."
+        )
+
+
 def window_args(args: dict[str, Any], boxes: Sequence[Box]) -> dict[str, Any]:
     """The arguments of a model-function wrapper for a batch of windows of one shape; nothing of `args` is changed."""
     noisy, conds = args["input"], len(args["cond_or_uncond"])
-    if args["c"].get("control") is not None:
-        raise ValueError(
-            "Quadtree Diffusion cannot cut ControlNet or T2I-Adapter hints into windows yet. Remove the control, or set "
-            "tile_size to at least the image's longer side and min_denoise above 0, so that one window covers the image."
-        )
+    _refuse(args["c"])
 
     def repeat(value: Any) -> Any:
         has_rows = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == len(noisy)

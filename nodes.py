@@ -117,8 +117,9 @@ class QuadtreeVisualizer(io.ComfyNode):
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = _masks(mask, len(_checked_image(image)))
         trees = tuple(build_quadtree(picture, mask=limit, **limits) for picture, limit in zip(image, masks, strict=True))
-        pictures = torch.stack([draw_overlay(picture, tree, line_px) for picture, tree in zip(image, trees, strict=True)])
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
+        drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
+        pictures = torch.stack(list(drawn))
         return io.NodeOutput(pictures, trees, maps)
 
 
@@ -198,13 +199,15 @@ class QuadtreeDiffusion(io.ComfyNode):
                     min=0,
                     max=MAX_PX,
                     step=8,
-                    tooltip="Tiles with a side below this many px are kept as they are. 0 = none.",
+                    tooltip="Tiles with a side below this many px, of the image that the quadtree was built from, are kept as "
+                    "they are. 0 = none.",
                 ),
                 io.Latent.Input(
                     "clean_latent",
                     optional=True,
                     tooltip="What to preserve, where the latent that is sampled is itself noisy (the second stage of a "
-                    "KSampler (Advanced) chain). Empty = the latent that is sampled.",
+                    "KSampler (Advanced) chain; a tile's denoise counts the steps of that stage alone). Empty = the latent "
+                    "that is sampled.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],
@@ -254,8 +257,8 @@ def _masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
     """One mask [h, w] per image; a single mask serves them all."""
     if mask is None:
         return [None] * images
-    mask = mask.reshape(-1, *mask.shape[-2:])
-    if mask.numel() == 0 or len(mask) not in (1, images):
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3 or mask.numel() == 0 or len(mask) not in (1, images):
         raise ValueError(f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image.")
     return list(mask.expand(images, -1, -1))
 

@@ -10,21 +10,29 @@ from .quadtree import Quadtree
 KEEP = (0.10, 0.35, 1.00)  # blue at denoise 0
 REGENERATE = (1.00, 0.15, 0.05)  # red at denoise 1
 TINT = 0.35  # share of the colour in a leaf's area; the photo stays readable
-SHADE = 0.4  # brightness beside a border, so that it shows on bright photos; the border itself shows on dark ones
+LIGHT = 0.15  # share of white in a border, so that it shows on dark photos
+SHADE = 0.4  # brightness beside a border, so that it shows on bright photos
+BAND_ROWS = 256  # drawn at once: an 8192 px picture would else need five times its own memory
 
 
-def draw_overlay(image: Tensor, tree: Quadtree, line_px: int) -> Tensor:
-    """`image` [H, W, C >= 3] in 0..1, tinted by denoise from blue to red, with leaf borders, as [H, W, 3] in 0..1."""
-    height, width = image.shape[:2]
-    denoise = tree.denoise_map(height, width).to(image)[..., None]
-    colour = torch.lerp(image.new_tensor(KEEP), image.new_tensor(REGENERATE), denoise)
-    picture = torch.lerp(image[..., :3].expand(-1, -1, 3), colour, TINT)
-    if line_px > 0:
-        sides = tree.side_map().to(image.device)
+def draw_overlay(image: Tensor, denoise: Tensor, tree: Quadtree, line_px: int) -> Tensor:
+    """`image` [H, W, 1, 3 or 4] in 0..1 as [H, W, 3], tinted by `denoise` [H, W] from blue to red, with leaf borders."""
+    picture = image.new_empty(*image.shape[:2], 3)
+    grid, block_px = tree.side_grid()
+    x, y = (torch.arange(length) for length in (tree.width, tree.height))
+    for rows in y.split(BAND_ROWS):
+        sides = grid[rows // block_px][:, x // block_px]
         # Leaves lie on the grid of their own side, so the remainder is the distance from the leaf's left or top edge.
-        along = torch.minimum(
-            torch.arange(width, device=image.device) % sides, torch.arange(height, device=image.device)[:, None] % sides
-        )
-        picture = picture.where((along >= line_px + 1)[..., None], picture * SHADE)
-        picture = picture.where((along >= line_px)[..., None], colour.lerp(torch.ones_like(colour), 0.15))
+        distance = torch.minimum(x % sides, rows[:, None] % sides).to(image.device)
+        band = slice(int(rows[0]), int(rows[-1]) + 1)
+        picture[band] = _drawn(image[band, :, :3], denoise[band].to(image), distance, line_px)
+    return picture
+
+
+def _drawn(image: Tensor, denoise: Tensor, distance: Tensor, line_px: int) -> Tensor:
+    colour = torch.lerp(image.new_tensor(KEEP), image.new_tensor(REGENERATE), denoise[..., None])
+    picture = torch.lerp(image.expand(-1, -1, 3), colour, TINT)
+    if line_px > 0:
+        picture = picture.where((distance > line_px)[..., None], picture * SHADE)
+        picture = picture.where((distance >= line_px)[..., None], colour.lerp(torch.ones_like(colour), LIGHT))
     return picture.clamp(0, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import Tensor
 from .utils import ceil_div, round_down, round_up
 
 GRID_PX = 8  # leaves begin and end on this px grid; the detail measure is summed on it
-BAND_BYTES = 3 << 20  # float64 working set of the detail measure: one band of rows that stays in the CPU's cache
+BAND_BYTES = 12 << 20  # float64 working set of the detail measure: one band of rows that stays in the CPU's cache
 JSON_VERSION = 1
 LARGEST_PX = 1 << 16
 
@@ -110,11 +111,10 @@ class Quadtree:
             values = values * self.mask.resampled(height_cells, width_cells)
         return values
 
-    def side_map(self) -> Tensor:
-        """Side in px of the leaf at each image px, int64 [height, width]."""
+    def side_grid(self) -> tuple[Tensor, int]:
+        """Side in px of the leaf at each block of the smallest leaf's side: (int64 [rows, columns], that side in px)."""
         grid, side = self._painted(leaf.side for leaf in self.leaves)
-        px = grid.long().repeat_interleave(side, 0).repeat_interleave(side, 1)
-        return px[: self.height, : self.width]
+        return grid.long(), side
 
     def _sampled(self, height: int, width: int) -> Tensor:
         """Area means of the leaves, [height, width], capped by the leaf at each cell's centre."""
@@ -176,7 +176,7 @@ class Quadtree:
             mask = data["mask"] and Mask(*data["mask"][:2], _unpacked(data["mask"][2]))
             tree = cls(*size, int(data["root_px"]), leaves, mask)
             tree._check_structure()
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError, zlib.error) as error:
             raise ValueError(f"This text is not a quadtree as to_json writes it: {error}.") from error
         return tree
 
@@ -193,14 +193,16 @@ class Quadtree:
                 raise ValueError(f"{leaf} has a place or side that is no whole number")
             if leaf.side not in sides or leaf.x0 % leaf.side or leaf.y0 % leaf.side or min(leaf[:2]) < 0:
                 raise ValueError(f"{leaf} does not lie on the grid of a {self.root_px} px root")
-            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1:
-                raise ValueError(f"{leaf} lies outside the image or has a denoise outside 0..1")
+            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1 or not leaf.detail >= 0:
+                raise ValueError(f"{leaf} lies outside the image, has a denoise outside 0..1 or a detail below 0")
         cover, side = self._painted(1.0 for _ in self.leaves)
         cover = cover[: ceil_div(self.height, side), : ceil_div(self.width, side)]
         if not bool(cover.eq(1).all()):
             raise ValueError("the leaves do not cover the image exactly once")
-        if self.mask is not None and len(self.mask.levels) != self.mask.width * self.mask.height:
-            raise ValueError("the mask's bytes do not fill its width x height")
+        if self.mask is not None:
+            size = self.mask.width, self.mask.height
+            if any(type(side) is not int or side <= 0 for side in size) or len(self.mask.levels) != math.prod(size):
+                raise ValueError("the mask's bytes do not fill its width x height")
 
 
 def build_quadtree(
@@ -281,8 +283,10 @@ def _cell_sums(image: Tensor) -> Tensor:
     columns = ceil_div(width, GRID_PX)
     band_rows = max(1, BAND_BYTES // (GRID_PX * width * 3 * 8)) * GRID_PX
     sums = torch.empty(ceil_div(height, GRID_PX), columns, 5, dtype=torch.float64, device=image.device)
+    buffer = sums.new_empty(min(band_rows, height), width, 3)  # one for all bands: fresh memory would cost more than the sums
     for y in range(0, height, band_rows):
-        band = image[y : y + band_rows, :, :3].double().expand(-1, -1, 3).contiguous()
+        part = image[y : y + band_rows, :, :3]
+        band = buffer[: len(part)].copy_(part)
         out = sums[y // GRID_PX : ceil_div(y + len(band), GRID_PX)]
         out[..., :3] = _summed(band)
         out[..., 3] = _summed(band.square_()).sum(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from .blending import METHODS, Method, shares
 from .planning import Cost, Planner, Tiling, Window, units_with
 from .quadtree import Quadtree
 from .utils import ceil_div, cells_from_px, round_down
-from .velocity import SCHEDULES, step_of, txt2img_scale
+from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2img_scale
 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
-NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256, "PixArtAlpha": 1024}
+NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
 DEFAULT_NATIVE_PX = 1024
 AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
 
@@ -122,17 +123,25 @@ class Step:
     weights: tuple[Tensor, ...]
 
 
+class Mode(Enum):
+    """What the quadtree means for a run."""
+
+    PRESERVE = "hold every cell to the clean latent as its denoise says"
+    SCALE = "text to image: there is nothing to hold to, so slow the velocity"
+    FREE = "a noisy latent whose clean one is not known: windows only"
+
+
 @dataclass(slots=True)
 class Run:
     """One sampling run. `denoise` is [B or 1, H, W] float64, `open` the cells [H, W] that core's noise mask lets change."""
 
+    owner: object  # the node's patch that opened it: of two in one chain only the later one acts
     method: Method
     schedule: str
     tiling: Tiling
     denoise: Tensor
     open: Tensor
-    preserves: bool
-    scales: bool
+    mode: Mode
     sigmas: list[float] = field(default_factory=list)
     clean: Tensor | None = None
     tally: Tally = field(default_factory=Tally)
@@ -149,7 +158,7 @@ class Run:
 
     def freedom(self, index: int) -> Tensor:
         """Freedom [B or 1, H, W] in 0..1 of every cell at a step."""
-        if not self.preserves:
+        if self.mode is not Mode.PRESERVE:
             return torch.ones_like(self.denoise)
         return SCHEDULES[self.schedule](self.denoise, index, self.steps)
 
@@ -157,13 +166,27 @@ class Run:
         """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
         return self.freedom(self.steps - 1) == 0
 
+    def blended(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
+        """What the sampler gets for the model's `denoised` [conds * B, C, ..., H, W]."""
+        rows = max(len(step.freedom), 1 if self.clean is None else len(self.clean))
+        noisy, denoised = (part.unflatten(0, (-1, rows)) for part in (noisy, denoised))
+        if self.mode is Mode.PRESERVE:
+            denoised = blend_denoised(denoised, self.clean.to(noisy), step.freedom)
+        elif self.mode is Mode.SCALE:
+            denoised = scale_velocity(noisy, denoised, step.freedom)
+        return denoised.flatten(0, 1)
+
     def step(self, sigma: float, device: torch.device, rank: int) -> Step:
+        """What is due at a model call at `sigma`, for latents of `rank` dimensions on `device`."""
         index = step_of(sigma, self.sigmas)
         latest = self.latest
         if latest is not None and latest.index == index and latest.device == device:
             return latest
         windows = self.windows(index)
-        freedom = txt2img_scale(self.denoise, index, self.steps) if self.scales else self.freedom(index)
+        if self.mode is Mode.SCALE:
+            freedom = txt2img_scale(self.denoise, index, self.steps)
+        else:
+            freedom = self.freedom(index).where(self.open, 0.0)  # what core's mask closes is held, too
         freedom = freedom.to(device, torch.float32)
         freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
         margin = self.tiling.overlap * self.tiling.unit // 2
@@ -181,6 +204,27 @@ class Run:
         return self.plans[key]
 
 
+def new_run(
+    owner: object,
+    settings: Settings,
+    geometry: Geometry,
+    denoise: Tensor,
+    *,
+    open_cells: Tensor | None = None,
+    mode: Mode = Mode.PRESERVE,
+) -> Run:
+    """A run on latents of `denoise`'s [B or 1, H, W]; all cells are open unless told otherwise."""
+    return Run(
+        owner,
+        METHODS[settings.method],
+        settings.schedule,
+        geometry.tiling(settings, *denoise.shape[-2:]),
+        denoise,
+        torch.ones(denoise.shape[-2:], dtype=torch.bool) if open_cells is None else open_cells,
+        mode,
+    )
+
+
 def denoise_maps(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int) -> Tensor:
     """Denoise per cell of each tree, float64 [trees, height, width] in 0..1, with what the settings change about it."""
     feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
@@ -192,15 +236,7 @@ def estimate(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, 
 
     The run plans as it would when sampling, so for samplers that call the model once a step the share is exact.
     """
-    run = Run(
-        method=METHODS[settings.method],
-        schedule=settings.schedule,
-        tiling=geometry.tiling(settings, height, width),
-        denoise=denoise_maps(trees, settings, geometry, height, width),
-        open=torch.ones(height, width, dtype=torch.bool),
-        preserves=True,
-        scales=False,
-        sigmas=[float(steps - step) for step in range(steps + 1)],
-    )
+    run = new_run(None, settings, geometry, denoise_maps(trees, settings, geometry, height, width))
+    run.sigmas = [float(steps - step) for step in range(steps + 1)]
     cells = sum(window.box.width * window.box.height for step in range(steps) for window in run.windows(step))
     return cells / (steps * height * width)

@@ -18,13 +18,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .blending import METHODS
 from .conditioning import unstack_windows, window_args
 from .planning import Window
 from .quadtree import Box, Quadtree
-from .run import Geometry, Run, Settings, Step, denoise_maps
+from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run
 from .utils import info, warn
-from .velocity import blend_denoised, scale_velocity
 
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
 
@@ -45,34 +43,34 @@ class TiledDiffusion:
         self.geometry = geometry
         self.clean_latent = clean_latent
         self.previous = previous
-        self.warned = False
 
-    def open_run(self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None, mask_is_final: bool) -> Run:
+    def open_run(self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None) -> Run:
         """The plan of a run on `latent` [B, C, ..., H, W]; ValueError where tree, latent and model do not fit."""
-        batch, height, width = len(latent), *latent.shape[-2:]
-        self._check_latent(latent)
-        maps = denoise_maps(self.trees, self.settings, self.geometry, height, width)
-        has_noise = bool(noise.count_nonzero())
-        has_image = bool(latent.count_nonzero())
-        preserves = self.clean_latent is not None or (has_noise and has_image)
-        if not preserves and has_image:
+        maps = denoise_maps(self.trees, self.settings, self.geometry, *latent.shape[-2:])
+        maps = maps.repeat(len(latent) // len(maps), 1, 1) if len(maps) > 1 else maps
+        open_cells = None if noise_mask is None else (noise_mask > 0).flatten(0, -3).any(0).cpu()
+        mode = self._mode(noise, latent)
+        return new_run(self, self.settings, self.geometry, maps, open_cells=open_cells, mode=mode)
+
+    def _mode(self, noise: Tensor, latent: Tensor) -> Mode:
+        if self.clean_latent is not None:
+            return Mode.PRESERVE
+        filled = latent.ne(0).any(1).flatten(-2).any(-1)  # per image, and per frame
+        if not bool(filled.any()):
+            info("the latent is empty (text to image): nothing to preserve; denoise only slows the velocity of calm regions.")
+            return Mode.SCALE
+        if not bool(filled.all()):
+            raise ValueError(
+                "Some images or frames of this latent are empty (all zero) and others are not; there is nothing to preserve in "
+                "the empty ones. Sample them without Quadtree Diffusion, or connect clean_latent."
+            )
+        if not bool(noise.count_nonzero()):
             info(
                 "no noise is added to this latent, so it is taken as noisy: nothing is preserved. "
                 "Connect clean_latent to preserve."
             )
-        elif not preserves:
-            info("the latent is empty (text to image): nothing to preserve; denoise only slows the velocity of calm regions.")
-        return Run(
-            method=METHODS[self.settings.method],
-            schedule=self.settings.schedule,
-            tiling=self.geometry.tiling(self.settings, height, width),
-            denoise=maps.repeat(batch // len(maps), 1, 1) if len(maps) > 1 else maps,
-            open=torch.ones(height, width, dtype=torch.bool)
-            if noise_mask is None or not mask_is_final
-            else (noise_mask > 0).flatten(0, -3).any(0).cpu(),
-            preserves=preserves,
-            scales=not preserves and not has_image,
-        )
+            return Mode.FREE
+        return Mode.PRESERVE
 
     def _check_latent(self, latent: Tensor) -> None:
         if latent.ndim < 4:
@@ -87,11 +85,19 @@ class TiledDiffusion:
             )
         for tree in self.trees:
             tree.check_fits(*latent.shape[-2:])
-        if self.clean_latent is not None and self.clean_latent.shape[1:] != latent.shape[1:]:
+
+    def _clean_like(self, latent: Tensor) -> Tensor:
+        """What is preserved, as the caller gave it: `clean_latent`, or the latent that is sampled."""
+        if self.clean_latent is None:
+            return latent
+        clean = self.clean_latent
+        clean = clean.unsqueeze(2) if clean.ndim == 4 and latent.ndim == 5 else clean  # as core does for stills
+        if clean.shape[1:] != latent.shape[1:] or len(clean) not in (1, len(latent)):
             raise ValueError(
-                f"clean_latent has shape {tuple(self.clean_latent.shape)}, but the latent that is sampled has "
-                f"{tuple(latent.shape)}; both must be of one size."
+                f"clean_latent has shape {tuple(clean.shape)}, but the latent that is sampled has {tuple(latent.shape)}; "
+                "both must be of one size, with one clean latent, or one for each of the batch."
             )
+        return clean
 
     def outer_sample(
         self,
@@ -106,8 +112,12 @@ class TiledDiffusion:
     ) -> Tensor:
         """Core's OUTER_SAMPLE: opens the Run, and copies what no step freed from the caller's own latent."""
         options = executor.class_obj.model_options
+        _refuse(options)
+        self._check_latent(latent)
+        clean = self._clean_like(latent)
+        # A mask that a function redraws at every step (Differential Diffusion) says nothing about the whole run.
+        run = self.open_run(noise, latent, None if "denoise_mask_function" in options else noise_mask)
         carrier = options.setdefault("transformer_options", {})
-        run = self.open_run(noise, latent, noise_mask, "denoise_mask_function" not in options)
         carrier[KEY] = run
         try:
             samples = executor(noise, latent, sampler, sigmas, noise_mask, *args, **kwargs)
@@ -115,13 +125,11 @@ class TiledDiffusion:
             del carrier[KEY]
         if not run.sigmas:
             return samples
-        if run.preserves and run.sigmas[-1] == 0:
-            samples = self._restored(samples, latent if self.clean_latent is None else self.clean_latent, run.kept())
         _report(run)
-        return samples
-
-    def _restored(self, samples: Tensor, clean: Tensor, kept: Tensor) -> Tensor:
-        """Samplers end with rounding noise, and leaving the model's space rounds: kept cells are copied, not computed."""
+        if run.mode is not Mode.PRESERVE or run.sigmas[-1] > 0:
+            return samples
+        # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are copied, not computed.
+        kept = run.kept()
         kept = kept.view(len(kept), *[1] * (samples.ndim - 3), *kept.shape[-2:]).to(samples.device)
         return torch.where(kept, clean.to(samples), samples)
 
@@ -143,7 +151,7 @@ class TiledDiffusion:
             run.sigmas = _checked_sigmas(sigmas)
             run.clean = latent
             if self.clean_latent is not None:
-                run.clean = guider.inner_model.process_latent_in(self.clean_latent.to(latent))
+                run.clean = guider.inner_model.process_latent_in(self._clean_like(latent).to(latent))
         return executor(guider, sigmas, extra_args, callback, noise, latent, *args, **kwargs)
 
     def prepare_sampling(
@@ -152,55 +160,51 @@ class TiledDiffusion:
         model: ModelPatcher,
         shape: Sequence[int],
         conds: Any,
-        model_options: dict | None = None,
+        model_options: dict,
+        *args: Any,
         **kwargs: Any,
     ) -> Any:
         """Core's PREPARE_SAMPLING: asks for the memory of the largest batch of windows instead of the whole latent."""
-        run = (model_options or {}).get("transformer_options", {}).get(KEY)
+        run = model_options.get("transformer_options", {}).get(KEY)
         if run is not None:
             tile = run.tiling.tile * run.tiling.unit
             batched = [shape[0] * run.tiling.batch, *shape[1:-2], min(tile, shape[-2]), min(tile, shape[-1])]
             shape = min(batched, list(shape), key=math.prod)
-        return executor(model, shape, conds, model_options=model_options, **kwargs)
+        return executor(model, shape, conds, model_options, *args, **kwargs)
+
+    def predict_noise(self, executor: Callable, noisy: Tensor, sigma: Tensor, model_options: dict, *args: Any) -> Tensor:
+        """Core's PREDICT_NOISE: holds held cells once more after guidance, which may mix the whole image (RescaleCFG)."""
+        denoised = executor(noisy, sigma, model_options, *args)
+        run = model_options.get("transformer_options", {}).get(KEY)
+        if run is None or run.mode is not Mode.PRESERVE or not run.sigmas:
+            return denoised
+        held = run.step(float(sigma.flatten()[0]), noisy.device, noisy.ndim).freedom == 0
+        return torch.where(held, run.clean.to(denoised), denoised)
 
     def __call__(self, apply_model: Callable, args: dict[str, Any]) -> Tensor:
         """The model-function wrapper: `denoised` [rows, C, ..., H, W] for `args["input"]` of the same shape."""
-        noisy, conds = args["input"], len(args["cond_or_uncond"])
+        noisy = args["input"]
         run = args["c"].get("transformer_options", {}).get(KEY)
         if run is None or not run.sigmas:
             run = self._run_without_hooks(noisy)
+        if run.owner is not self:
+            return self.evaluate(apply_model, args)
         if noisy.shape[-2:] != run.open.shape:
             raise ValueError(
                 f"A conditioning area of {noisy.shape[-1]} x {noisy.shape[-2]} cells reached Quadtree Diffusion, which cannot "
-                "place areas yet. Use Conditioning (Set Mask) instead of Conditioning (Set Area)."
+                'place areas yet. Use Conditioning (Set Mask) with set_cond_area "default".'
             )
         step = run.step(float(args["timestep"][0]), noisy.device, noisy.ndim)
-        run.tally.canvas_cells += noisy.shape[0] * noisy[0, 0].numel()
-        denoised = self.evaluate_windows(apply_model, args, run, step)
-        if run.scales:
-            by_cond = noisy.unflatten(0, (conds, -1)), denoised.unflatten(0, (conds, -1))
-            return scale_velocity(*by_cond, step.freedom).flatten(0, 1)
-        if not run.preserves:
-            return denoised
-        return blend_denoised(denoised.unflatten(0, (conds, -1)), run.clean.to(noisy)[None], step.freedom).flatten(0, 1)
+        run.tally.canvas_cells += _cells(noisy)
+        return run.blended(noisy, self.evaluate_windows(apply_model, args, run, step), step)
 
     def _run_without_hooks(self, noisy: Tensor) -> Run:
         """For a sampler that bypasses core's hooks: windows, but nothing is preserved."""
-        if not self.warned:
-            warn("the model is called outside of core's sampling hooks, so nothing can be preserved; windows only.")
-            self.warned = True
-        height, width = noisy.shape[-2:]
-        everything = torch.ones(height, width, dtype=torch.bool)
-        return Run(
-            method=METHODS[self.settings.method],
-            schedule=self.settings.schedule,
-            tiling=self.geometry.tiling(self.settings, height, width),
-            denoise=everything[None].double(),
-            open=everything,
-            preserves=False,
-            scales=False,
-            sigmas=[math.inf, 0.0],
-        )
+        warn("the model is called outside of core's sampling hooks, so nothing can be preserved; windows only.")
+        everything = torch.ones(1, *noisy.shape[-2:], dtype=torch.float64)
+        run = new_run(self, self.settings, self.geometry, everything, mode=Mode.FREE)
+        run.sigmas = [math.inf, 0.0]
+        return run
 
     def evaluate(self, apply_model: Callable, args: dict[str, Any]) -> Tensor:
         if self.previous is not None:
@@ -211,7 +215,10 @@ class TiledDiffusion:
         """Denoised of the step's windows, blended; 0 where no window reaches."""
         noisy, conds = args["input"], len(args["cond_or_uncond"])
         height, width = run.open.shape
-        if len(step.windows) == 1 and step.windows[0].box == Box(0, 0, width, height):
+        whole = [window.box for window in step.windows] == [Box(0, 0, width, height)]
+        # ControlNet hints are not cut yet, but an image that one window can hold needs no cut.
+        fits = max(height, width) <= run.tiling.tile * run.tiling.unit
+        if whole or (step.windows and fits and args["c"].get("control") is not None):
             _count(run, noisy, 1)
             return self.evaluate(apply_model, args)  # as without this node, to the bit
         total = torch.zeros_like(noisy)
@@ -237,30 +244,69 @@ def _batches(windows: Sequence[Window], most: int) -> list[list[int]]:
 def _count(run: Run, evaluated: Tensor, windows: int) -> None:
     run.tally.calls += 1
     run.tally.windows += windows
-    run.tally.cells += evaluated.shape[0] * evaluated[0, 0].numel()
+    run.tally.cells += _cells(evaluated)
+
+
+def _cells(latent: Tensor) -> int:
+    """Latent cells of all rows of [rows, C, ..., H, W]."""
+    return latent[:, 0].numel()
 
 
 def _report(run: Run) -> None:
     tally = run.tally
+    if tally.canvas_cells == 0:
+        warn("another node replaced the model function wrapper after Quadtree Diffusion, so it had no effect on the model.")
+        return
     info(
         "%d model calls on %d windows in %d steps, %.1f%% of the full model cost, %.1f%% of the latent kept",
         tally.calls,
         tally.windows,
         run.steps,
-        100 * tally.cells / max(1, tally.canvas_cells),
-        100 * float(run.kept().double().mean()) if run.preserves else 0.0,
+        100 * tally.cells / tally.canvas_cells,
+        100 * float(run.kept().double().mean()),
     )
 
 
 def _checked_sigmas(sigmas: Tensor) -> list[float]:
     values = sigmas.detach().double().cpu().tolist()
-    if any(below > here for here, below in pairwise(values)):
-        raise ValueError(
-            f"The sigmas of this run rise ({values[0]:.4g} to {max(values):.4g}); "
-            "Quadtree Diffusion needs sigmas that fall. Do not patch the model that adds noise (unsampling), only the one "
-            "that removes it."
-        )
+    for here, below in pairwise(values):
+        if below > here:
+            raise ValueError(
+                f"The sigmas of this run rise, from {here:.4g} to {below:.4g}; Quadtree Diffusion needs sigmas that fall. "
+                "Do not patch the model that adds noise (unsampling), only the one that removes it."
+            )
     return values
+
+
+def _guided_by_attention(options: dict[str, Any]) -> bool:
+    functions = options.get("sampler_post_cfg_function", ())
+    return any(getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance") for function in functions)
+
+
+# What would go wrong in windows: how it is recognised in the model's options, its name, and what to do instead.
+REFUSALS: tuple[tuple[Callable[[dict[str, Any]], bool], str, str], ...] = (
+    (
+        lambda options: type(options.get("transformer_options", {}).get("easycache")).__name__ == "EasyCacheHolder",
+        "EasyCache keeps one result per model call",
+        "Use LazyCache.",
+    ),
+    (
+        lambda options: options.get("context_handler") is not None,
+        "Context windows cut the latent, too",
+        "Remove one of the two.",
+    ),
+    (
+        _guided_by_attention,
+        "Self-Attention Guidance reads the attention of the whole image",
+        "Use Perturbed-Attention Guidance.",
+    ),
+)
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    for recognised, what, advice in REFUSALS:
+        if recognised(options):
+            raise ValueError(f"{what}, which does not work together with Quadtree Diffusion. {advice}")
 
 
 def attach(
@@ -284,8 +330,10 @@ def attach(
         WrappersMP.OUTER_SAMPLE: tiled.outer_sample,
         WrappersMP.SAMPLER_SAMPLE: tiled.sampler_sample,
         WrappersMP.PREPARE_SAMPLING: tiled.prepare_sampling,
+        WrappersMP.PREDICT_NOISE: tiled.predict_noise,
     }
     for kind, hook in hooks.items():
         model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, hook)
+        # Before all others: what is held has the last word over what a cache or another node made of it.
+        model.wrappers[kind] = {KEY: [hook], **model.wrappers.get(kind, {})}
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 LOG = logging.getLogger("quadtree_diffusion")
@@ -43,7 +44,7 @@ def checked(name: str, value: Any, low: float, high: float, unit: str = "", kind
     """
     words = f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
     words += f" {unit}." if unit else "."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(words)
     if kind(value) != value or not low <= value <= high:
         raise ValueError(words)

@@ -3,6 +3,7 @@
 Symbols, as in k-diffusion (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"):
 `noisy` is x at noise level `sigma`, `denoised` is the model's estimate D(x, sigma) of the clean latent, and the
 velocity is dx/dsigma. ComfyUI's model functions return `denoised` for eps-, v-, EDM- and flow-models alike.
+The run itself uses `blend_denoised`; the functions in velocity form say what it stands for, and the tests hold them equal.
 `progress` runs from 0 at the first step to 1 at the last; `freedom` is 0 where a cell is held and 1 where it is free.
 """
 

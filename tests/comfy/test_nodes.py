@@ -1,5 +1,7 @@
 """The two nodes as ComfyUI sees them: schema, boundary checks, pictures."""
 
+import dataclasses
+
 import pytest
 import torch
 from comfy_api.latest import io
@@ -120,6 +122,23 @@ def test_the_visualizer_refuses_what_cannot_be(changes, words):
         visualize(**changes)
 
 
+def test_every_input_of_quadtree_diffusion_reaches_the_patch():
+    model = ZOO["flux"]().model
+    latent = {"samples": torch.ones(1, 16, 32, 40)}
+    values = {
+        "method": "SpotDiffusion",
+        "tile_size": 512,
+        "tile_overlap": 96,
+        "tile_batch_size": 7,
+        "schedule": "ramp",
+        "feather": 48,
+        "skip_diffusion_below": 24,
+    }
+    patch = diffuse(model, visualize()[1], clean_latent=latent, **values).model_options["model_function_wrapper"]
+    assert list(dataclasses.asdict(patch.settings).values()) == list(values.values())
+    assert patch.clean_latent is latent["samples"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -137,3 +156,13 @@ def test_quadtree_diffusion_refuses_what_cannot_be(changes, words):
     entry = ZOO["flux"]()
     with pytest.raises(ValueError, match=words):
         diffuse(entry.model, **{"quadtree": visualize()[1], **changes})
+
+
+def test_the_overlay_of_an_image_in_several_bands_is_one_picture():
+    image = half_busy(height=600, width=64)
+    drawn, (tree,), (denoise,) = visualize(image)
+    assert drawn.shape == (1, 600, 64, 3)
+    borders = {edge for leaf in tree.leaves for edge in (leaf.y0,)}
+    lines = (visualize(image, line_thickness=0)[0] != drawn)[0].any(-1).all(1)
+    assert {int(row) for row in torch.where(lines)[0]} >= borders & set(range(0, 600, 64))
+    assert denoise.shape == (600, 64)

@@ -14,10 +14,11 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.blending import METHODS
+from quadtree_pack.run import Geometry, Settings, estimate
 from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
-from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.tests.comfy.tiny_models import ZOO, Entry, sample
 from quadtree_pack.tests.conftest import ROOT
-from quadtree_pack.tiled_diffusion import KEY
+from quadtree_pack.tiled_diffusion import KEY, attach
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
@@ -371,6 +372,179 @@ def test_memory_is_asked_for_windows_not_for_the_whole_latent():
     assert asked == [[2, 16, SIDE, SIDE]]
 
 
+# ---- other nodes
+
+
+def rescale_cfg(model):
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    return RescaleCFG().patch(model, 0.7)[0]
+
+
+def lazy_cache(model):
+    from comfy_extras.nodes_easycache import LazyCacheNode
+
+    return LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("node", [rescale_cfg, lazy_cache])
+def test_guidance_and_caches_that_mix_the_image_do_not_move_what_is_held(node, order):
+    entry = entry_of("sd15")
+    latent = entry.latent()
+    tree = tree_of([[0.0, 0.5], [0.5, 0.0]], 32, 40)
+    held = ~free_cells(tree, latent)
+    model = patched(entry, tree, model=node(entry.model)) if order == "before" else node(patched(entry, tree))
+    spy = Spy(model)
+    sample(entry, latent, model=spy.model, steps=8, cfg=5.0, denoise=0.7)
+    clean = entry.model.model.process_latent_in(latent)
+    assert (spy.samples[..., held] - clean[..., held]).abs().max() < 1e-5
+
+
+def test_differential_diffusion_and_the_tree_both_hold():
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.ones(1, 1, 32, 40)
+    mask[..., :20] = 0.5
+    model = pointwise(entry.model)
+    differential = DifferentialDiffusion.execute(model).args[0]
+    both = DifferentialDiffusion.execute(patched(entry, tree_of([[1.0]], 32, 40), model=model)).args[0]
+    run = {"noise_mask": mask, "denoise": 0.8}
+    assert error(sample(entry, latent, model=both, **run), sample(entry, latent, model=differential, **run)) < 1e-5
+
+
+def test_a_wrapper_set_afterwards_that_drops_ours_is_reported(caplog):
+    entry = entry_of("flux")
+    model = patched(entry, half_kept(32, 40))
+    model.set_model_unet_function_wrapper(lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"]))
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(), model=model, steps=2)
+    assert "had no effect" in caplog.text
+
+
+def test_a_chaining_wrapper_between_two_of_our_nodes_leaves_the_later_one_in_charge():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    inner = patched(entry, tree_of([[0.0]], 32, 40))
+    ours = inner.model_options["model_function_wrapper"]
+    inner.set_model_unet_function_wrapper(lambda apply_model, args: ours(apply_model, args))
+    chained = patched(entry, half_kept(32, 40), model=inner)
+    assert torch.equal(sample(entry, latent, model=chained), sample(entry, latent, model=patched(entry, half_kept(32, 40))))
+
+
+def test_a_call_outside_of_core_s_hooks_runs_in_windows_and_says_so(caplog):
+    entry = entry_of("flux")
+    model = pointwise(entry.model)
+    tiled = patched(entry, half_kept(32, 40), model=model)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE):
+        tiled.remove_wrappers_with_key(kind, KEY)
+    latent = entry.latent()
+    with caplog.at_level(logging.WARNING):
+        samples = sample(entry, latent, model=tiled, steps=2)
+    assert "outside of core's sampling hooks" in caplog.text
+    assert error(samples, sample(entry, latent, model=model, steps=2)) < 1e-5
+
+
+def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
+    entry = entry_of("flux")
+    seen = []
+
+    def interrupting(apply_model, args):
+        seen.append(1)
+        comfy.model_management.interrupt_current_processing()
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(interrupting)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, batch=1))
+    assert len(seen) == 1
+
+
+def test_what_a_window_s_model_call_writes_into_its_options_does_not_reach_the_next():
+    entry = entry_of("flux")
+    found = []
+
+    def writing(apply_model, args):
+        found.append(args["c"]["transformer_options"].get("scribble"))
+        args["c"]["transformer_options"]["scribble"] = 1
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(writing)
+    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, batch=1), steps=2)
+    assert len(found) > 2 and set(found) == {None}
+
+
+# ---- what the settings do
+
+
+@pytest.mark.parametrize("schedule", ["ramp", "constant"])
+def test_the_schedule_reaches_the_run(schedule):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tree = tree_of([[0.5, 0.0]], 32, 40)
+    held = ~free_cells(tree, latent)
+    runs = {name: sample(entry, latent, model=patched(entry, tree, schedule=name)) for name in ("hold", schedule)}
+    assert torch.equal(runs[schedule][..., held], latent[..., held])
+    assert not torch.allclose(runs["hold"][..., ~held], runs[schedule][..., ~held])
+
+
+def test_a_constant_half_is_the_lerp_at_every_step():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = pointwise(entry.model)
+    half = patched(entry, tree_of([[0.5]], 32, 40), model=model, schedule="constant", tile_px=0)
+    whole = patched(entry, tree_of([[1.0]], 32, 40), model=model, tile_px=0)
+    clean, run = entry.model.model.process_latent_in(latent), {"steps": 1, "denoise": 0.9}
+    expected = entry.model.model.process_latent_in(sample(entry, latent, model=whole, **run))
+    found = entry.model.model.process_latent_in(sample(entry, latent, model=half, **run))
+    assert error(found, (clean + expected) / 2) < 1e-5
+
+
+def test_feather_and_skipped_leaves_reach_the_run():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    changed = {}
+    for name, settings in {"sharp": {}, "feathered": {"feather_px": 64}, "skipped": {"keep_below_px": 128}}.items():
+        samples = sample(entry, latent, model=patched(entry, half_kept(32, 40), **settings), steps=4)
+        changed[name] = float((samples - latent).abs().mean())
+    assert 0 == changed["skipped"] < changed["feathered"] < 0.9 * changed["sharp"]
+
+
+def test_trees_repeat_over_a_repeated_batch_in_order():
+    entry = entry_of("flux")
+    latent = entry.latent(batch=2).repeat(2, 1, 1, 1)
+    trees = half_kept(32, 40), tree_of([[0.0]], 32, 40)
+    samples = sample(entry, latent, model=patched(entry, *trees), steps=2)
+    assert [bool((row != clean).any()) for row, clean in zip(samples, latent, strict=True)] == [True, False, True, False]
+
+
+def test_a_single_clean_latent_serves_a_batch_and_a_still_serves_a_video_model():
+    entry = entry_of("qwen_image")
+    latent = entry.latent(batch=2)
+    tree = half_kept(32, 40)
+    held = ~free_cells(tree, latent)
+    still = latent[:1, :, 0]
+    samples = sample(entry, latent, model=patched(entry, tree, clean_latent=still), steps=2)
+    assert torch.equal(samples[1][:, 0][:, held], still[0][:, held])
+
+
+@pytest.mark.parametrize("name", ["flux", "sd15"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_estimate_is_what_is_counted(name, method):
+    entry = entry_of(name)
+    latent = entry.latent(50, 66)
+    tree = tree_of([[0.0, 0.6, 0.3], [1.0, 0.1, 0.0]], 50, 66)
+    settings = Settings(method=method, tile_px=256, overlap_px=64)
+    spy = Spy(attach(entry.model, [tree], settings))
+    sample(entry, latent, model=spy.model, steps=7, denoise=0.7)
+    share = estimate([tree], settings, Geometry.of(entry.model), 7, 50, 66)
+    assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)
+
+
 # ---- refusals: what came, what fits, what to do
 
 
@@ -397,6 +571,94 @@ def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
     entry = entry_of("flux")
     with pytest.raises(ValueError, match=words):
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
+
+
+def test_a_latent_with_empty_and_filled_images_is_refused():
+    entry = entry_of("flux")
+    latent = torch.cat([entry.latent(), torch.zeros(1, 16, 32, 40)])
+    with pytest.raises(ValueError, match=r"are empty .* and others are not"):
+        sample(entry, latent, model=patched(entry, half_kept(32, 40)))
+
+
+def easy_cache(model):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+
+
+def self_attention_guidance(model):
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    return SelfAttentionGuidance.execute(model, 0.5, 2.0).args[0]
+
+
+def context_windows(model):
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    return ContextWindowsManualNode.execute(model, 2, 1, "standard_static", 1, False, "pyramid", 0, False).args[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (easy_cache, "EasyCache .* Use LazyCache"),
+        (self_attention_guidance, "Self-Attention Guidance"),
+        (context_windows, "Context windows"),
+    ],
+)
+def test_nodes_that_cannot_work_together_are_refused(node, words):
+    entry = entry_of("sd15")
+    with pytest.raises(ValueError, match=words):
+        sample(entry, entry.latent(batch=4), model=node(patched(entry, half_kept(32, 40))))
+
+
+def gligen(model):
+    class Gligen:
+        def patch(self, x, extra_options):
+            return x
+
+    model = model.clone()
+    model.model_options["transformer_options"]["patches"] = {"middle_patch": [Gligen().patch]}
+    Gligen.patch.__qualname__ = "Gligen.patch"
+    return model
+
+
+def test_conditioning_that_would_go_to_every_window_uncut_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="cannot cut GLIGEN boxes"):
+        sample(entry, entry.latent(), model=gligen(patched(entry, half_kept(32, 40))))
+    area = [[entry.positive[0][0], {**entry.positive[0][1], "area": (16, 16, 8, 8), "strength": 1.0}]]
+    areas = Entry("areas", entry.model, entry.make_cond)
+    areas.positive = entry.positive + area
+    with pytest.raises(ValueError, match="conditioning area of 16 x 16 cells"):
+        sample(areas, areas.latent(), model=patched(entry, half_kept(32, 40)))
+
+
+def test_control_is_refused_in_windows_and_right_where_one_window_holds_the_image():
+    """A hint reaches the wrapper as c["control"]; here it is put there, and a wrapper set before looks whether it came."""
+    entry = entry_of("flux")
+    seen = []
+    model = entry.model.clone()
+
+    def with_control(executor, model, conds, noisy, sigma, options):
+        wrapper = options["model_function_wrapper"]
+        control = {"input": [torch.zeros(1)], "output": []}
+        options["model_function_wrapper"] = lambda apply_model, args: wrapper(
+            apply_model, {**args, "c": {**args["c"], "control": control}}
+        )
+        return executor(model, conds, noisy, sigma, options)
+
+    def look(apply_model, args):
+        seen.append(args["input"].shape)
+        c = {key: value for key, value in args["c"].items() if key != "control"}
+        return apply_model(args["input"], args["timestep"], **c)
+
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "control", with_control)
+    model.set_model_unet_function_wrapper(look)
+    with pytest.raises(ValueError, match="cannot cut ControlNet"):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model))
+    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, tile_px=320), steps=3)
+    assert {shape[-2:] for shape in seen} == {(32, 40)}
 
 
 def test_rising_sigmas_are_refused():
