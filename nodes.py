@@ -174,9 +174,9 @@ class QuadtreeDiffusion(io.ComfyNode):
                 io.Int.Input(
                     "tile_batch_size",
                     default=4,
-                    min=1,
+                    min=0,
                     max=64,
-                    tooltip="Windows of one shape evaluated together, at most.",
+                    tooltip="Windows of one shape evaluated together, at most. 0 = as many as the free memory holds.",
                 ),
                 io.Combo.Input(
                     "schedule",
@@ -231,7 +231,7 @@ class QuadtreeDiffusion(io.ComfyNode):
             method=_choice("method", method, METHODS),
             tile_px=checked("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
             overlap_px=checked("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
-            batch=checked("tile_batch_size", tile_batch_size, 1, 4096, "windows", kind=int),
+            batch=checked("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
             schedule=_choice("schedule", schedule, SCHEDULES),
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),

@@ -22,7 +22,7 @@ from torch import Tensor
 from .quadtree import Box
 from .utils import ceil_div
 
-CANDIDATES = 24  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
+CANDIDATES = 40  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
 MEMORY = 6  # steps whose borders a moving lattice keeps away from
 PRICE_OF_STAYING = 0.01  # a border on a recent one counts as this much of the cost
 NOWHERE = 1 << 30
@@ -186,7 +186,7 @@ def penalty(borders: Sequence[int], seen: np.ndarray, tiling: Tiling) -> float:
     if not borders or not len(seen):
         return 1.0
     nearest = np.abs(np.subtract.outer(np.array(borders), seen)).min()
-    return 1 + PRICE_OF_STAYING * max(0.0, 1 - 8 * float(nearest) / tiling.tile)
+    return 1 + PRICE_OF_STAYING * max(0.0, 1 - 8 * float(nearest) / tiling.tile) ** 2
 
 
 class ActiveField:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -19,17 +19,18 @@ from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2im
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
 DEFAULT_NATIVE_PX = 1024
+AUTOMATIC_BATCH = 4  # until the free memory is known
 AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
 
 # Fitted to the times of Flux-dev and SDXL on one H200 (10% off at most from 512 to 2048 px): a transformer pays for its text in
 # every window and for attention in large ones; a UNet is so light that starting a call costs as much as many cells.
-TRANSFORMER_COST = Cost(per_call=600, per_window=1700, quadratic=65_000)
+TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000)
 UNET_COST = Cost(per_call=112_000, per_window=0, quadratic=35_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user chose; lengths in image px, `tile_px` 0 = automatic."""
+    """What the user chose; lengths in image px; `tile_px` 0 and `batch` 0 = automatic."""
 
     method: str = "Shifted Feather"
     tile_px: int = 0
@@ -88,7 +89,7 @@ class Geometry:
                 f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
             )
         smallest = min(tile, max(1, self.native_px // 2 // px))
-        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch)
+        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch or AUTOMATIC_BATCH)
 
 
 def unit_cells(diffusion_model: torch.nn.Module) -> int:
@@ -148,9 +149,28 @@ class Run:
     plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
     latest: Step | None = None
     planner: Planner = field(init=False)
+    shrunk: bool = False
 
     def __post_init__(self) -> None:
-        self.planner = Planner(tuple(self.open.shape), self.tiling)
+        self.lay(self.tiling)
+
+    def lay(self, tiling: Tiling) -> None:
+        """Plan with this tiling from here on."""
+        self.tiling = tiling
+        self.planner = Planner(tuple(self.open.shape), tiling)
+        self.plans.clear()
+        self.latest = None
+
+    def shrink(self) -> bool:
+        """After running out of memory: half as many windows together, then half the window; False at the smallest."""
+        tiling = self.tiling
+        if tiling.batch > 1:
+            self.lay(replace(tiling, batch=tiling.batch // 2))
+        elif tiling.tile // 2 >= max(1, 2 * tiling.overlap):
+            self.lay(replace(tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)))
+        else:
+            return False
+        return True
 
     @property
     def steps(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +20,12 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .conditioning import unstack_windows, window_args
-from .planning import Window
+from .planning import Tiling, Window
 from .quadtree import Box, Quadtree
 from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run
 from .utils import info, warn
 
+MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
 
 
@@ -149,6 +151,8 @@ class TiledDiffusion:
         run = extra_args["model_options"]["transformer_options"].get(KEY)
         if run is not None:
             run.sigmas = _checked_sigmas(sigmas)
+            if self.settings.batch == 0:
+                run.lay(replace(run.tiling, batch=_batch_that_fits(guider.inner_model, run.tiling, noise)))
             run.clean = latent
             if self.clean_latent is not None:
                 run.clean = guider.inner_model.process_latent_in(self._clean_like(latent).to(latent))
@@ -194,9 +198,18 @@ class TiledDiffusion:
                 f"A conditioning area of {noisy.shape[-1]} x {noisy.shape[-2]} cells reached Quadtree Diffusion, which cannot "
                 'place areas yet. Use Conditioning (Set Mask) with set_cond_area "default".'
             )
-        step = run.step(float(args["timestep"][0]), noisy.device, noisy.ndim)
         run.tally.canvas_cells += _cells(noisy)
-        return run.blended(noisy, self.evaluate_windows(apply_model, args, run, step), step)
+        sigma = float(args["timestep"][0])
+        while True:
+            step = run.step(sigma, noisy.device, noisy.ndim)
+            try:
+                return run.blended(noisy, self.evaluate_windows(apply_model, args, run, step), step)
+            except comfy.model_management.InterruptProcessingException:
+                raise
+            except Exception as error:  # of what kind running out of memory is depends on the device: core knows
+                if not comfy.model_management.is_oom(error) or not _shrunk(run):
+                    raise
+            comfy.model_management.soft_empty_cache()
 
     def _run_without_hooks(self, noisy: Tensor) -> Run:
         """For a sampler that bypasses core's hooks: windows, but nothing is preserved."""
@@ -250,6 +263,26 @@ def _count(run: Run, evaluated: Tensor, windows: int) -> None:
 def _cells(latent: Tensor) -> int:
     """Latent cells of all rows of [rows, C, ..., H, W]."""
     return latent[:, 0].numel()
+
+
+def _batch_that_fits(model: Any, tiling: Tiling, noise: Tensor) -> int:
+    """How many of the largest windows fit the free memory at once, with both conds, by core's own estimate and reserve."""
+    tile = tiling.tile * tiling.unit
+    rows, *middle, height, width = noise.shape
+    needed = 1.5 * model.memory_required([2 * rows, *middle, min(tile, height), min(tile, width)])
+    return max(1, min(MOST_WINDOWS, int(comfy.model_management.get_free_memory(noise.device) / needed)))
+
+
+def _shrunk(run: Run) -> bool:
+    if not run.shrink():
+        warn("out of memory even with the smallest windows. Use a smaller tile_overlap or image, or free memory.")
+        return False
+    if not run.shrunk:
+        warn(
+            "out of memory: the run goes on with fewer windows at a time, then with smaller ones (as a smaller tile_size would)."
+        )
+        run.shrunk = True
+    return True
 
 
 def _report(run: Run) -> None:

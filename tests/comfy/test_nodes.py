@@ -148,7 +148,7 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"schedule": None}, "schedule is None"),
         ({"tile_size": -8}, "tile_size is -8"),
         ({"tile_overlap": float("nan")}, "tile_overlap is nan"),
-        ({"tile_batch_size": 0}, "tile_batch_size is 0"),
+        ({"tile_batch_size": -1}, "tile_batch_size is -1"),
         ({"feather": 1.5}, "feather is 1.5"),
     ],
 )

@@ -545,6 +545,85 @@ def test_the_estimate_is_what_is_counted(name, method):
     assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)
 
 
+# ---- memory
+
+
+def out_of_memory_above(model, cells, seen):
+    """A clone that has memory for so many latent cells (times rows) in one call."""
+
+    def limited(apply_model, args):
+        seen.append(tuple(args["input"].shape))
+        if args["input"][:, 0].numel() > cells:
+            raise torch.OutOfMemoryError("simulated")
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(limited)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"),
+    [(2559, "the whole canvas"), (640, "two windows of a batch"), (512, "one window"), (140, "half a window")],
+)
+def test_a_run_that_is_out_of_memory_goes_on_smaller_and_ends_right(cells, what, caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    seen = []
+    model = pointwise(entry.model)
+    limited = out_of_memory_above(model, cells, seen)
+    tile = {"tile_px": 0} if what == "the whole canvas" else {"tile_px": 128}
+    tiled = patched(entry, tree_of([[1.0]], 32, 40), model=limited, method="SpotDiffusion", **tile)
+    run = {"steps": 3, "denoise": 0.7, "cfg": 3.0}
+    with caplog.at_level(logging.WARNING):
+        samples = sample(entry, latent, model=tiled, **run)
+    assert error(samples, sample(entry, latent, model=model, **run)) < 1e-5
+    assert caplog.text.count("out of memory") == 1
+    failed = [shape for shape in seen if shape[0] * shape[-1] * shape[-2] > cells]
+    assert 0 < len(failed) <= 7 and len(seen) > 2 * len(failed)
+
+
+def test_without_any_memory_the_error_is_core_s_own(caplog):
+    entry = entry_of("flux")
+    tiled = patched(entry, half_kept(32, 40), model=out_of_memory_above(entry.model, 0, []))
+    with pytest.raises(torch.OutOfMemoryError), caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(), model=tiled)
+    assert "even with the smallest windows" in caplog.text
+
+
+def test_other_errors_of_the_model_are_not_retried():
+    entry = entry_of("flux")
+    calls = []
+
+    def broken(apply_model, args):
+        calls.append(1)
+        raise KeyError("broken")
+
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(broken)
+    with pytest.raises(KeyError, match="broken"):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model))
+    assert len(calls) == 1
+
+
+def test_an_automatic_batch_follows_the_free_memory(monkeypatch):
+    entry = entry_of("flux")
+    latent = entry.latent(64, 64)
+    seen = []
+    model = out_of_memory_above(entry.model, 10**9, seen)
+    tiled = patched(entry, tree_of([[1.0]], 64, 64), model=model, batch=0, method="SpotDiffusion")
+    free = comfy.model_management.get_free_memory(latent.device)
+    sizes = {}
+    for windows in (1, 5, 1000):
+        seen.clear()
+        needed = free / 1.5 / (windows + 0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(entry.model.model, "memory_required", lambda *_, needed=needed, **__: needed)
+            sample(entry, latent, model=tiled, steps=1)
+        sizes[windows] = max(shape[0] for shape in seen)
+    assert sizes[1] == 1 < sizes[5] <= 5 < sizes[1000] <= 16
+
+
 # ---- refusals: what came, what fits, what to do
 
 
