@@ -279,7 +279,7 @@ def _shrunk(run: Run) -> bool:
         return False
     if not run.shrunk:
         warn(
-            "out of memory: the run goes on with fewer windows at a time, then with smaller ones (as a smaller tile_size would)."
+            "out of memory: the run goes on with fewer windows at a time, then with smaller ones, as with a smaller tile_size."
         )
         run.shrunk = True
     return True
