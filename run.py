@@ -210,7 +210,7 @@ class Run:
         freedom = freedom.to(device, torch.float32)
         freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
         margin = self.tiling.overlap * self.tiling.unit // 2
-        weights = shares(windows, self.open.shape, self.method, margin) if len(windows) > 1 else ()
+        weights = shares(windows, self.open.shape, self.method, margin)
         weights = tuple(weight.to(device, torch.float32) for weight in weights)
         self.latest = Step(index, device, freedom, windows, weights)
         return self.latest

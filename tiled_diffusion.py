@@ -242,7 +242,7 @@ class TiledDiffusion:
             _count(run, cut["input"], len(boxes))
             parts = unstack_windows(self.evaluate(apply_model, cut), len(boxes), conds)
             for number, part in zip(batch, parts, strict=True):
-                total[(..., *step.windows[number].box.slices)] += part * step.weights[number] if step.weights else part
+                total[(..., *step.windows[number].box.slices)].addcmul_(part, step.weights[number])
         return total
 
 

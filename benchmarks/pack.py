@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def register_comfyui() -> None:
+    """The real ComfyUI of COMFYUI_PATH, on the CPU, as the tests set it up; the pack must be registered."""
+    importlib.import_module("quadtree_pack.tests.comfy.conftest")
 
 
 def register_pack() -> None:

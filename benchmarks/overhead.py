@@ -1,0 +1,105 @@
+"""What the pack itself costs, beside the model. Targets: 1% over no node with one window; with 25 windows of a 4096 px image
+the wrapper's own work is at most 3 times one read and write of the windows' cells.
+
+The first is a tiny Flux on the real ComfyUI, with and without the node in turn; the second a model that costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from benchmarks.pack import register_comfyui
+
+REPEATS = 9
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def one_window() -> dict:
+    """A run of a tiny Flux on 128 x 128 cells with the node, over the same run without it; medians of runs in turn."""
+    from quadtree_pack.tests.comfy.support import patched, tree_of
+    from quadtree_pack.tests.comfy.tiny_models import flux, sample
+
+    entry = flux()
+    latent = entry.latent(128, 128)
+    model = patched(entry, tree_of([[1.0]], 128, 128), tile_px=0)
+    run = {"steps": 2, "denoise": 0.6}
+    sample(entry, latent, model=model, **run)
+    pairs = [
+        (seconds(lambda: sample(entry, latent, model=model, **run)), seconds(lambda: sample(entry, latent, **run)))
+        for _ in range(REPEATS)
+    ]
+    return {
+        "case": "one window, tiny Flux, 128 x 128 cells",
+        "with_s": median(mine for mine, _ in pairs),
+        "without_s": median(plain for _, plain in pairs),
+        "ratio": median(mine / plain for mine, plain in pairs),
+        "target": 1.01,
+    }
+
+
+def many_windows() -> list[dict]:
+    """One call of the wrapper on 512 x 512 cells in 25 windows, with a model that returns what it gets."""
+    import torch
+    from quadtree_pack.run import Mode, Settings, denoise_maps, new_run
+    from quadtree_pack.tests.comfy.support import tree_of
+    from quadtree_pack.tests.comfy.tiny_models import flux
+    from quadtree_pack.tiled_diffusion import KEY, attach
+
+    rows = []
+    entry = flux()
+    noisy = torch.randn(1, 16, 512, 512)
+    tree = tree_of([[1.0, 0.9], [0.8, 1.0]], 512, 512)
+    for batch in (1, 4):
+        settings = Settings(method="MultiDiffusion", tile_px=1024, overlap_px=128, batch=batch)
+        patch = attach(entry.model, [tree], settings).model_options["model_function_wrapper"]
+        denoise = denoise_maps([tree], settings, patch.geometry, 512, 512)
+        run = new_run(patch, settings, patch.geometry, denoise, mode=Mode.PRESERVE)
+        run.sigmas, run.clean = [1.0, 0.0], torch.randn_like(noisy)
+        args = {"input": noisy, "timestep": torch.ones(1), "c": {"transformer_options": {KEY: run}}, "cond_or_uncond": [0]}
+        windows = [window.box for window in run.windows(0)]
+
+        def free(x: torch.Tensor, _sigma: torch.Tensor, **_c: Any) -> torch.Tensor:
+            return x
+
+        copies = [torch.empty_like(noisy[(..., *box.slices)]) for box in windows]
+
+        def read_and_write(windows: list = windows, copies: list = copies) -> None:
+            for box, copy in zip(windows, copies, strict=True):
+                copy.copy_(noisy[(..., *box.slices)])
+
+        def wrapper(patch: Any = patch, args: dict = args) -> None:
+            patch(free, args)
+
+        wrapper()  # plans the step
+        ratios = []
+        for _ in range(REPEATS):
+            mine = median(seconds(wrapper) for _ in range(3))
+            ratios.append((mine, mine / median(seconds(read_and_write) for _ in range(3))))
+        rows.append(
+            {
+                "case": f"{len(windows)} windows of 4096 px, {batch} at a time, model free",
+                "with_s": median(mine for mine, _ in ratios),
+                "without_s": 0.0,
+                "ratio": median(ratio for _, ratio in ratios),
+                "target": 3.0,
+            }
+        )
+    return rows
+
+
+def run() -> list[dict]:
+    register_comfyui()
+    rows = [one_window(), *many_windows()]
+    print(f"{'case':>52} {'with s':>8} {'without':>8} {'ratio':>7} {'target':>7}")
+    for row in rows:
+        print(f"{row['case']:>52} {row['with_s']:>8.4f} {row['without_s']:>8.4f} {row['ratio']:>7.3f} {row['target']:>7.2f}")
+    print("ratio: with / without the node; with the free model, its time over one read and write of the windows' cells")
+    return rows
