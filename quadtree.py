@@ -23,7 +23,7 @@ from torch import Tensor
 from .utils import ceil_div, round_down, round_up
 
 GRID_PX = 8  # leaves begin and end on this px grid; the detail measure is summed on it
-BAND_BYTES = 12 << 20  # float64 working set of the detail measure: one band of rows that stays in the CPU's cache
+BAND_BYTES = 6 << 20  # float64 working set of the detail measure: one band of rows that stays in the CPU's cache
 JSON_VERSION = 1
 LARGEST_PX = 1 << 16
 

@@ -14,7 +14,7 @@ from .blending import METHODS, Method, shares
 from .planning import Cost, Planner, Tiling, Window, units_with
 from .quadtree import Quadtree
 from .utils import ceil_div, cells_from_px, round_down
-from .velocity import SCHEDULES, blend_denoised, scale_velocity, step_of, txt2img_scale
+from .velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
@@ -115,7 +115,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on one device: freedom (or velocity scale) [B or 1, 1, ..., H, W], windows, and their normalised weights."""
+    """One step on one device: freedom (or velocity scale) [B or 1, 1, ..., H, W], windows, and how each counts.
+
+    `weights` holds freedom times the window's normalised share, [B or 1, 1, ..., h, w] for every window.
+    """
 
     index: int
     device: torch.device
@@ -150,6 +153,7 @@ class Run:
     latest: Step | None = None
     planner: Planner = field(init=False)
     shrunk: bool = False
+    announced: int | None = None  # the step that is due, where the sampler says so before it calls the model
 
     def __post_init__(self) -> None:
         self.lay(self.tiling)
@@ -186,19 +190,30 @@ class Run:
         """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
         return self.freedom(self.steps - 1) == 0
 
-    def blended(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
-        """What the sampler gets for the model's `denoised` [conds * B, C, ..., H, W]."""
-        rows = max(len(step.freedom), 1 if self.clean is None else len(self.clean))
-        noisy, denoised = (part.unflatten(0, (-1, rows)) for part in (noisy, denoised))
-        if self.mode is Mode.PRESERVE:
-            denoised = blend_denoised(denoised, self.clean.to(noisy), step.freedom)
-        elif self.mode is Mode.SCALE:
-            denoised = scale_velocity(noisy, denoised, step.freedom)
-        return denoised.flatten(0, 1)
+    def by_image(self, latent: Tensor) -> Tensor:
+        """[conds * B, C, ..., H, W] as [conds, B, C, ..., H, W], so that what is said per image fits."""
+        rows = max(len(self.denoise), 1 if self.clean is None else len(self.clean))
+        return latent.unflatten(0, (-1, rows))
 
-    def step(self, sigma: float, device: torch.device, rank: int) -> Step:
-        """What is due at a model call at `sigma`, for latents of `rank` dimensions on `device`."""
-        index = step_of(sigma, self.sigmas)
+    def base(self, noisy: Tensor) -> Tensor:
+        """What a cell without freedom follows, to fit `noisy` [conds, B, C, ..., H, W]."""
+        return self.clean.to(noisy) if self.mode is Mode.PRESERVE else noisy
+
+    def blended(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
+        """What the sampler gets for `denoised` of the whole canvas [conds * B, C, ..., H, W]."""
+        if self.mode is Mode.FREE:
+            return denoised
+        noisy = self.by_image(noisy)
+        return blend_denoised(self.by_image(denoised), self.base(noisy), step.freedom).flatten(0, 1)
+
+    def bound(self, noisy: Tensor, step: Step) -> Tensor:
+        """The part of the blend that no window gives, (1 - a) times the base, as a new [conds, B, C, ..., H, W]."""
+        noisy = self.by_image(noisy)
+        return self.base(noisy).expand_as(noisy) * (1 - step.freedom)
+
+    def step(self, sigma: Tensor, device: torch.device, rank: int) -> Step:
+        """What is due at a model call at `sigma` [rows], for latents of `rank` dimensions on `device`."""
+        index = step_of(float(sigma[0]), self.sigmas) if self.announced is None else self.announced
         latest = self.latest
         if latest is not None and latest.index == index and latest.device == device:
             return latest
@@ -210,8 +225,10 @@ class Run:
         freedom = freedom.to(device, torch.float32)
         freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
         margin = self.tiling.overlap * self.tiling.unit // 2
-        weights = shares(windows, self.open.shape, self.method, margin)
-        weights = tuple(weight.to(device, torch.float32) for weight in weights)
+        weights = tuple(
+            share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
+            for share, window in zip(shares(windows, self.open.shape, self.method, margin), windows, strict=True)
+        )
         self.latest = Step(index, device, freedom, windows, weights)
         return self.latest
 

@@ -25,6 +25,28 @@ from .quadtree import Box, Quadtree
 from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run
 from .utils import info, warn
 
+# Core's samplers that call the model once a step and then their callback: it tells which step is next. For others, and for ones
+# not known, the step is read from sigma, which waits for the device.
+ONE_CALL_PER_STEP = frozenset(
+    f"sample_{name}"
+    for name in (
+        *(
+            "euler",
+            "euler_ancestral",
+            "euler_cfg_pp",
+            "euler_ancestral_cfg_pp",
+            "lms",
+            "ddpm",
+            "lcm",
+            "ipndm",
+            "ipndm_v",
+            "deis",
+        ),
+        *("dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "er_sde"),
+        *("res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"),
+        *("gradient_estimation", "gradient_estimation_cfg_pp"),
+    )
+)
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
 
@@ -151,6 +173,8 @@ class TiledDiffusion:
         run = extra_args["model_options"]["transformer_options"].get(KEY)
         if run is not None:
             run.sigmas = _checked_sigmas(sigmas)
+            if getattr(getattr(executor.class_obj, "sampler_function", None), "__name__", "") in ONE_CALL_PER_STEP:
+                callback = _announcing(run, callback)
             if self.settings.batch == 0:
                 run.lay(replace(run.tiling, batch=_batch_that_fits(guider.inner_model, run.tiling, noise)))
             run.clean = latent
@@ -182,7 +206,7 @@ class TiledDiffusion:
         run = model_options.get("transformer_options", {}).get(KEY)
         if run is None or run.mode is not Mode.PRESERVE or not run.sigmas:
             return denoised
-        held = run.step(float(sigma.flatten()[0]), noisy.device, noisy.ndim).freedom == 0
+        held = run.step(sigma, noisy.device, noisy.ndim).freedom == 0
         return torch.where(held, run.clean.to(denoised), denoised)
 
     def __call__(self, apply_model: Callable, args: dict[str, Any]) -> Tensor:
@@ -199,11 +223,10 @@ class TiledDiffusion:
                 'place areas yet. Use Conditioning (Set Mask) with set_cond_area "default".'
             )
         run.tally.canvas_cells += _cells(noisy)
-        sigma = float(args["timestep"][0])
         while True:
-            step = run.step(sigma, noisy.device, noisy.ndim)
+            step = run.step(args["timestep"], noisy.device, noisy.ndim)
             try:
-                return run.blended(noisy, self.evaluate_windows(apply_model, args, run, step), step)
+                return self.evaluate_windows(apply_model, args, run, step)
             except comfy.model_management.InterruptProcessingException:
                 raise
             except Exception as error:  # of what kind running out of memory is depends on the device: core knows
@@ -225,7 +248,7 @@ class TiledDiffusion:
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     def evaluate_windows(self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step) -> Tensor:
-        """Denoised of the step's windows, blended; 0 where no window reaches."""
+        """Denoised [conds * B, C, ..., H, W]: the step's windows blended with each other and with what holds the cells."""
         noisy, conds = args["input"], len(args["cond_or_uncond"])
         height, width = run.open.shape
         whole = [window.box for window in step.windows] == [Box(0, 0, width, height)]
@@ -233,8 +256,8 @@ class TiledDiffusion:
         fits = max(height, width) <= run.tiling.tile * run.tiling.unit
         if whole or (step.windows and fits and args["c"].get("control") is not None):
             _count(run, noisy, 1)
-            return self.evaluate(apply_model, args)  # as without this node, to the bit
-        total = torch.zeros_like(noisy)
+            return run.blended(noisy, self.evaluate(apply_model, args), step)
+        total = run.bound(noisy, step)
         for batch in _batches(step.windows, run.tiling.batch):
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
@@ -242,8 +265,20 @@ class TiledDiffusion:
             _count(run, cut["input"], len(boxes))
             parts = unstack_windows(self.evaluate(apply_model, cut), len(boxes), conds)
             for number, part in zip(batch, parts, strict=True):
-                total[(..., *step.windows[number].box.slices)].addcmul_(part, step.weights[number])
-        return total
+                total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
+        return total.flatten(0, 1)
+
+
+def _announcing(run: Run, callback: Callable | None) -> Callable:
+    """The sampler's callback, which also tells the run that the next step is due."""
+    run.announced = 0
+
+    def announce(step: int, *args: Any) -> None:
+        run.announced = min(step + 1, run.steps - 1)
+        if callback is not None:
+            callback(step, *args)
+
+    return announce
 
 
 def _batches(windows: Sequence[Window], most: int) -> list[list[int]]:

@@ -13,12 +13,14 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.blending import METHODS
+from quadtree_pack.blending import METHODS, shares
+from quadtree_pack.conditioning import window_args
 from quadtree_pack.run import Geometry, Settings, estimate
 from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
 from quadtree_pack.tests.comfy.tiny_models import ZOO, Entry, sample
 from quadtree_pack.tests.conftest import ROOT
-from quadtree_pack.tiled_diffusion import KEY, attach
+from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
+from quadtree_pack.velocity import step_of
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
@@ -127,6 +129,60 @@ def test_samplers_that_call_between_steps_find_the_right_step(sampler):
     sigmas = comfy.samplers.KSampler(entry.model, 8, "cpu", sampler, "simple").sigmas
     assert max(spy.sigmas) == pytest.approx(float(sigmas[4]), rel=1e-4)
     assert min(spy.sigmas) <= float(sigmas[7]) * 1.0001
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_that_announces_its_steps_announces_what_sigma_says(sampler):
+    entry = entry_of("flux")
+    latent = entry.latent(16, 24)
+    model = patched(entry, tree_of([[0.5]], 16, 24), model=pointwise(entry.model))
+    patch = model.model_options["model_function_wrapper"]
+    announced = []
+
+    def look(apply_model, args):
+        run = args["c"]["transformer_options"][KEY]
+        if run.announced is not None:
+            announced.append((run.announced, step_of(float(args["timestep"][0]), run.sigmas)))
+        return patch(apply_model, args)
+
+    model.set_model_unet_function_wrapper(look)
+    sample(entry, latent, model=model, sampler=sampler, steps=6, cfg=3.0)
+    assert all(told == read for told, read in announced)
+    name = comfy.samplers.sampler_object(sampler).sampler_function.__name__
+    assert len(announced) == (6 if name in ONE_CALL_PER_STEP else 0)
+
+
+@families(["sd15", "flux", "qwen_image"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_model_call_equals_a_naive_dense_reference(entry, method):
+    """Evaluate each window by itself, blend in float64, then hold."""
+    latent = entry.latent(48, 40, batch=2)
+    trees = tree_of([[0.0, 0.6], [1.0, 0.3]], 48, 40), half_kept(48, 40)
+    model = patched(entry, *trees, method=method, overlap_px=32, schedule="ramp")
+    patch = model.model_options["model_function_wrapper"]
+    errors = []
+
+    def naive(apply_model, args):
+        run = args["c"]["transformer_options"][KEY]
+        index = step_of(float(args["timestep"][0]), run.sigmas)
+        windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
+        total = torch.zeros_like(args["input"], dtype=torch.float64)
+        for window, share in zip(windows, shares(windows, (48, 40), run.method, margin), strict=True):
+            cut = window_args(args, [window.box])
+            denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
+            total[(..., *window.box.slices)] += denoised.double() * share
+        freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
+        freedom, clean = (part.repeat(len(total) // 2, *[1] * (part.ndim - 1)) for part in (freedom, run.clean.double()))
+        return clean + freedom * (total - clean)
+
+    def both(apply_model, args):
+        found = patch(apply_model, args)
+        errors.append(error(found, naive(apply_model, args)))
+        return found
+
+    model.set_model_unet_function_wrapper(both)
+    sample(entry, latent, model=model, steps=3, denoise=0.6, cfg=3.0)
+    assert len(errors) >= 3 and max(errors) < 1e-5
 
 
 # ---- promise 4: no seams
@@ -759,3 +815,31 @@ def test_audio_models_are_refused():
     model.add_object_patch("latent_format", audio)
     with pytest.raises(ValueError, match="one-dimensional latents"):
         patched(entry, half_kept(32, 40), model=model)
+
+
+def test_nothing_in_the_loop_waits_for_the_device(monkeypatch):
+    """On a GPU, reading a value of the latent or of sigma would drain its queue; here every such read is counted."""
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40), model=pointwise(entry.model))
+    patch = model.model_options["model_function_wrapper"]
+    reads = []
+
+    def watched(apply_model, args):
+        with monkeypatch.context() as watch:
+            for name in ("item", "__float__", "__int__", "__bool__", "__index__", "tolist", "cpu", "nonzero"):
+                real = getattr(torch.Tensor, name)
+
+                def read(tensor, *rest, name=name, real=real, **options):
+                    if any(tensor.data_ptr() == other.data_ptr() for other in (args["input"], args["timestep"])):
+                        reads.append(name)
+                    return real(tensor, *rest, **options)
+
+                watch.setattr(torch.Tensor, name, read)
+            return patch(apply_model, args)
+
+    model.set_model_unet_function_wrapper(watched)
+    sample(entry, latent, model=model, steps=4, cfg=3.0)
+    assert reads == []
+    sample(entry, latent, model=model, steps=4, cfg=3.0, sampler="heun")  # its second call a step is not announced
+    assert "__float__" in reads or "item" in reads
