@@ -1,13 +1,11 @@
-"""Registers the pack as the package `quadtree_pack`, since its root holds modules named like ComfyUI's own."""
+"""Registers the pack as the package `quadtree_pack`, through the one place that does so."""
 
-import sys
+import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = "quadtree_pack"
 
-if PACKAGE not in sys.modules:
-    package = ModuleType(PACKAGE)
-    package.__path__ = [str(ROOT)]
-    sys.modules[PACKAGE] = package
+spec = importlib.util.spec_from_file_location("quadtree_registration", ROOT / "benchmarks" / "pack.py")
+registration = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(registration)
+registration.register_pack()

@@ -1,0 +1,33 @@
+"""The prices of `bench plan` are the measured ones, and its comparisons are what they say."""
+
+import numpy as np
+import pytest
+from quadtree_pack.benchmarks import plan
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_measured_size_costs_what_was_measured(batch):
+    for cells, seconds in zip(*plan.measured(batch), strict=True):
+        assert plan.per_cell(float(cells), batch) == pytest.approx(float(seconds))
+
+
+def test_windows_of_one_shape_are_priced_in_batches():
+    alone, together = (plan.per_cell(128 * 128, batch) * 128 * 128 for batch in (1, 4))
+    assert plan.seconds_of([(128, 128)]) == pytest.approx(alone)
+    assert plan.seconds_of([(128, 128)] * 4) == pytest.approx(4 * together)
+    assert plan.seconds_of([(128, 128)] * 5) == pytest.approx(4 * together + alone)
+
+
+def test_beyond_the_largest_window_the_price_grows_on():
+    prices = [plan.per_cell(cells, 1) for cells in np.linspace(100_000, 400_000, 7)]
+    assert prices == sorted(prices) and prices[-1] > 1.5 * prices[0]
+
+
+def test_uniform_tiling_covers_a_4096_px_square_1_56_times():
+    """25 windows of 1024 px at each of 20 steps."""
+    assert plan.uniform_seconds(512, 512) == pytest.approx(20 * plan.seconds_of([(128, 128)] * 25))
+    assert pytest.approx(1.5625) == 25 * 128**2 / 512**2
+
+
+def test_no_lattice_beats_the_bound_of_the_floor():
+    assert 0.7 < plan.bound(512, 512, 128) < plan.bound(512, 512, 64) < plan.bound(512, 512, 0) <= 1
