@@ -236,8 +236,7 @@ class QuadtreeDiffusion(io.ComfyNode):
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
         )
-        clean = None if clean_latent is None else clean_latent["samples"]
-        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, clean))
+        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent)))
 
 
 class QuadtreeExtension(ComfyExtension):
@@ -267,6 +266,13 @@ def _checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
     if not isinstance(quadtree, tuple) or not quadtree or not all(isinstance(tree, Quadtree) for tree in quadtree):
         raise ValueError(f"quadtree is {type(quadtree).__name__}, not a quadtree; connect the output of Quadtree Visualizer.")
     return quadtree
+
+
+def _samples(latent: dict | None) -> torch.Tensor | None:
+    samples = None if latent is None else latent["samples"]
+    if samples is not None and samples.is_nested:
+        raise ValueError("clean_latent holds several latents in one (audio and video); connect an image latent.")
+    return samples
 
 
 def _choice(name: str, value: str, table: dict) -> str:

@@ -22,10 +22,11 @@ DEFAULT_NATIVE_PX = 1024
 AUTOMATIC_BATCH = 4  # until the free memory is known
 AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
 
-# Fitted to the times of Flux-dev and SDXL on one H200 (10% off at most from 512 to 2048 px): a transformer pays for its text in
-# every window and for attention in large ones; a UNet is so light that starting a call costs as much as many cells.
+# Fitted to the times of Flux-dev and SDXL on one H200. A transformer pays for its text in every window and for attention in
+# large ones. A UNet is so light there that starting a call costs as much as 112,000 cells; slower cards compute longer and
+# start as fast, so a quarter of that is taken, lest windows grow there without need.
 TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000)
-UNET_COST = Cost(per_call=112_000, per_window=0, quadratic=35_000)
+UNET_COST = Cost(per_call=28_000, per_window=0, quadratic=35_000)
 
 
 @dataclass(frozen=True, slots=True)
