@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -103,8 +103,8 @@ class Planner:
     def __init__(self, size: tuple[int, int], tiling: Tiling) -> None:
         self.size = size
         self.tiling = tiling
-        self.recent_x: deque[np.ndarray] = deque(maxlen=MEMORY)
-        self.recent_y: deque[np.ndarray] = deque(maxlen=MEMORY)
+        self.recent_x: deque[Sequence[int]] = deque(maxlen=MEMORY)
+        self.recent_y: deque[Sequence[int]] = deque(maxlen=MEMORY)
 
     def plan(self, active: np.ndarray) -> tuple[Window, ...]:
         """Windows in cells over `active` (from `units_with`). Their cores are disjoint and hold every active cell."""
@@ -112,23 +112,27 @@ class Planner:
         if not len(rows):
             return ()
         start, end = int(rows[0]), int(rows[-1]) + 1
+        whole = max(active.shape) <= self.tiling.tile
+        down, across = (
+            Axis(length, self.tiling, recent, whole)
+            for length, recent in zip(active.shape, (self.recent_y, self.recent_x), strict=True)
+        )
         field = ActiveField(active, self.tiling)
         strips: dict[tuple[int, int], Strip] = {}
-        ways: dict[tuple[int, int], list[Cut]] = {}
 
         def strip_between(low: int, high: int) -> Strip:
             if (low, high) not in strips:
-                strips[low, high] = field.strip(low, high, (start, end), ways, self.recent_x)
+                strips[low, high] = field.strip(low, high, (start, end), across)
             return strips[low, high]
 
         def cost_of(cut: Cut) -> float:
             return cut.penalty * sum(strip_between(*rows).cost for rows in pairwise((start, *cut.borders, end)))
 
-        best = min(cuts(start, end, 0, active.shape, self.tiling, self.recent_y), key=cost_of)
+        best = min(down.cuts(start, end), key=cost_of)
         chosen = [strip_between(*rows) for rows in pairwise((start, *best.borders, end))]
         if self.tiling.moving:
-            self.recent_y.append(np.array(best.borders, dtype=int))
-            self.recent_x.append(np.array([border for strip in chosen for border in strip.borders], dtype=int))
+            self.recent_y.append(best.borders)
+            self.recent_x.append([border for strip in chosen for border in strip.borders])
         windows = [window for strip in chosen for window in strip.windows]
         return tuple(self._in_cells(window) for window in with_shared_shapes(windows, active.shape, self.tiling))
 
@@ -140,34 +144,46 @@ class Planner:
         return Window(*(Box(b.x0, b.y0, min(b.x1, width), min(b.y1, height)) for b in (box, core)))
 
 
-def cuts(start: int, end: int, axis: int, shape: tuple[int, int], tiling: Tiling, recent: Iterable[np.ndarray]) -> list[Cut]:
-    """The most promising ways to cut the units start..end of an axis (0 = y, 1 = x) of a canvas, by a rough estimate."""
-    context = tiling.margin + tiling.odd  # around the active area, too
-    low, high = max(0, start - context), min(shape[axis], end + context)
-    span = high - low - tiling.overlap
-    longest = tiling.tile - tiling.overlap
-    fewest = max(1, ceil_div(span, longest))
-    # An image that one window can hold is not cut, though smaller windows may be cheaper: one window has all the context.
-    most = fewest if max(shape) <= tiling.tile else fewest + 3
-    lengths = {even_lengths(span, count) for count in range(fewest, most + 1)}
-    if tiling.moving and fewest > 1:
-        lengths |= {way for count in range(fewest, fewest + 3) for way in uneven_lengths(span, count, longest, tiling)}
-    seen = np.concatenate([np.empty(0, dtype=int), *recent])
-    priced = []
-    for way in lengths:
-        borders = tuple(int(border) for border in low + tiling.margin + np.cumsum(way[:-1]))
-        if borders and not start < borders[0] <= borders[-1] < end:
-            continue
-        price = penalty(borders, seen, tiling)
-        sizes = np.maximum(np.array(way) + tiling.overlap, tiling.smallest) * tiling.unit
-        estimate = tiling.cost.of_windows(sizes * tiling.tile * tiling.unit * 3 // 4, tiling.batch).sum()
-        priced.append((price * estimate, borders, price))
-    priced.sort()
-    return [Cut(borders, price) for _, borders, price in priced[:CANDIDATES]]
+class Axis:
+    """One axis of `length` units during one plan: the ways to cut it, cheapest first by a rough estimate."""
+
+    def __init__(self, length: int, tiling: Tiling, recent: Iterable[Sequence[int]], whole: bool) -> None:
+        self.length, self.tiling = length, tiling
+        # An image that one window can hold is not cut, though smaller windows may be cheaper: one window has all the context.
+        self.more = 0 if whole else 3
+        self.penalties = penalties(length, [border for borders in recent for border in borders], tiling)
+        sizes = np.maximum(np.arange(tiling.tile + 1) + tiling.overlap, tiling.smallest) * tiling.unit
+        typical = tiling.tile * tiling.unit * 3 // 4  # of the other side of a window, which is not known yet
+        self.prices = tiling.cost.of_windows(sizes * typical, tiling.batch).tolist()
+        self.known: dict[tuple[int, int], list[Cut]] = {}
+
+    def cuts(self, start: int, end: int) -> list[Cut]:
+        """The most promising ways to cut the units start..end."""
+        if (start, end) not in self.known:
+            priced = sorted(self._priced(start, end))
+            self.known[start, end] = [Cut(borders, penalty) for _, borders, penalty in priced[:CANDIDATES]]
+        return self.known[start, end]
+
+    def _priced(self, start: int, end: int) -> Iterable[tuple[float, tuple[int, ...], float]]:
+        tiling = self.tiling
+        context = tiling.margin + tiling.odd  # around the active area, too
+        low, high = max(0, start - context), min(self.length, end + context)
+        span = max(0, high - low - tiling.overlap)
+        longest = tiling.tile - tiling.overlap
+        fewest = max(1, ceil_div(span, longest))
+        ways = {even_lengths(span, count) for count in range(fewest, fewest + self.more + 1)}
+        if tiling.moving and fewest > 1:
+            ways |= {way for count in range(fewest, fewest + 3) for way in uneven_lengths(span, count, longest, tiling)}
+        for way in ways:
+            borders = tuple(accumulate(way[1:-1], initial=low + tiling.margin + way[0])) if len(way) > 1 else ()
+            if borders and not start < borders[0] <= borders[-1] < end:
+                continue
+            penalty = max((self.penalties[border] for border in borders), default=1.0)
+            yield penalty * sum(self.prices[length] for length in way), borders, penalty
 
 
 def even_lengths(span: int, count: int) -> tuple[int, ...]:
-    return tuple(np.diff(np.arange(count + 1) * max(span, 0) // count).tolist())
+    return tuple((index + 1) * span // count - index * span // count for index in range(count))
 
 
 def uneven_lengths(span: int, count: int, longest: int, tiling: Tiling) -> Iterable[tuple[int, ...]]:
@@ -181,12 +197,10 @@ def uneven_lengths(span: int, count: int, longest: int, tiling: Tiling) -> Itera
                 yield (same,) * place + (rest,) + (same,) * (count - 1 - place)
 
 
-def penalty(borders: Sequence[int], seen: np.ndarray, tiling: Tiling) -> float:
-    """1 for borders an eighth of a tile or more away from all recent ones, rising to 1 + PRICE_OF_STAYING on one."""
-    if not borders or not len(seen):
-        return 1.0
-    nearest = np.abs(np.subtract.outer(np.array(borders), seen)).min()
-    return 1 + PRICE_OF_STAYING * max(0.0, 1 - 8 * float(nearest) / tiling.tile) ** 2
+def penalties(length: int, recent: Sequence[int], tiling: Tiling) -> list[float]:
+    """Per place: 1 an eighth of a tile or more away from all recent borders, rising to 1 + PRICE_OF_STAYING on one."""
+    nearest = np.abs(np.subtract.outer(np.arange(length + 1), np.array([*recent, NOWHERE]))).min(1)
+    return (1 + PRICE_OF_STAYING * np.maximum(0.0, 1 - 8 * nearest / tiling.tile) ** 2).tolist()
 
 
 class ActiveField:
@@ -202,14 +216,7 @@ class ActiveField:
         self.first = np.pad(at_or_below, ((0, 1), (0, 1)), constant_values=NOWHERE)
         self.last = np.pad(before, ((1, 0), (0, 1)), constant_values=0)
 
-    def strip(
-        self,
-        low: int,
-        high: int,
-        ends: tuple[int, int],
-        ways: dict[tuple[int, int], list[Cut]],
-        recent: Iterable[np.ndarray],
-    ) -> Strip:
+    def strip(self, low: int, high: int, ends: tuple[int, int], across: Axis) -> Strip:
         """The cheapest windows over the rows low..high (and the border's own row); `ends` are those of the active area."""
         tiling = self.tiling
         high += tiling.odd if high < ends[1] else 0
@@ -219,9 +226,7 @@ class ActiveField:
         if not len(columns):
             return Strip(0.0, (), [])
         start, end = int(columns[0]), int(columns[-1]) + 1
-        if (start, end) not in ways:
-            ways[start, end] = cuts(start, end, 1, (self.rows, self.columns), tiling, recent)
-        options = ways[start, end]
+        options = across.cuts(start, end)
 
         # All pieces of all ways at once: left and right end, then the bounding box of what is active between them.
         left = np.array([x for cut in options for x in (start, *cut.borders)])

@@ -1,6 +1,7 @@
 """Windows as properties: what is active is covered, nothing is too large or off the model's grid; and they are cheap."""
 
 from collections import Counter
+from functools import cache
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -99,6 +100,32 @@ def test_one_strip_is_as_cheap_as_the_best_of_all_ways_to_cut_it(seed):
     best = min(price(borders) for count in range(6) for borders in combinations(range(1, len(active)), count))
     cells = active.repeat_interleave(16)[None].expand(32, -1)
     assert cost_of(plan_of(tiling, cells), tiling) <= 1.1 * best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
+    """Brute force over every set of borders down and, in every strip, across: 7 x 7 units, windows of up to 4."""
+    tiling = Tiling(16, 4, 2, 0, False, TRANSFORMER)
+    active = random_cells(49, 49, 0.6, seed)[::7, ::7]
+
+    def ways(length):
+        return [(0, *cut, length) for count in range(length) for cut in combinations(range(1, length), count)]
+
+    @cache
+    def piece(y0, y1, x0, x1):
+        rows, columns = torch.where(active[y0:y1, x0:x1])
+        if not len(rows):
+            return 0.0
+        sides = [max(int(where.max() - where.min()) + 1, tiling.smallest) for where in (rows, columns)]
+        return np.inf if max(sides) > tiling.tile else float(TRANSFORMER.of_windows(sides[0] * sides[1] * 256, 1))
+
+    @cache
+    def strip(y0, y1):
+        return min(sum(piece(y0, y1, *ends) for ends in pairwise(cut)) for cut in ways(7))
+
+    best = min(sum(strip(*ends) for ends in pairwise(cut)) for cut in ways(7))
+    cells = active.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    assert cost_of(plan_of(tiling, cells), tiling) <= 1.15 * best
 
 
 @pytest.mark.parametrize(
