@@ -173,7 +173,7 @@ class TiledDiffusion:
         run = extra_args["model_options"]["transformer_options"].get(KEY)
         if run is not None:
             run.sigmas = _checked_sigmas(sigmas)
-            if getattr(getattr(executor.class_obj, "sampler_function", None), "__name__", "") in ONE_CALL_PER_STEP:
+            if _announces(executor.class_obj):
                 callback = _announcing(run, callback)
             if self.settings.batch == 0:
                 run.lay(replace(run.tiling, batch=_batch_that_fits(guider.inner_model, run.tiling, noise)))
@@ -267,6 +267,12 @@ class TiledDiffusion:
             for number, part in zip(batch, parts, strict=True):
                 total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
         return total.flatten(0, 1)
+
+
+def _announces(sampler: Any) -> bool:
+    function = getattr(sampler, "sampler_function", None)
+    of_core = getattr(function, "__module__", "") == "comfy.k_diffusion.sampling"
+    return of_core and function.__name__ in ONE_CALL_PER_STEP
 
 
 def _announcing(run: Run, callback: Callable | None) -> Callable:
