@@ -47,11 +47,10 @@ class Cost:
         """Cost of one window of so many cells that is evaluated in batches of `batch`."""
         return self.per_call / batch + (cells + self.per_window) * (1 + cells / self.quadratic)
 
-    def of_shapes(self, shapes: Counter[tuple[int, int]], batch: int) -> float:
-        """Cost of a step whose windows have these shapes in cells."""
-        calls = sum(ceil_div(count, batch) for count in shapes.values())
-        windows = sum(count * self.of_windows(height * width, batch) for (height, width), count in shapes.items())
-        return windows + self.per_call * (calls - sum(shapes.values()) / batch)
+    def of_shape(self, cells: int, count: int, batch: int) -> float:
+        """Cost of `count` windows of one shape; a last batch that is not full costs a call all the same."""
+        spare_calls = ceil_div(count, batch) - count / batch
+        return count * self.of_windows(cells, batch) + self.per_call * spare_calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +117,19 @@ class Planner:
             for length, recent in zip(active.shape, (self.recent_y, self.recent_x), strict=True)
         )
         field = ActiveField(active, self.tiling)
-        strips: dict[tuple[int, int], Strip] = {}
+        strips: dict[tuple[int, int, bool], Strip] = {}
 
-        def strip_between(low: int, high: int) -> Strip:
-            if (low, high) not in strips:
-                strips[low, high] = field.strip(low, high, (start, end), across)
-            return strips[low, high]
+        def strips_of(cut: Cut) -> list[Strip]:
+            rows = pairwise((start, *cut.borders, end))
+            return [strip_between(low, high, index > 0) for index, (low, high) in enumerate(rows)]
 
-        def cost_of(cut: Cut) -> float:
-            return cut.penalty * sum(strip_between(*rows).cost for rows in pairwise((start, *cut.borders, end)))
+        def strip_between(low: int, high: int, inner: bool) -> Strip:
+            if (low, high, inner) not in strips:
+                strips[low, high, inner] = field.strip(low, high, inner, end, across)
+            return strips[low, high, inner]
 
-        best = min(down.cuts(start, end), key=cost_of)
-        chosen = [strip_between(*rows) for rows in pairwise((start, *best.borders, end))]
+        best = min(down.cuts(start, end), key=lambda cut: cut.penalty * sum(strip.cost for strip in strips_of(cut)))
+        chosen = strips_of(best)
         if self.tiling.moving:
             self.recent_y.append(best.borders)
             self.recent_x.append([border for strip in chosen for border in strip.borders])
@@ -169,14 +169,14 @@ class Axis:
         context = tiling.margin + tiling.odd  # around the active area, too
         low, high = max(0, start - context), min(self.length, end + context)
         span = max(0, high - low - tiling.overlap)
-        longest = tiling.tile - tiling.overlap
+        longest = max(1, tiling.tile - tiling.overlap)
         fewest = max(1, ceil_div(span, longest))
         ways = {even_lengths(span, count) for count in range(fewest, fewest + self.more + 1)}
         if tiling.moving and fewest > 1:
             ways |= {way for count in range(fewest, fewest + 3) for way in uneven_lengths(span, count, longest, tiling)}
         for way in ways:
             borders = tuple(accumulate(way[1:-1], initial=low + tiling.margin + way[0])) if len(way) > 1 else ()
-            if borders and not start < borders[0] <= borders[-1] < end:
+            if borders and not start <= borders[0] <= borders[-1] < end:
                 continue
             penalty = max((self.penalties[border] for border in borders), default=1.0)
             yield penalty * sum(self.prices[length] for length in way), borders, penalty
@@ -216,30 +216,36 @@ class ActiveField:
         self.first = np.pad(at_or_below, ((0, 1), (0, 1)), constant_values=NOWHERE)
         self.last = np.pad(before, ((1, 0), (0, 1)), constant_values=0)
 
-    def strip(self, low: int, high: int, ends: tuple[int, int], across: Axis) -> Strip:
-        """The cheapest windows over the rows low..high (and the border's own row); `ends` are those of the active area."""
+    def strip(self, low: int, high: int, inner: bool, end: int, across: Axis) -> Strip:
+        """The cheapest windows over the rows low..high (and the border's own row) of an active area that ends at `end`.
+
+        `inner` tells whether `low` is a border; `high` is one where it lies before the end.
+        """
         tiling = self.tiling
-        high += tiling.odd if high < ends[1] else 0
+        inner_y = inner, high < end
+        high += tiling.odd * inner_y[1]
         first = np.where(self.first[low] < high, self.first[low], NOWHERE)
         last = np.where(self.last[high] > low, self.last[high], 0)
         columns = np.flatnonzero(first < NOWHERE)
         if not len(columns):
             return Strip(0.0, (), [])
-        start, end = int(columns[0]), int(columns[-1]) + 1
-        options = across.cuts(start, end)
+        left_end, right_end = int(columns[0]), int(columns[-1]) + 1
+        options = across.cuts(left_end, right_end)
 
         # All pieces of all ways at once: left and right end, then the bounding box of what is active between them.
-        left = np.array([x for cut in options for x in (start, *cut.borders)])
-        right = np.array([x for cut in options for x in (*(border + tiling.odd for border in cut.borders), end)])
+        left = np.array([x for cut in options for x in (left_end, *cut.borders)])
+        right = np.array([x for cut in options for x in (*(border + tiling.odd for border in cut.borders), right_end)])
         x0, x1 = columns[np.searchsorted(columns, left)], columns[np.searchsorted(columns, right) - 1] + 1
         between = np.stack([left, right], 1).ravel()
         y0, y1 = np.minimum.reduceat(first, between)[::2], np.maximum.reduceat(last, between)[::2]
         some = x0 < x1
-        boxes_x, cores_x = _extents((x0, x1), (left, right), (start, end), self.columns, tiling)
-        boxes_y, cores_y = _extents((y0, y1), (low, high), ends, self.rows, tiling)
+        first_piece = np.cumsum([0, *(len(cut.borders) + 1 for cut in options)])
+        inner_x = np.ones((2, len(left)), dtype=bool)
+        inner_x[0, first_piece[:-1]] = inner_x[1, first_piece[1:] - 1] = False
+        boxes_x, cores_x = _extents((x0, x1), (left, right), inner_x, self.columns, tiling)
+        boxes_y, cores_y = _extents((y0, y1), (low, high), inner_y, self.rows, tiling)
         cells = (boxes_x[1] - boxes_x[0]) * (boxes_y[1] - boxes_y[0]) * tiling.unit**2
         costs = np.where(some, tiling.cost.of_windows(cells, tiling.batch), 0.0)
-        first_piece = np.cumsum([0, *(len(cut.borders) + 1 for cut in options)])
         totals = np.add.reduceat(costs, first_piece[:-1]) * [cut.penalty for cut in options]
         best = int(totals.argmin())
         windows = [
@@ -259,15 +265,15 @@ Ends = tuple[np.ndarray, np.ndarray]
 
 
 def _extents(
-    trimmed: Ends, piece: Ends | tuple[int, int], ends: tuple[int, int], length: int, tiling: Tiling
+    trimmed: Ends, piece: Ends | tuple[int, int], inner: Ends | tuple[bool, bool], length: int, tiling: Tiling
 ) -> tuple[Ends, Ends]:
     """One axis of windows and of their cores (in halves of a unit): `trimmed` is what is active of `piece`.
 
-    Where a window reaches a border of its piece inside the active area `ends`, its core ends in the middle of the overlap.
+    Where a window reaches an end of its piece that is an `inner` border, its core ends in the middle of the overlap.
     Elsewhere the core ends with what is active, and half the overlap is context.
     """
-    low_border = (trimmed[0] == piece[0]) & np.greater(piece[0], ends[0])
-    high_border = (trimmed[1] == piece[1]) & np.less(piece[1], ends[1])
+    low_border = (trimmed[0] == piece[0]) & inner[0]
+    high_border = (trimmed[1] == piece[1]) & inner[1]
     start = np.maximum(0, trimmed[0] - tiling.margin - tiling.odd * ~low_border)
     end = np.minimum(length, trimmed[1] + tiling.margin + tiling.odd * ~high_border)
     size = np.minimum(np.maximum(end - start, tiling.smallest), length)
@@ -283,28 +289,27 @@ def _grown(start: np.ndarray, end: np.ndarray, size: np.ndarray, length: int) ->
 
 def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Tiling) -> list[Window]:
     """The windows, some of them grown to the shape of others where that saves more calls than it costs cells."""
-
-    def cost(shapes: Counter) -> float:
-        cells = Counter()
-        for (height, width), count in shapes.items():
-            cells[height * tiling.unit, width * tiling.unit] += count
-        return tiling.cost.of_shapes(cells, tiling.batch)
-
     shapes = Counter((window.box.height, window.box.width) for window in windows)
     becomes = {shape: shape for shape in shapes}
-    while len(shapes) > 1:
-        merges = []
-        for small in shapes:
-            for large in shapes:
-                merged = max(small[0], large[0]), max(small[1], large[1])
-                if small != large and max(merged) <= max(tiling.tile, 1):
-                    after = Counter({shape: count for shape, count in shapes.items() if shape not in (small, large)})
-                    after[merged] += shapes[small] + shapes[large]
-                    merges.append((cost(after), small, large, merged, after))
-        if not merges or min(merges)[0] >= cost(shapes):
-            break
-        _, small, large, merged, shapes = min(merges, key=lambda merge: merge[:4])
-        becomes = {shape: merged if now in (small, large) else now for shape, now in becomes.items()}
+
+    def cost(shape: tuple[int, int], count: int) -> float:
+        return tiling.cost.of_shape(shape[0] * shape[1] * tiling.unit**2, count, tiling.batch)
+
+    def merged_with(small: tuple[int, int], large: tuple[int, int]) -> tuple[float, tuple[int, int], set[tuple[int, int]]]:
+        """(cost of giving both one shape over that of leaving them, that shape, the shapes that take it)."""
+        shape = max(small[0], large[0]), max(small[1], large[1])
+        taking = {small, large} | ({shape} & shapes.keys())
+        together = cost(shape, sum(shapes[one] for one in taking))
+        return together - sum(cost(one, shapes[one]) for one in taking), shape, taking
+
+    for small in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
+        others = [large for large in shapes if large != small] if small in shapes else []
+        change, shape, taking = min(
+            (merged_with(small, large) for large in others), default=(0.0, small, set()), key=lambda way: way[:2]
+        )
+        if change < 0:
+            shapes[shape] = sum(shapes.pop(one) for one in taking)
+            becomes = {was: shape if now in taking else now for was, now in becomes.items()}
     return [_as_shape(window, becomes[window.box.height, window.box.width], size) for window in windows]
 
 

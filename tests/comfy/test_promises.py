@@ -639,6 +639,19 @@ def test_a_run_that_is_out_of_memory_goes_on_smaller_and_ends_right(cells, what,
     assert 0 < len(failed) <= 7 and len(seen) > 2 * len(failed)
 
 
+def test_out_of_memory_goes_down_to_the_smallest_windows_with_the_default_overlap():
+    """SD1.5 is cut at 64 px, so the default overlap of 64 px is a single unit."""
+    entry = entry_of("sd15")
+    latent = entry.latent(64, 64)
+    free = [[1.0 if 2 <= x < 6 and 2 <= y < 6 else 0.0 for x in range(8)] for y in range(8)]
+    tree = tree_of(free, 64, 64)
+    held = ~free_cells(tree, latent)
+    seen = []
+    limited = out_of_memory_above(entry.model, 256, seen)
+    samples = sample(entry, latent, model=patched(entry, tree, model=limited, tile_px=512, overlap_px=64), steps=2)
+    assert torch.equal(samples[..., held], latent[..., held]) and max(shape[-1] for shape in seen[-4:]) <= 16
+
+
 def test_without_any_memory_the_error_is_core_s_own(caplog):
     entry = entry_of("flux")
     tiled = patched(entry, half_kept(32, 40), model=out_of_memory_above(entry.model, 0, []))
