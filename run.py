@@ -223,8 +223,7 @@ class Run:
             freedom = txt2img_scale(self.denoise, index, self.steps)
         else:
             freedom = self.freedom(index).where(self.open, 0.0)  # what core's mask closes is held, too
-        freedom = freedom.to(device, torch.float32)
-        freedom = freedom.view(len(freedom), *[1] * (rank - 3), *freedom.shape[-2:])
+        freedom = per_image(freedom.to(device, torch.float32), rank)
         margin = self.tiling.overlap * self.tiling.unit // 2
         weights = tuple(
             share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
@@ -240,6 +239,11 @@ class Run:
         if key not in self.plans:
             self.plans[key] = self.planner.plan(active)
         return self.plans[key]
+
+
+def per_image(cells: Tensor, rank: int) -> Tensor:
+    """[B or 1, H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank` dimensions."""
+    return cells.view(len(cells), *[1] * (rank - 3), *cells.shape[-2:])
 
 
 def new_run(

@@ -22,30 +22,38 @@ from torch import Tensor
 from .conditioning import unstack_windows, window_args
 from .planning import Tiling, Window
 from .quadtree import Box, Quadtree
-from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run
+from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run, per_image
 from .utils import info, warn
 
 # Core's samplers that call the model once a step and then their callback: it tells which step is next. For others, and for ones
 # not known, the step is read from sigma, which waits for the device.
 ONE_CALL_PER_STEP = frozenset(
     f"sample_{name}"
-    for name in (
-        *(
-            "euler",
-            "euler_ancestral",
-            "euler_cfg_pp",
-            "euler_ancestral_cfg_pp",
-            "lms",
-            "ddpm",
-            "lcm",
-            "ipndm",
-            "ipndm_v",
-            "deis",
-        ),
-        *("dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "er_sde"),
-        *("res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"),
-        *("gradient_estimation", "gradient_estimation_cfg_pp"),
-    )
+    for name in [
+        "euler",
+        "euler_ancestral",
+        "euler_cfg_pp",
+        "euler_ancestral_cfg_pp",
+        "lms",
+        "ddpm",
+        "lcm",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "er_sde",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "res_multistep_ancestral",
+        "res_multistep_ancestral_cfg_pp",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+    ]
 )
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
@@ -153,8 +161,7 @@ class TiledDiffusion:
         if run.mode is not Mode.PRESERVE or run.sigmas[-1] > 0:
             return samples
         # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are copied, not computed.
-        kept = run.kept()
-        kept = kept.view(len(kept), *[1] * (samples.ndim - 3), *kept.shape[-2:]).to(samples.device)
+        kept = per_image(run.kept(), samples.ndim).to(samples.device)
         return torch.where(kept, clean.to(samples), samples)
 
     def sampler_sample(
@@ -195,8 +202,7 @@ class TiledDiffusion:
         """Core's PREPARE_SAMPLING: asks for the memory of the largest batch of windows instead of the whole latent."""
         run = model_options.get("transformer_options", {}).get(KEY)
         if run is not None:
-            tile = run.tiling.tile * run.tiling.unit
-            batched = [shape[0] * run.tiling.batch, *shape[1:-2], min(tile, shape[-2]), min(tile, shape[-1])]
+            batched = _batch_shape(shape, run.tiling, run.tiling.batch)
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options, *args, **kwargs)
 
@@ -306,11 +312,16 @@ def _cells(latent: Tensor) -> int:
     return latent[:, 0].numel()
 
 
+def _batch_shape(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:
+    """Shape of that many of the largest windows of a latent of this shape [rows, C, ..., H, W]."""
+    rows, *middle, height, width = shape
+    tile = tiling.tile * tiling.unit
+    return [rows * windows, *middle, min(tile, height), min(tile, width)]
+
+
 def _batch_that_fits(model: Any, tiling: Tiling, noise: Tensor) -> int:
     """How many of the largest windows fit the free memory at once, with both conds, by core's own estimate and reserve."""
-    tile = tiling.tile * tiling.unit
-    rows, *middle, height, width = noise.shape
-    needed = 1.5 * model.memory_required([2 * rows, *middle, min(tile, height), min(tile, width)])
+    needed = 1.5 * model.memory_required(_batch_shape(noise.shape, tiling, 2))
     return max(1, min(MOST_WINDOWS, int(comfy.model_management.get_free_memory(noise.device) / needed)))
 
 

@@ -90,7 +90,7 @@ def txt2img_scale(denoise: Tensor, step: int, steps: int) -> Tensor:
 
 def scale_velocity(noisy: Tensor, denoised: Tensor, scale: Tensor) -> Tensor:
     """x - s (x - D): the denoised estimate whose velocity is s times the model's; s = 1 returns `denoised` to the bit."""
-    return torch.lerp(noisy, denoised, scale.to(denoised.dtype))
+    return blend_denoised(denoised, noisy, scale)
 
 
 def step_of(sigma: float, sigmas: list[float]) -> int:
