@@ -510,7 +510,7 @@ def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
     def interrupting(apply_model, args):
         seen.append(1)
         comfy.model_management.interrupt_current_processing()
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return args["input"]  # core looks for an interrupt inside the model, which is not entered here
 
     model = entry.model.clone()
     model.set_model_unet_function_wrapper(interrupting)
