@@ -264,7 +264,7 @@ class TiledDiffusion:
             _count(run, noisy, 1)
             return run.blended(noisy, self.evaluate(apply_model, args), step)
         total = run.bound(noisy, step)
-        for batch in _batches(step.windows, run.tiling.batch):
+        for batch in batches(step.windows, run.tiling.batch):
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
             cut = window_args(args, boxes)
@@ -293,7 +293,7 @@ def _announcing(run: Run, callback: Callable | None) -> Callable:
     return announce
 
 
-def _batches(windows: Sequence[Window], most: int) -> list[list[int]]:
+def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
     """Indices of windows of one shape, at most `most` together."""
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, window in enumerate(windows):

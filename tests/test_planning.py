@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.planning import Cost, Planner, Tiling, units_with, with_shared_shapes
+from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, units_with, with_shared_shapes
 
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
 TILINGS = st.builds(
@@ -44,8 +44,8 @@ def cost_of(windows, tiling):
 
 @given(
     TILINGS,
-    st.integers(1, 300),
-    st.integers(1, 300),
+    st.integers(1, 600),
+    st.integers(1, 600),
     st.sampled_from([0.0, 0.05, 0.4, 1.1]),
     st.integers(1, 3),
     st.integers(0, 99),
@@ -168,8 +168,8 @@ def test_a_moving_lattice_keeps_away_from_its_recent_borders():
     planner = Planner((400, 400), tiling)
     units = units_with(torch.ones(400, 400, dtype=torch.bool), 2)
     plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(8)]
-    for before, now in pairwise(plans):
-        assert np.mean([min(abs(x - border) for border in before) for x in now]) >= 4
+    moves = [np.mean([min(abs(x - border) for border in before) for x in now]) for before, now in pairwise(plans)]
+    assert np.mean(moves) >= 8 and np.count_nonzero(moves) >= len(moves) - 1
 
 
 def test_a_fixed_lattice_stands_still():
@@ -185,7 +185,7 @@ def test_scattered_specks_do_not_stop_the_planner(monkeypatch):
     monkeypatch.setattr(Cost, "of_shape", lambda self, *args: looks.append(1) or of_shape(self, *args))
     specks = np.random.default_rng(0).random((512, 512)) < 0.002
     windows = Planner((1024, 1024), Tiling(2, 64, 32, 4, True, TRANSFORMER, 4)).plan(specks)
-    assert len(windows) > 50 and len(looks) < 5 * len(windows) ** 2
+    assert len(windows) > 50 and len(looks) < 5 * FINALISTS * len(windows) ** 2
 
 
 def test_windows_of_almost_one_shape_share_it_where_calls_are_dear():
