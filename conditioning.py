@@ -1,4 +1,4 @@
-"""What goes to the model with a window: every tensor of the canvas' size is cut like the latent, the rest goes whole.
+"""What goes to the model with a window: what lies on the canvas is cut like the latent, the rest goes whole.
 
 Rows of a batch of windows are cond-major: all windows of the first cond, then all of the next, each with its whole latent
 batch. So patches that do `x.chunk(len(cond_or_uncond))` find what they look for.
@@ -6,16 +6,15 @@ batch. So patches that do `x.chunk(len(cond_or_uncond))` find what they look for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .quadtree import Box
-
-# Tokens and vectors: never cut, even if their last two dimensions happen to equal the canvas'.
-NEVER_SPATIAL = frozenset({"c_crossattn", "y", "attention_mask", "guidance", "num_video_frames", "frame_rate"})
+from .utils import ceil_div, warn
 
 
 def stack_windows(value: Tensor, boxes: Sequence[Box], conds: int) -> Tensor:
@@ -39,8 +38,226 @@ def unstack_windows(value: Tensor, windows: int, conds: int) -> tuple[Tensor, ..
     return tuple(part.flatten(0, 1) for part in value.unflatten(0, (conds, windows, -1)).unbind(1))
 
 
-# Conditioning that would go to every window uncut, silently wrong: what the user sees it as.
-UNCUT_ENTRIES = {"control": "ControlNet or T2I-Adapter", "attention_mask_img_shape": "a style model (Redux) with a strength"}
+def scale_of(canvas: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] | None:
+    """(times finer, times coarser) of a grid that lies over the canvas in whole steps; None for any other."""
+    finer = grid[0] // canvas[0]
+    if finer and grid == (finer * canvas[0], finer * canvas[1]):
+        return finer, 1
+    for coarser in (2, 4, 8, 16, 32, 64):
+        ends = [(length // coarser, ceil_div(length, coarser)) for length in canvas]
+        if all(cells in end for cells, end in zip(grid, ends, strict=True)):
+            return 1, coarser
+    return None
+
+
+def on_grid(box: Box, canvas: tuple[int, int], grid: tuple[int, int]) -> Box:
+    """A box of the canvas in cells of a grid over it; ValueError where it does not start and end on them."""
+    scale = scale_of(canvas, grid)
+    if scale is None or box.x0 % scale[1] or box.y0 % scale[1]:
+        raise ValueError(
+            f"A conditioning of {grid[1]} x {grid[0]} cells over a latent of {canvas[1]} x {canvas[0]} cannot be cut into "
+            "windows. Give it the latent's size, or sample without Quadtree Diffusion."
+        )
+    finer, coarser = scale
+    x0, y0, x1, y1 = (ceil_div(edge * finer, coarser) for edge in box)
+    return Box(x0, y0, min(x1, grid[1]), min(y1, grid[0]))
+
+
+class Cutter:
+    """Cuts one model call of `noisy` [rows, C, ..., H, W] with `conds` conds into a batch of windows of one shape."""
+
+    def __init__(self, noisy: Tensor, boxes: Sequence[Box], conds: int, unit: int, text_tokens: int = 0) -> None:
+        self.boxes, self.conds = boxes, conds
+        self.rows, self.canvas = len(noisy), tuple(noisy.shape[-2:])
+        self.unit, self.text_tokens = unit, text_tokens
+
+    def whole(self, value: Any) -> Any:
+        """The same for every window."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.whole(entry) for entry in value)
+        has_rows = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.rows
+        return repeat_rows(value, len(self.boxes), self.conds) if has_rows else value
+
+    def scaled(self, value: Tensor) -> Tensor:
+        """The canvas at any whole multiple or fraction of its resolution, [1 or rows, ..., h, w]."""
+        boxes = [on_grid(box, self.canvas, tuple(value.shape[-2:])) for box in self.boxes]
+        if len(boxes) > 1:
+            value = value.expand(self.rows, *value.shape[1:])
+        return stack_windows(value, boxes, self.conds)
+
+    def tokens(self, value: Tensor) -> Tensor:
+        """One token per patch, frame by frame, [1 or rows, frames * patches, width]."""
+        grid = [ceil_div(length, self.unit) for length in self.canvas]
+        if value.shape[1] % (grid[0] * grid[1]):
+            raise ValueError(
+                f"{value.shape[1]} tokens do not lie on the {grid[1]} x {grid[0]} patches of this latent and cannot be cut. "
+                "Sample without Quadtree Diffusion."
+            )
+        planes = value.unflatten(1, (-1, *grid)).movedim(-1, 1)
+        return self.scaled(planes).movedim(1, -1).flatten(1, 3)
+
+    def latent(self, value: Any) -> Any:
+        """What belongs to a cell of the canvas; resampled where its resolution is another one, whole where it has none."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.latent(entry) for entry in value)
+        if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[-2:] == (1, 1):
+            return self.whole(value)
+        if value.shape[0] not in (1, self.rows):
+            raise ValueError(
+                f"A conditioning tensor of the latent's size has {value.shape[0]} rows, not {self.rows}. "
+                "Give it one row, or one for each image of the batch."
+            )
+        if scale_of(self.canvas, tuple(value.shape[-2:])) is None:
+            planes = value.reshape(1, -1, *value.shape[-2:])
+            value = F.interpolate(planes, size=self.canvas, mode="bilinear").reshape(*value.shape[:-2], *self.canvas)
+        return self.scaled(value)
+
+    def same_size(self, value: Any) -> Any:
+        """Pictures to look at (references): those of the canvas' size lie on it and are cut, others are seen whole."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.same_size(entry) for entry in value)
+        on_canvas = isinstance(value, Tensor) and value.ndim > 3 and value.shape[-2:] == self.canvas
+        return self.latent(value) if on_canvas else self.whole(value)
+
+    def patches(self, value: Tensor) -> Tensor:
+        """A picture of its own resolution that the model spreads over its patches (Stable Cascade's B by its stage C)."""
+        grid = [ceil_div(length, self.unit) for length in self.canvas]
+        return self.scaled(F.interpolate(value, size=grid, mode="bilinear", align_corners=True))
+
+    def token_mask(self, value: Any) -> Any:
+        """A mask between all tokens, text then canvas, [1 or rows, tokens, tokens]; one of text alone goes whole."""
+        grid = [ceil_div(length, self.unit) for length in self.canvas]
+        tokens = self.text_tokens + grid[0] * grid[1]
+        if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[-2:] != (tokens, tokens):
+            return self.whole(value)
+        numbers = torch.arange(grid[0] * grid[1], device=value.device).view(grid) + self.text_tokens
+        text = torch.arange(self.text_tokens, device=value.device)
+        cut = []
+        for box in self.boxes:
+            kept = torch.cat([text, numbers[on_grid(box, self.canvas, tuple(grid)).slices].flatten()])
+            cut.append(value[..., kept, :][..., kept])
+        if len(cut) == 1:
+            return cut[0]
+        return torch.stack(
+            [one.expand(self.rows, *one.shape[1:]).unflatten(0, (self.conds, -1)) for one in cut], dim=1
+        ).flatten(0, 2)
+
+    def by_shape(self, value: Any) -> Any:
+        """An entry that nobody declared: cut where its last two dimensions are the canvas', else whole."""
+        return self.same_size(value) if not isinstance(value, Tensor) or value.ndim > 3 else self._plane(value)
+
+    def _plane(self, value: Tensor) -> Tensor:
+        return self.latent(value) if value.ndim == 3 and value.shape[-2:] == self.canvas else self.whole(value)
+
+    def looks_uncut(self, value: Any) -> bool:
+        """Whether an undeclared entry has the canvas' size in a place that `by_shape` does not cut."""
+        for tensor in _tensors(value):
+            sizes = tuple(tensor.shape)
+            inside = any(sizes[at : at + 2] == self.canvas for at in range(len(sizes) - 2))
+            finer = len(sizes) > 3 and (scale_of(self.canvas, sizes[-2:]) or (1, 1))[0] > 1
+            if inside or finer or (isinstance(value, dict) and sizes[-2:] == self.canvas):
+                return True
+        return False
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _tensors(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+Rule = Callable[[Cutter, Any], Any]
+
+
+def _refused(what: str, advice: str) -> Rule:
+    def refuse(_cutter: Cutter, value: Any) -> Any:
+        if value is None or (isinstance(value, (list, tuple)) and not value):
+            return value
+        raise ValueError(
+            f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or set tile_size to at least the image's longer "
+            "side and min_denoise = max_denoise."
+        )
+
+    return refuse
+
+
+# Every entry of `c` that ComfyUI's models know, by what it is; others are cut by their shape.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        # Text, vectors and numbers; pictures that are not of the canvas.
+        [
+            "c_crossattn",
+            "crossattn_controlnet",
+            "y",
+            "guidance",
+            "text_embedding_mask",
+            "encoder_hidden_states_llama3",
+            "txt_byt5",
+            "clip",
+            "clip_text",
+            "clip_text_pooled",
+            "clip_img",
+            "clip_fea",
+            "clip_fea_ref",
+            "time_context",
+            "t5xxl_ids",
+            "t5xxl_weights",
+            "num_tokens",
+            "num_video_frames",
+            "frame_rate",
+            "fps",
+            "image_meta_size",
+            "c_size",
+            "c_ar",
+            "sca",
+            "crp",
+            "siglip_feats",
+            "ref_contexts",
+            "ref_latents_method",
+            "vace_strength",
+            "face_pixel_values",
+            "audio_embed",
+            "guiding_frame_index",
+            "degrade_sigma",
+            "ofs",
+            "image_only_indicator",
+            "disable_time_r",
+        ],
+        Cutter.whole,
+    ),
+    **dict.fromkeys(
+        [
+            "c_concat",
+            "image_cond",
+            "denoise_mask",
+            "time_dim_concat",
+            "time_dim_replace",
+            "vace_context",
+            "camera_conditions",
+            "control_video",
+            "pose_latents",
+            "sam_latents",
+            "lq_latent",
+            "condition",
+        ],
+        Cutter.latent,
+    ),
+    **dict.fromkeys(
+        ["ref_latents", "ref_latent", "reference_latent", "context_latents", "reference_motion", "ref_mask_latents"],
+        Cutter.same_size,
+    ),
+    "effnet": Cutter.patches,
+    "attention_mask": Cutter.token_mask,
+    "keyframe_idxs": _refused("LTXV keyframes", "Remove the guide frames"),
+    "guide_attention_entries": _refused("LTXV guides", "Remove the guide frames"),
+}
+
+# Patches that look at a picture of the whole image, by the class they belong to: what the user sees them as.
 UNCUT_PATCHES = {
     "Gligen": "GLIGEN boxes",
     "DiffSynthCnetPatch": "a DiffSynth ControlNet",
@@ -49,36 +266,50 @@ UNCUT_PATCHES = {
 }
 
 
-def _refuse(c: dict[str, Any]) -> None:
-    lists = c.get("transformer_options", {}).get("patches", {}).values()
+def _refuse_patches(options: dict[str, Any]) -> None:
+    lists = options.get("patches", {}).values()
     names = {getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0] for patches in lists for patch in patches}
-    uncut = [what for key, what in UNCUT_ENTRIES.items() if c.get(key) is not None]
-    uncut += [what for name, what in UNCUT_PATCHES.items() if name in names]
-    if uncut:
-        raise ValueError(
-            f"Quadtree Diffusion cannot cut {uncut[0]} into windows yet. Remove it, or set tile_size to at least the image's "
-            "longer side (with ControlNet that is enough; otherwise also min_denoise = max_denoise)."
-        )
+    for name in UNCUT_PATCHES.keys() & names:
+        _refused(UNCUT_PATCHES[name], "Remove it")(None, name)
 
 
-def window_args(args: dict[str, Any], boxes: Sequence[Box]) -> dict[str, Any]:
-    """The arguments of a model-function wrapper for a batch of windows of one shape; nothing of `args` is changed."""
-    noisy, conds = args["input"], len(args["cond_or_uncond"])
-    _refuse(args["c"])
+def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: set[str]) -> dict[str, Any]:
+    """The arguments of a model-function wrapper for a batch of windows of one shape; nothing of `args` is changed.
 
-    def repeat(value: Any) -> Any:
-        has_rows = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == len(noisy)
-        return repeat_rows(value, len(boxes), conds) if has_rows else value
+    `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Keys that may lie on the canvas in a
+    way that nobody declared are reported and added to `warned`.
+    """
+    noisy, c, conds = args["input"], args["c"], len(args["cond_or_uncond"])
+    _refuse_patches(c.get("transformer_options", {}))
+    text = c.get("c_crossattn")
+    cutter = Cutter(noisy, boxes, conds, unit, text.shape[1] if isinstance(text, Tensor) and text.ndim > 1 else 0)
+    cut: dict[str, Any] = {}
+    for key, value in c.items():
+        if key == "control":
+            continue
+        unknown = key not in RULES and key != "transformer_options" and key not in warned
+        if unknown and cutter.looks_uncut(value):
+            warned.add(key)
+            warn("the conditioning entry %r may lie on the canvas, but nobody told how; every window gets it whole.", key)
+        cut[key] = RULES.get(key, Cutter.by_shape)(cutter, value)
+    cut["transformer_options"] = dict(c.get("transformer_options", {}))  # models write into it
+    return {**args, "input": stack_windows(noisy, boxes, conds), "timestep": cutter.whole(args["timestep"]), "c": cut}
 
-    def cut(value: Any) -> Any:
+
+def select_conds(c: dict[str, Any], numbers: Sequence[int], conds: int, rows: int) -> dict[str, Any]:
+    """The entries of a model call for some of its conds, in this order."""
+
+    def select(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return type(value)(cut(entry) for entry in value)
-        if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[-2:] != noisy.shape[-2:]:
-            return repeat(value)
-        if value.shape[0] not in (1, len(noisy)):
-            raise ValueError(f"A conditioning tensor of the latent's size has {value.shape[0]} rows, not {len(noisy)}.")
-        return stack_windows(value.expand(len(noisy), *value.shape[1:]), boxes, conds)
+            return type(value)(select(entry) for entry in value)
+        if hasattr(value, "select_conds"):
+            return value.select_conds(numbers)
+        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != rows:
+            return value
+        return value.unflatten(0, (conds, -1))[list(numbers)].flatten(0, 1)
 
-    c = {key: repeat(value) if key in NEVER_SPATIAL else cut(value) for key, value in args["c"].items()}
-    c["transformer_options"] = dict(args["c"].get("transformer_options", {}))  # models write into it
-    return {**args, "input": cut(noisy), "timestep": repeat(args["timestep"]), "c": c}
+    options = dict(c.get("transformer_options", {}))
+    for key in ("cond_or_uncond", "uuids"):
+        if key in options:
+            options[key] = [options[key][number] for number in numbers]
+    return {key: select(value) for key, value in c.items() if key != "transformer_options"} | {"transformer_options": options}

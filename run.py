@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .blending import METHODS, Method, shares
 from .planning import Cost, Planner, Tiling, Window, units_with
-from .quadtree import Quadtree
+from .quadtree import Box, Quadtree
 from .utils import ceil_div, cells_from_px, round_down
 from .velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
 
@@ -116,13 +117,13 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on one device: freedom (or velocity scale) [B or 1, 1, ..., H, W], windows, and how each counts.
+    """One step in one place of the canvas: freedom (or velocity scale) [B or 1, 1, ..., h, w], windows, and how each counts.
 
-    `weights` holds freedom times the window's normalised share, [B or 1, 1, ..., h, w] for every window.
+    `windows` are relative to the place; `weights` holds freedom times the window's normalised share for every window.
     """
 
     index: int
-    device: torch.device
+    place: Box
     freedom: Tensor
     windows: tuple[Window, ...]
     weights: tuple[Tensor, ...]
@@ -151,20 +152,23 @@ class Run:
     clean: Tensor | None = None
     tally: Tally = field(default_factory=Tally)
     plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
-    latest: Step | None = None
-    planner: Planner = field(init=False)
+    latest: dict[tuple[torch.device, Box], Step] = field(default_factory=dict)
+    planners: dict[Box, Planner] = field(default_factory=dict)
     shrunk: bool = False
     announced: int | None = None  # the step that is due, where the sampler says so before it calls the model
-
-    def __post_init__(self) -> None:
-        self.lay(self.tiling)
+    places: dict[Any, Box] = field(default_factory=dict)  # of conditioning areas, by the id that core gives each cond
+    hints: dict = field(default_factory=dict)  # what ControlNets prepared for this run
+    stand_ins: dict = field(default_factory=dict)  # for control objects, see control.py
+    warned: set[str] = field(default_factory=set)  # conditioning entries that were reported
+    lock: threading.Lock = field(default_factory=threading.Lock)  # core's multi-GPU sampling calls from threads
 
     def lay(self, tiling: Tiling) -> None:
         """Plan with this tiling from here on."""
-        self.tiling = tiling
-        self.planner = Planner(tuple(self.open.shape), tiling)
-        self.plans.clear()
-        self.latest = None
+        with self.lock:
+            self.tiling = tiling
+            self.planners.clear()
+            self.plans.clear()
+            self.latest.clear()
 
     def shrink(self) -> bool:
         """After running out of memory: half as many windows together, then half the window; False at the smallest."""
@@ -176,6 +180,10 @@ class Run:
         else:
             return False
         return True
+
+    @property
+    def canvas(self) -> Box:
+        return Box(0, 0, self.open.shape[1], self.open.shape[0])
 
     @property
     def steps(self) -> int:
@@ -196,48 +204,55 @@ class Run:
         rows = max(len(self.denoise), 1 if self.clean is None else len(self.clean))
         return latent.unflatten(0, (-1, rows))
 
-    def base(self, noisy: Tensor) -> Tensor:
-        """What a cell without freedom follows, to fit `noisy` [conds, B, C, ..., H, W]."""
-        return self.clean.to(noisy) if self.mode is Mode.PRESERVE else noisy
+    def base(self, noisy: Tensor, place: Box) -> Tensor:
+        """What a cell without freedom follows, to fit `noisy` [conds, B, C, ..., h, w] of a place."""
+        return self.clean[(..., *place.slices)].to(noisy) if self.mode is Mode.PRESERVE else noisy
 
     def blended(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
-        """What the sampler gets for `denoised` of the whole canvas [conds * B, C, ..., H, W]."""
+        """What the sampler gets for `denoised` of a whole place [conds * B, C, ..., h, w]."""
         if self.mode is Mode.FREE:
             return denoised
         noisy = self.by_image(noisy)
-        return blend_denoised(self.by_image(denoised), self.base(noisy), step.freedom).flatten(0, 1)
+        return blend_denoised(self.by_image(denoised), self.base(noisy, step.place), step.freedom).flatten(0, 1)
 
     def bound(self, noisy: Tensor, step: Step) -> Tensor:
-        """The part of the blend that no window gives, (1 - a) times the base, as a new [conds, B, C, ..., H, W]."""
+        """The part of the blend that no window gives, (1 - a) times the base, as a new [conds, B, C, ..., h, w]."""
         noisy = self.by_image(noisy)
-        return self.base(noisy).expand_as(noisy) * (1 - step.freedom)
+        return self.base(noisy, step.place).expand_as(noisy) * (1 - step.freedom)
 
-    def step(self, sigma: Tensor, device: torch.device, rank: int) -> Step:
-        """What is due at a model call at `sigma` [rows], for latents of `rank` dimensions on `device`."""
+    def step(self, sigma: Tensor, device: torch.device, rank: int, place: Box | None = None) -> Step:
+        """What is due at a model call at `sigma` [rows] in a place (None: everywhere), for latents of `rank` on `device`."""
+        place = self.canvas if place is None else place
         index = step_of(float(sigma[0]), self.sigmas) if self.announced is None else self.announced
-        latest = self.latest
-        if latest is not None and latest.index == index and latest.device == device:
-            return latest
-        windows = self.windows(index)
+        with self.lock:
+            latest = self.latest.get((device, place))
+            if latest is None or latest.index != index:
+                latest = self.latest[device, place] = self._step(index, device, rank, place)
+        return latest
+
+    def _step(self, index: int, device: torch.device, rank: int, place: Box) -> Step:
+        windows = self.windows(index, place)
         if self.mode is Mode.SCALE:
             freedom = txt2img_scale(self.denoise, index, self.steps)
         else:
             freedom = self.freedom(index).where(self.open, 0.0)  # what core's mask closes is held, too
-        freedom = per_image(freedom.to(device, torch.float32), rank)
+        freedom = per_image(freedom[(..., *place.slices)].to(device, torch.float32), rank)
         margin = self.tiling.overlap * self.tiling.unit // 2
+        size = place.height, place.width
         weights = tuple(
             share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
-            for share, window in zip(shares(windows, self.open.shape, self.method, margin), windows, strict=True)
+            for share, window in zip(shares(windows, size, self.method, margin), windows, strict=True)
         )
-        self.latest = Step(index, device, freedom, windows, weights)
-        return self.latest
+        return Step(index, place, freedom, windows, weights)
 
-    def windows(self, index: int) -> tuple[Window, ...]:
+    def windows(self, index: int, place: Box | None = None) -> tuple[Window, ...]:
         """The windows of a step, planned once per set of active cells (and per position of a moving lattice)."""
-        active = units_with((self.freedom(index) > 0).any(0) & self.open, self.tiling.unit)
-        key = index if self.tiling.moving else 0, active.tobytes()
+        place = self.canvas if place is None else place
+        active = units_with(((self.freedom(index) > 0).any(0) & self.open)[place.slices], self.tiling.unit)
+        key = place, index if self.tiling.moving else 0, active.tobytes()
         if key not in self.plans:
-            self.plans[key] = self.planner.plan(active)
+            planner = self.planners.setdefault(place, Planner((place.height, place.width), self.tiling))
+            self.plans[key] = planner.plan(active)
         return self.plans[key]
 
 

@@ -19,7 +19,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .conditioning import unstack_windows, window_args
+from .conditioning import Cutter, select_conds, unstack_windows, window_args
+from .control import Deferred, Deferring, cut_features
 from .planning import Tiling, Window
 from .quadtree import Box, Quadtree
 from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run, per_image
@@ -206,6 +207,15 @@ class TiledDiffusion:
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options, *args, **kwargs)
 
+    def calc_cond_batch(
+        self, executor: Callable, model: Any, conds: list[list[dict] | None], noisy: Tensor, sigma: Tensor, model_options: dict
+    ) -> Any:
+        """Core's CALC_COND_BATCH: notes where each conditioning area lies, and defers ControlNets until windows are known."""
+        run = model_options.get("transformer_options", {}).get(KEY)
+        if run is not None:
+            conds = [group and [_deferred(cond, run, noisy) for cond in group] for group in conds]
+        return executor(model, conds, noisy, sigma, model_options)
+
     def predict_noise(self, executor: Callable, noisy: Tensor, sigma: Tensor, model_options: dict, *args: Any) -> Tensor:
         """Core's PREDICT_NOISE: holds held cells once more after guidance, which may mix the whole image (RescaleCFG)."""
         denoised = executor(noisy, sigma, model_options, *args)
@@ -223,22 +233,35 @@ class TiledDiffusion:
             run = self._run_without_hooks(noisy)
         if run.owner is not self:
             return self.evaluate(apply_model, args)
-        if noisy.shape[-2:] != run.open.shape:
-            raise ValueError(
-                f"A conditioning area of {noisy.shape[-1]} x {noisy.shape[-2]} cells reached Quadtree Diffusion, which cannot "
-                'place areas yet. Use Conditioning (Set Mask) with set_cond_area "default".'
-            )
         run.tally.canvas_cells += _cells(noisy)
+        places = _places(run, args)
         while True:
-            step = run.step(args["timestep"], noisy.device, noisy.ndim)
             try:
-                return self.evaluate_windows(apply_model, args, run, step)
+                return self.evaluate_places(apply_model, args, run, places)
             except comfy.model_management.InterruptProcessingException:
                 raise
             except Exception as error:  # of what kind running out of memory is depends on the device: core knows
                 if not comfy.model_management.is_oom(error) or not _shrunk(run):
                     raise
             comfy.model_management.soft_empty_cache()
+
+    def evaluate_places(self, apply_model: Callable, args: dict[str, Any], run: Run, places: list[Box]) -> Tensor:
+        """Denoised of a call whose conds lie in these places: the canvas, or areas of one size that core evaluates together."""
+        noisy, sigma = args["input"], args["timestep"]
+        steps = [run.step(sigma, noisy.device, noisy.ndim, place) for place in places]
+        if len(set(places)) == 1:
+            return self.evaluate_windows(apply_model, args, run, steps[0])
+        parts: list[Tensor] = list(noisy.chunk(len(places)))
+        if all(_is_one_window(step) for step in steps):
+            _count(run, noisy, 1)
+            denoised = self.evaluate(apply_model, _with_whole_control(args)).chunk(len(places))
+            return torch.cat([run.blended(*pair, step) for *pair, step in zip(parts, denoised, steps, strict=True)])
+        for place in dict.fromkeys(places):
+            numbers = [number for number, other in enumerate(places) if other == place]
+            denoised = self.evaluate_windows(apply_model, _of_conds(args, numbers), run, steps[numbers[0]])
+            for number, part in zip(numbers, denoised.chunk(len(numbers)), strict=True):
+                parts[number] = part
+        return torch.cat(parts)
 
     def _run_without_hooks(self, noisy: Tensor) -> Run:
         """For a sampler that bypasses core's hooks: windows, but nothing is preserved."""
@@ -256,23 +279,86 @@ class TiledDiffusion:
     def evaluate_windows(self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step) -> Tensor:
         """Denoised [conds * B, C, ..., H, W]: the step's windows blended with each other and with what holds the cells."""
         noisy, conds = args["input"], len(args["cond_or_uncond"])
-        height, width = run.open.shape
-        whole = [window.box for window in step.windows] == [Box(0, 0, width, height)]
-        # ControlNet hints are not cut yet, but an image that one window can hold needs no cut.
-        fits = max(height, width) <= run.tiling.tile * run.tiling.unit
-        if whole or (step.windows and fits and args["c"].get("control") is not None):
+        if _is_one_window(step):
             _count(run, noisy, 1)
-            return run.blended(noisy, self.evaluate(apply_model, args), step)
+            return run.blended(noisy, self.evaluate(apply_model, _with_whole_control(args)), step)
         total = run.bound(noisy, step)
         for batch in batches(step.windows, run.tiling.batch):
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
-            cut = window_args(args, boxes)
+            cut = _cut(args, boxes, run)
             _count(run, cut["input"], len(boxes))
             parts = unstack_windows(self.evaluate(apply_model, cut), len(boxes), conds)
             for number, part in zip(batch, parts, strict=True):
                 total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
         return total.flatten(0, 1)
+
+
+def _deferred(cond: dict[str, Any], run: Run, noisy: Tensor) -> dict[str, Any]:
+    """The cond as core will see it: with a stand-in for its control object. Where its area lies is noted in the run."""
+    if "area" in cond:
+        run.places[cond["uuid"]] = _area_box(cond["area"], noisy)
+    control = cond.get("control")
+    if control is None:
+        return cond
+    return {**cond, "control": run.stand_ins.setdefault(control, Deferring(control, run.hints))}
+
+
+def _area_box(area: Sequence[Any], noisy: Tensor) -> Box:
+    """Where core puts an area, given as sizes and then offsets, in cells of the canvas `noisy` [B, C, ..., H, W]."""
+    ranks, dims = len(area) // 2, noisy.ndim - 2
+    sizes, offsets = list(area[:ranks])[:dims], list(area[ranks:])[:dims]
+    height, width = noisy.shape[-2:]
+    if ranks > 2 and dims > 2 and sizes[0] < noisy.shape[2]:
+        raise ValueError("A conditioning area over some frames of a video cannot be cut into windows. Use one over all frames.")
+    (high, wide), (y, x) = sizes[-2:], offsets[-2:]
+    return Box(x, y, min(width, x + wide), min(height, y + high))
+
+
+def _places(run: Run, args: dict[str, Any]) -> list[Box]:
+    """Where on the canvas each cond of a call lies."""
+    size, conds = tuple(args["input"].shape[-2:]), len(args["cond_or_uncond"])
+    ids = args["c"].get("transformer_options", {}).get("uuids") or [None] * conds
+    places = [run.places.get(one, run.canvas) for one in ids]
+    if len(places) != conds or any((place.height, place.width) != size for place in places):
+        raise ValueError(
+            f"A model call on {size[1]} x {size[0]} cells reached Quadtree Diffusion, but the latent has {run.canvas.width} x "
+            f"{run.canvas.height} and no conditioning area of that size is known. Sample without the node that cuts the latent."
+        )
+    return places
+
+
+def _of_conds(args: dict[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """The arguments of a model-function wrapper for some conds of a call."""
+    conds, noisy = args["cond_or_uncond"], args["input"]
+    entries = {**args["c"], "input": noisy, "timestep": args["timestep"]}
+    c = select_conds(entries, numbers, len(conds), len(noisy))
+    return {
+        **args,
+        "input": c.pop("input"),
+        "timestep": c.pop("timestep"),
+        "c": c,
+        "cond_or_uncond": [conds[number] for number in numbers],
+    }
+
+
+def _with_whole_control(args: dict[str, Any]) -> dict[str, Any]:
+    control = args["c"].get("control")
+    return {**args, "c": {**args["c"], "control": control.whole()}} if isinstance(control, Deferred) else args
+
+
+def _cut(args: dict[str, Any], boxes: Sequence[Box], run: Run) -> dict[str, Any]:
+    """The arguments of a model-function wrapper for a batch of windows of one shape."""
+    cut, control, unit = window_args(args, boxes, run.tiling.unit, run.warned), args["c"].get("control"), run.tiling.unit
+    if isinstance(control, Deferred):
+        cut["c"]["control"] = control.in_windows(boxes, unit, cut)
+    elif control is not None:
+        cut["c"]["control"] = cut_features(control, Cutter(args["input"], boxes, len(args["cond_or_uncond"]), unit))
+    return cut
+
+
+def _is_one_window(step: Step) -> bool:
+    return [window.box for window in step.windows] == [Box(0, 0, step.place.width, step.place.height)]
 
 
 def _announces(sampler: Any) -> bool:
@@ -416,6 +502,7 @@ def attach(
         WrappersMP.SAMPLER_SAMPLE: tiled.sampler_sample,
         WrappersMP.PREPARE_SAMPLING: tiled.prepare_sampling,
         WrappersMP.PREDICT_NOISE: tiled.predict_noise,
+        WrappersMP.CALC_COND_BATCH: tiled.calc_cond_batch,
     }
     for kind, hook in hooks.items():
         model.remove_wrappers_with_key(kind, KEY)

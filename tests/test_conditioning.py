@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from quadtree_pack.conditioning import repeat_rows, stack_windows, unstack_windows, window_args
+from quadtree_pack.conditioning import on_grid, repeat_rows, select_conds, stack_windows, unstack_windows
+from quadtree_pack.conditioning import window_args as windows_of
 from quadtree_pack.quadtree import Box
 
 BOXES = [Box(0, 0, 4, 6), Box(3, 2, 7, 8)]
@@ -11,6 +12,10 @@ CANVAS = (8, 9)
 
 def numbered(*shape):
     return torch.arange(torch.tensor(shape).prod()).reshape(shape).float()
+
+
+def window_args(args, boxes=BOXES):
+    return windows_of(args, boxes, unit=2, warned=set())
 
 
 def arguments(conds=2, batch=3, **c):
@@ -67,7 +72,66 @@ def test_a_tensor_of_the_canvas_size_with_other_rows_is_refused():
         window_args(arguments(c_concat=numbered(4, 2, *CANVAS)), BOXES)
 
 
-@pytest.mark.parametrize("key", ["control", "attention_mask_img_shape"])
-def test_entries_that_cannot_be_cut_yet_are_refused(key):
-    with pytest.raises(ValueError, match="cannot cut"):
-        window_args(arguments(**{key: (1, 1)}), BOXES)
+@pytest.mark.parametrize("key", ["keyframe_idxs", "guide_attention_entries"])
+def test_entries_that_cannot_be_cut_are_refused(key):
+    with pytest.raises(ValueError, match=r"cannot cut LTXV .* Remove the guide frames"):
+        window_args(arguments(**{key: [torch.zeros(1)]}))
+    assert window_args(arguments(**{key: None}))["c"][key] is None
+
+
+def test_what_lies_at_another_resolution_is_cut_at_that_resolution():
+    fine, coarse = numbered(6, 3, 16, 18), numbered(6, 3, 4, 5)
+    c = window_args(arguments(camera_conditions=fine, pose_latents=coarse), [Box(0, 0, 4, 6), Box(4, 2, 8, 8)])["c"]
+    assert torch.equal(c["camera_conditions"], stack_windows(fine, [Box(0, 0, 8, 12), Box(8, 4, 16, 16)], 2))
+    assert torch.equal(c["pose_latents"], stack_windows(coarse, [Box(0, 0, 2, 3), Box(2, 1, 4, 4)], 2))
+
+
+def test_what_has_no_whole_scale_is_resampled_to_the_canvas():
+    value = torch.linspace(0, 1, 6)[None, None, :, None].expand(6, 2, 6, 7)
+    cut = window_args(arguments(denoise_mask=value))["c"]["denoise_mask"]
+    assert cut.shape == (12, 2, 6, 4) and 0.2 < cut[0].diff(dim=-2).mean() * 7 < 1.1
+
+
+def test_a_grid_over_the_canvas_rounds_up_at_the_end():
+    assert on_grid(Box(8, 0, 17, 9), (9, 17), (2, 3)) == (1, 0, 3, 2)
+    assert on_grid(Box(2, 4, 5, 9), (9, 17), (72, 136)) == (16, 32, 40, 72)
+    assert on_grid(Box(2, 4, 5, 9), (9, 17), (9, 17)) == (2, 4, 5, 9)
+    with pytest.raises(ValueError, match="5 x 5 cells over a latent of 17 x 9"):
+        on_grid(Box(0, 0, 4, 4), (9, 17), (5, 5))
+
+
+def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
+    text, grid = 3, (4, 5)  # patches of 2 cells; the last column of the canvas is half a patch
+    tokens = text + grid[0] * grid[1]
+    mask = numbered(1, tokens, tokens)
+    c = arguments(attention_mask=mask, c_crossattn=torch.zeros(6, text, 8))
+    box = Box(4, 2, 8, 6)
+    kept = [0, 1, 2] + [text + row * grid[1] + column for row in (1, 2) for column in (2, 3)]
+    assert torch.equal(window_args(c, [box])["c"]["attention_mask"], mask[:, kept][:, :, kept])
+    both = window_args(c, [box, Box(0, 0, 4, 4)])["c"]["attention_mask"]
+    assert both.shape == (12, 7, 7) and torch.equal(both[0], mask[0][kept][:, kept]) and not torch.equal(both[0], both[3])
+
+
+def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
+    sizes = {"spread": (6, 8, 9, 4), "fine": (6, 2, 16, 18), "nested": {"inside": numbered(6, 2, 8, 9)}, "text": (6, 8, 9)}
+    entries = {key: numbered(*size) if isinstance(size, tuple) else size for key, size in sizes.items()}
+    warned = set()
+    for _ in range(2):
+        cut = windows_of(arguments(**entries), BOXES, 2, warned)
+    assert warned == {"spread", "fine", "nested"} and len(caplog.messages) == 3
+    assert "'spread' may lie on the canvas" in caplog.text
+    assert torch.equal(cut["c"]["fine"], repeat_rows(entries["fine"], 2, 2))
+
+
+def test_some_conds_of_a_call_can_be_taken_alone():
+    c = arguments(conds=3, batch=2, c_concat=numbered(6, 2, *CANVAS), ref_latents=[numbered(6, 1)], scale=numbered(1, 3))["c"]
+    c["transformer_options"] = {"uuids": ["a", "b", "c"], "cond_or_uncond": [0, 0, 1], "patches": {}}
+    taken = select_conds(c, [2, 0], conds=3, rows=6)
+    assert torch.equal(taken["c_concat"], c["c_concat"][[4, 5, 0, 1]]) and taken["ref_latents"][0].flatten().tolist() == [
+        4,
+        5,
+        0,
+        1,
+    ]
+    assert taken["transformer_options"] == {"uuids": ["c", "a"], "cond_or_uncond": [1, 0], "patches": {}}
+    assert torch.equal(taken["scale"], c["scale"]) and c["transformer_options"]["uuids"] == ["a", "b", "c"]

@@ -17,7 +17,7 @@ from quadtree_pack.blending import METHODS, shares
 from quadtree_pack.conditioning import window_args
 from quadtree_pack.run import Geometry, Settings, estimate
 from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
-from quadtree_pack.tests.comfy.tiny_models import ZOO, Entry, sample
+from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
 from quadtree_pack.tests.conftest import ROOT
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
@@ -168,7 +168,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
         windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         for window, share in zip(windows, shares(windows, (48, 40), run.method, margin), strict=True):
-            cut = window_args(args, [window.box])
+            cut = window_args(args, [window.box], 1, set())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
             total[(..., *window.box.slices)] += denoised.double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
@@ -775,38 +775,6 @@ def test_conditioning_that_would_go_to_every_window_uncut_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="cannot cut GLIGEN boxes"):
         sample(entry, entry.latent(), model=gligen(patched(entry, half_kept(32, 40))))
-    area = [[entry.positive[0][0], {**entry.positive[0][1], "area": (16, 16, 8, 8), "strength": 1.0}]]
-    areas = Entry("areas", entry.model, entry.make_cond)
-    areas.positive = entry.positive + area
-    with pytest.raises(ValueError, match="conditioning area of 16 x 16 cells"):
-        sample(areas, areas.latent(), model=patched(entry, half_kept(32, 40)))
-
-
-def test_control_is_refused_in_windows_and_right_where_one_window_holds_the_image():
-    """A hint reaches the wrapper as c["control"]; here it is put there, and a wrapper set before looks whether it came."""
-    entry = entry_of("flux")
-    seen = []
-    model = entry.model.clone()
-
-    def with_control(executor, model, conds, noisy, sigma, options):
-        wrapper = options["model_function_wrapper"]
-        control = {"input": [torch.zeros(1)], "output": []}
-        options["model_function_wrapper"] = lambda apply_model, args: wrapper(
-            apply_model, {**args, "c": {**args["c"], "control": control}}
-        )
-        return executor(model, conds, noisy, sigma, options)
-
-    def look(apply_model, args):
-        seen.append(args["input"].shape)
-        c = {key: value for key, value in args["c"].items() if key != "control"}
-        return apply_model(args["input"], args["timestep"], **c)
-
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "control", with_control)
-    model.set_model_unet_function_wrapper(look)
-    with pytest.raises(ValueError, match="cannot cut ControlNet"):
-        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model))
-    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, tile_px=320), steps=3)
-    assert {shape[-2:] for shape in seen} == {(32, 40)}
 
 
 def test_rising_sigmas_are_refused():
