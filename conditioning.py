@@ -96,6 +96,14 @@ class Cutter:
         planes = value.unflatten(1, (-1, *grid)).movedim(-1, 1)
         return self.scaled(planes).movedim(1, -1).flatten(1, 3)
 
+    def maps(self, value: Tensor) -> Tensor:
+        """A feature map, [1 or rows, C, ..., h, w]. One that windows cannot be cut from is spread over the canvas first, as
+        Stable Cascade's stage C, which is cut at single cells, does it."""
+        _, coarser = scale_of(self.canvas, tuple(value.shape[-2:])) or (1, 1)
+        if value.ndim == 4 and self.unit % coarser:
+            value = F.interpolate(value, size=self.canvas, mode="bilinear", align_corners=True)
+        return self.scaled(value)
+
     def latent(self, value: Any) -> Any:
         """What belongs to a cell of the canvas; resampled where its resolution is another one, whole where it has none."""
         if isinstance(value, (list, tuple)):
@@ -109,8 +117,17 @@ class Cutter:
             )
         if scale_of(self.canvas, tuple(value.shape[-2:])) is None:
             planes = value.reshape(1, -1, *value.shape[-2:])
-            value = F.interpolate(planes, size=self.canvas, mode="bilinear").reshape(*value.shape[:-2], *self.canvas)
-        return self.scaled(value)
+            value = F.interpolate(planes, size=self.canvas).reshape(*value.shape[:-2], *self.canvas)
+        return self.scaled(self._no_coarser_than_a_unit(value))
+
+    def _no_coarser_than_a_unit(self, value: Tensor) -> Tensor:
+        """Windows start on units, so what lies on a coarser grid is repeated for each unit in one of its cells."""
+        _, coarser = scale_of(self.canvas, tuple(value.shape[-2:])) or (1, 1)
+        times = coarser // self.unit
+        if times < 2:
+            return value
+        grid = [ceil_div(length, self.unit) for length in self.canvas]
+        return value.repeat_interleave(times, -2).repeat_interleave(times, -1)[..., : grid[0], : grid[1]]
 
     def same_size(self, value: Any) -> Any:
         """Pictures to look at (references): those of the canvas' size lie on it and are cut, others are seen whole."""
@@ -120,8 +137,8 @@ class Cutter:
         return self.latent(value) if on_canvas else self.whole(value)
 
     def patches(self, value: Tensor) -> Tensor:
-        """A picture of its own resolution that the model spreads over its patches (Stable Cascade's B by its stage C)."""
-        grid = [ceil_div(length, self.unit) for length in self.canvas]
+        """A picture of its own resolution, which Stable Cascade's stage B spreads over patches of 2 x 2 cells."""
+        grid = [length // 2 for length in self.canvas]
         return self.scaled(F.interpolate(value, size=grid, mode="bilinear", align_corners=True))
 
     def token_mask(self, value: Any) -> Any:
@@ -255,6 +272,7 @@ RULES: dict[str, Rule] = {
     "attention_mask": Cutter.token_mask,
     "keyframe_idxs": _refused("LTXV keyframes", "Remove the guide frames"),
     "guide_attention_entries": _refused("LTXV guides", "Remove the guide frames"),
+    "vinput_mask": _refused("the tokens of HiDream-O1", "Use another model"),
 }
 
 # Patches that look at a picture of the whole image, by the class they belong to: what the user sees them as.
@@ -263,13 +281,22 @@ UNCUT_PATCHES = {
     "DiffSynthCnetPatch": "a DiffSynth ControlNet",
     "ZImageControlPatch": "a Z-Image ControlNet",
     "WanUni3CCnetPatch": "a Uni3C ControlNet",
+    "AnimaLLLitePatch": "an Anima LLLite",
+    "SUPIRPatch": "SUPIR",
+    "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
+    "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
 }
+ONE_ROW_PATCHES = {"UsoStyleProjectorPatch"}  # in core, too, they fail on more than one row at a time
+
+
+def patch_names(options: dict[str, Any]) -> set[str]:
+    """Classes of the patches in a model's transformer options."""
+    lists = options.get("patches", {}).values()
+    return {getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0] for patches in lists for patch in patches}
 
 
 def _refuse_patches(options: dict[str, Any]) -> None:
-    lists = options.get("patches", {}).values()
-    names = {getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0] for patches in lists for patch in patches}
-    for name in UNCUT_PATCHES.keys() & names:
+    for name in UNCUT_PATCHES.keys() & patch_names(options):
         _refused(UNCUT_PATCHES[name], "Remove it")(None, name)
 
 

@@ -8,6 +8,7 @@ known (`Deferred`). The user's control objects are never written to: windows use
 from __future__ import annotations
 
 import copy
+import threading
 from collections import UserDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from .conditioning import Cutter, select_conds
 from .quadtree import Box
 
 Features = dict[str, list[Tensor | None]]
+PREPARING = threading.Lock()  # a hint may need the VAE, which threads of several GPUs share
 
 
 class Deferring:
@@ -66,6 +68,13 @@ class Deferred(UserDict):
         call = selected.pop("noisy"), selected.pop("sigma"), selected, len(numbers), selected["transformer_options"]
         return Deferred(self.control, self.hints, call)
 
+    def to(self, device: torch.device) -> Deferred:
+        """For the same call on another device of core's multi-GPU sampling."""
+        noisy, sigma, cond, conds, options = self.call
+        cond = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in cond.items()}
+        call = noisy.to(device), sigma.to(device), cond, conds, options
+        return Deferred(self.control.get_instance_for_device(device), self.hints, call)
+
     def in_windows(self, boxes: Sequence[Box], unit: int, args: dict[str, Any]) -> Features | None:
         """Features for a batch of windows of one shape; `args` are the wrapper's arguments for them."""
         link = self._link(self.control, Cutter(self.noisy, boxes, self.conds, unit))
@@ -82,8 +91,9 @@ class Deferred(UserDict):
             return earlier
         prepare, cut = (_features, _with_features) if isinstance(control, T2IAdapter) else (_hint, _with_hint)
         key = control, self.noisy.shape[1:], self.noisy.device
-        if key not in self.hints:
-            self.hints[key] = prepare(_alone(control), self.call)
+        with PREPARING:
+            if key not in self.hints:
+                self.hints[key] = prepare(_alone(control), self.call)
         if self.hints[key] is None:
             return _Given(cutter, self._of_canvas(control, alone=True), earlier)
         link = _alone(control)
@@ -123,7 +133,7 @@ class _Given:
 
 def cut_features(features: Features, cutter: Cutter) -> Features:
     """Features of the whole canvas, a UNet's maps or a transformer's tokens, for a batch of windows."""
-    shapes = {3: cutter.tokens, 4: cutter.scaled, 5: cutter.scaled}
+    shapes = {3: cutter.tokens, 4: cutter.maps, 5: cutter.maps}
     return {
         key: [None if value is None else shapes.get(value.ndim, cutter.whole)(value) for value in values]
         for key, values in features.items()

@@ -60,7 +60,7 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """How windows may be laid: `unit` in cells, other lengths in units. Windows are `smallest` to `tile` long, if the
-    image is; `batch` of one shape are evaluated together."""
+    image is; plans count on `batch` of one shape being evaluated together. No model takes less than `fewest`."""
 
     unit: int
     tile: int
@@ -69,6 +69,7 @@ class Tiling:
     moving: bool
     cost: Cost
     batch: int = 1
+    fewest: int = 1
 
     @property
     def margin(self) -> int:

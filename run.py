@@ -13,14 +13,18 @@ from torch import Tensor
 
 from .blending import METHODS, Method, shares
 from .planning import Cost, Planner, Tiling, Window, units_with
-from .quadtree import Box, Quadtree
-from .utils import ceil_div, cells_from_px, round_down
+from .quadtree import LARGEST_PX, Box, Quadtree
+from .utils import ceil_div, cells_from_px
 from .velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
 DEFAULT_NATIVE_PX = 1024
-AUTOMATIC_BATCH = 4  # until the free memory is known
+# By the class of the network, where it does not tell: cells at which it may be cut, and the fewest along a side it can take.
+UNIT_CELLS = {"StageB": 16, "StageC": 1}
+FEWEST_CELLS = {"PixArtMS": 34, "StageB": 32}
+# Windows are planned as if so many of a shape were evaluated together, however many are: memory must not change the picture.
+PLANNED_BATCH = 4
 AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
 
 # Fitted to the times of Flux-dev and SDXL on one H200. A transformer pays for its text in every window and for attention in
@@ -45,12 +49,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost."""
+    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost, and the
+    fewest and most cells along a side that its network takes."""
 
     px_per_cell: int
     unit: int
     native_px: int
     cost: Cost
+    fewest: int = 1
+    most: int = LARGEST_PX
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
@@ -65,7 +72,11 @@ class Geometry:
         native_px = next((NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX)
         network = model.get_model_object("diffusion_model")
         cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
-        return cls(latent_format.spacial_downscale_ratio, unit_cells(network), native_px, cost)
+        unit = unit_cells(network)
+        fewest = FEWEST_CELLS.get(type(network).__name__, 1)
+        positions = getattr(network, "pos_embed_max_size", None)  # SD3 looks them up in a table of so many patches
+        most = LARGEST_PX if positions is None else positions * unit
+        return cls(latent_format.spacial_downscale_ratio, unit, native_px, cost, fewest, most)
 
     @property
     def px_per_unit(self) -> int:
@@ -74,14 +85,13 @@ class Geometry:
     def tiling(self, settings: Settings, height: int, width: int) -> Tiling:
         """Window sizes for a latent of height x width cells; ValueError where the settings do not fit the model."""
         px = self.px_per_unit
-        if settings.tile_px % px:
-            low = max(px, round_down(settings.tile_px, px))
-            raise ValueError(
-                f"tile_size {settings.tile_px} px does not fill whole units of this model, which are {px} px; "
-                f"use {low} or {low + px}."
-            )
         whole = ceil_div(max(height, width), self.unit)
-        tile = settings.tile_px // px or max(1, int(AUTOMATIC_REACH * self.native_px) // px)
+        fewest, most = ceil_div(self.fewest, self.unit), self.most // self.unit
+        if settings.tile_px and settings.tile_px // px < min(fewest, whole):
+            raise ValueError(
+                f"tile_size {settings.tile_px} px is smaller than the {fewest * px} px that this model needs; use that or more."
+            )
+        tile = min(most, settings.tile_px // px or max(fewest, int(AUTOMATIC_REACH * self.native_px) // px))
         method = METHODS[settings.method]
         overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
         overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
@@ -90,18 +100,21 @@ class Geometry:
                 f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, more than half of tile_size "
                 f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
             )
-        smallest = min(tile, max(1, self.native_px // 2 // px))
-        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, settings.batch or AUTOMATIC_BATCH)
+        smallest = min(tile, max(fewest, self.native_px // 2 // px))
+        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest)
 
 
-def unit_cells(diffusion_model: torch.nn.Module) -> int:
+def unit_cells(network: torch.nn.Module) -> int:
     """Cells at which the model may be cut: its patch, or the reduction of its UNet; 8 where it tells neither."""
-    patch = getattr(diffusion_model, "patch_size", None)
-    if isinstance(patch, (tuple, list)):
-        patch = patch[-1]
-    if isinstance(patch, int):
-        return patch
-    levels = getattr(diffusion_model, "channel_mult", None)
+    if type(network).__name__ in UNIT_CELLS:
+        return UNIT_CELLS[type(network).__name__]
+    for holder in (network, getattr(network, "patchifier", None)):
+        for name in ("patch_size", "patch_spatial", "patch"):
+            patch = getattr(holder, name, None)
+            patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
+            if isinstance(patch, int):
+                return patch
+    levels = getattr(network, "channel_mult", None)
     return 1 << (len(levels) - 1) if levels else 8
 
 
@@ -139,12 +152,14 @@ class Mode(Enum):
 
 @dataclass(slots=True)
 class Run:
-    """One sampling run. `denoise` is [B or 1, H, W] float64, `open` the cells [H, W] that core's noise mask lets change."""
+    """One sampling run, with `batch` windows at a time. `denoise` is [B or 1, H, W] float64; `open` are the cells [H, W] that
+    core's noise mask lets change."""
 
     owner: object  # the node's patch that opened it: of two in one chain only the later one acts
     method: Method
     schedule: str
     tiling: Tiling
+    batch: int
     denoise: Tensor
     open: Tensor
     mode: Mode
@@ -159,6 +174,7 @@ class Run:
     places: dict[Any, Box] = field(default_factory=dict)  # of conditioning areas, by the id that core gives each cond
     hints: dict = field(default_factory=dict)  # what ControlNets prepared for this run
     stand_ins: dict = field(default_factory=dict)  # for control objects, see control.py
+    devices: Any = None  # where core spreads this run over several GPUs, see parallel.py
     warned: set[str] = field(default_factory=set)  # conditioning entries that were reported
     lock: threading.Lock = field(default_factory=threading.Lock)  # core's multi-GPU sampling calls from threads
 
@@ -173,9 +189,9 @@ class Run:
     def shrink(self) -> bool:
         """After running out of memory: half as many windows together, then half the window; False at the smallest."""
         tiling = self.tiling
-        if tiling.batch > 1:
-            self.lay(replace(tiling, batch=tiling.batch // 2))
-        elif tiling.tile // 2 >= max(1, 2 * tiling.overlap):
+        if self.batch > 1:
+            self.batch //= 2
+        elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
             self.lay(replace(tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)))
         else:
             return False
@@ -276,6 +292,7 @@ def new_run(
         METHODS[settings.method],
         settings.schedule,
         geometry.tiling(settings, *denoise.shape[-2:]),
+        settings.batch or PLANNED_BATCH,
         denoise,
         torch.ones(denoise.shape[-2:], dtype=torch.bool) if open_cells is None else open_cells,
         mode,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,8 +18,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .conditioning import Cutter, select_conds, unstack_windows, window_args
+from .conditioning import ONE_ROW_PATCHES, Cutter, patch_names, select_conds, unstack_windows, window_args
 from .control import Deferred, Deferring, cut_features
+from .parallel import Devices, on_device
 from .planning import Tiling, Window
 from .quadtree import Box, Quadtree
 from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run, per_image
@@ -184,7 +184,7 @@ class TiledDiffusion:
             if _announces(executor.class_obj):
                 callback = _announcing(run, callback)
             if self.settings.batch == 0:
-                run.lay(replace(run.tiling, batch=_batch_that_fits(guider.inner_model, run.tiling, noise)))
+                run.batch = _batch_that_fits(guider.inner_model, run.tiling, noise)
             run.clean = latent
             if self.clean_latent is not None:
                 run.clean = guider.inner_model.process_latent_in(self._clean_like(latent).to(latent))
@@ -203,7 +203,7 @@ class TiledDiffusion:
         """Core's PREPARE_SAMPLING: asks for the memory of the largest batch of windows instead of the whole latent."""
         run = model_options.get("transformer_options", {}).get(KEY)
         if run is not None:
-            batched = _batch_shape(shape, run.tiling, run.tiling.batch)
+            batched = _batch_shape(shape, run.tiling, run.batch)
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options, *args, **kwargs)
 
@@ -212,8 +212,15 @@ class TiledDiffusion:
     ) -> Any:
         """Core's CALC_COND_BATCH: notes where each conditioning area lies, and defers ControlNets until windows are known."""
         run = model_options.get("transformer_options", {}).get(KEY)
-        if run is not None:
-            conds = [group and [_deferred(cond, run, noisy) for cond in group] for group in conds]
+        if run is None:
+            return executor(model, conds, noisy, sigma, model_options)
+        hooked = any(cond.get("hooks") is not None for group in conds for cond in group or ())
+        run.devices = None if hooked else Devices.of(model_options)  # with hooks core sets the weights of each device itself
+        if run.devices is not None:
+            for clone in run.devices.clones.values():
+                clone.prepare_state(sigma, {**model_options, "ignore_multigpu": True})
+            model_options = {key: value for key, value in model_options.items() if key != "multigpu_clones"}
+        conds = [group and [_deferred(cond, run, noisy) for cond in group] for group in conds]
         return executor(model, conds, noisy, sigma, model_options)
 
     def predict_noise(self, executor: Callable, noisy: Tensor, sigma: Tensor, model_options: dict, *args: Any) -> Tensor:
@@ -283,15 +290,34 @@ class TiledDiffusion:
             _count(run, noisy, 1)
             return run.blended(noisy, self.evaluate(apply_model, _with_whole_control(args)), step)
         total = run.bound(noisy, step)
-        for batch in batches(step.windows, run.tiling.batch):
+        one_row = not ONE_ROW_PATCHES.isdisjoint(patch_names(args["c"].get("transformer_options", {})))
+        todo = batches(step.windows, 1 if one_row else run.batch)
+        for batch, denoised in zip(todo, self.evaluate_batches(apply_model, args, run, step, todo), strict=True):
+            for number, part in zip(batch, unstack_windows(denoised, len(batch), conds), strict=True):
+                total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
+        return total.flatten(0, 1)
+
+    def evaluate_batches(
+        self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step, todo: list[list[int]]
+    ) -> Iterable[Tensor]:
+        """Denoised [conds * windows * B, C, ..., h, w] of each batch of windows, one after the other or on several GPUs."""
+
+        def evaluate(apply_model: Callable, args: dict[str, Any], batch: list[int]) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
             cut = _cut(args, boxes, run)
             _count(run, cut["input"], len(boxes))
-            parts = unstack_windows(self.evaluate(apply_model, cut), len(boxes), conds)
-            for number, part in zip(batch, parts, strict=True):
-                total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
-        return total.flatten(0, 1)
+            return self.evaluate(apply_model, cut)
+
+        if run.devices is None or len(todo) == 1:
+            return (evaluate(apply_model, args, batch) for batch in todo)
+        here = args["input"].device
+        moved = {device: on_device(args, device) for device in run.devices.clones}
+
+        def on(device: torch.device, number: int) -> Tensor:
+            return evaluate(run.devices.clones[device].model.apply_model, moved[device], todo[number]).to(here)
+
+        return run.devices.run(on, [_cost(run.tiling, step.windows[batch[0]].box, len(batch)) for batch in todo])
 
 
 def _deferred(cond: dict[str, Any], run: Run, noisy: Tensor) -> dict[str, Any]:
@@ -322,8 +348,8 @@ def _places(run: Run, args: dict[str, Any]) -> list[Box]:
     places = [run.places.get(one, run.canvas) for one in ids]
     if len(places) != conds or any((place.height, place.width) != size for place in places):
         raise ValueError(
-            f"A model call on {size[1]} x {size[0]} cells reached Quadtree Diffusion, but the latent has {run.canvas.width} x "
-            f"{run.canvas.height} and no conditioning area of that size is known. Sample without the node that cuts the latent."
+            f"A model call on {size[1]} x {size[0]} cells reached Quadtree Diffusion, but this run's latent has "
+            f"{run.canvas.width} x {run.canvas.height} cells. Use a sampler, and nodes, that do not change or cut the latent."
         )
     return places
 
@@ -387,10 +413,15 @@ def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
     return [same[start : start + most] for same in by_shape.values() for start in range(0, len(same), most)]
 
 
+def _cost(tiling: Tiling, box: Box, windows: int) -> float:
+    return tiling.cost.of_shape(box.height * box.width, windows, windows)
+
+
 def _count(run: Run, evaluated: Tensor, windows: int) -> None:
-    run.tally.calls += 1
-    run.tally.windows += windows
-    run.tally.cells += _cells(evaluated)
+    with run.lock:
+        run.tally.calls += 1
+        run.tally.windows += windows
+        run.tally.cells += _cells(evaluated)
 
 
 def _cells(latent: Tensor) -> int:

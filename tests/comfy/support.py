@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.quadtree import Leaf, Quadtree
 from quadtree_pack.run import Settings
@@ -80,27 +81,58 @@ class Spy:
 def pointwise(model: Any) -> Any:
     """A clone whose denoised at a cell depends on what the model gets at that very cell, so tiling must not show."""
 
-    def apply_model(
-        executor: Callable,
-        noisy: Tensor,
-        sigma: Tensor,
-        c_concat: Tensor | None = None,
-        c_crossattn: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
+    def apply_model(executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **entries: Any) -> Tensor:
+        names = ("c_concat", "c_crossattn", "control", "transformer_options")
+        entries |= dict(zip(names, args, strict=False))
         one_per_row = (-1, *[1] * (noisy.ndim - 1))
-        denoised = torch.sin(3 * noisy / (1 + sigma.view(one_per_row))) + c_crossattn.mean((1, 2)).view(one_per_row)
-        if c_concat is not None:
-            denoised = denoised + c_concat.mean(1, keepdim=True)
-        for reference in kwargs.get("ref_latents") or ():
-            if reference.shape[-2:] == noisy.shape[-2:]:
-                denoised = denoised + 0.1 * reference
+        denoised = torch.sin(1.5 * noisy / (1 + sigma.view(one_per_row)))
+        for number, (key, value) in enumerate(sorted(entries.items())):
+            for plane in planes_of(key, value, noisy):
+                denoised = denoised + plane / (number + 2)
         return denoised
 
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "pointwise", apply_model)
     return model
+
+
+def planes_of(key: str, value: Any, noisy: Tensor) -> Iterator[Tensor]:
+    """What an entry of a model call says about each cell of `noisy` [rows, C, ..., H, W], ready to be added to it."""
+    shape, size = [-1, *[1] * (noisy.ndim - 3), *noisy.shape[-2:]], noisy.shape[-2:]
+    if key == "control":
+        for features in (value or {}).values():
+            yield from planes_of("features", [feature for feature in features if feature is not None], noisy)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from planes_of(key, entry, noisy)
+    elif not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2 or len(value) != len(noisy):
+        return
+    elif key == "features" and value.ndim == 3:  # tokens of patches
+        yield cells_of(value.mean(-1), round((size[0] * size[1] / value.shape[1]) ** 0.5), size).reshape(shape)
+    elif key == "attention_mask" and value.ndim == 3:  # how each patch of 2 x 2 cells looks at itself, and at all text
+        patches = -(-size[0] // 2) * -(-size[1] // 2)
+        looks = value.diagonal(dim1=1, dim2=2)[:, -patches:] + value[:, -patches:, :4].mean(-1)
+        yield cells_of(looks, 2, size).reshape(shape)
+    elif key == "effnet":  # spread over patches of 2 x 2 cells, as Stable Cascade does
+        half = F.interpolate(value, size=[length // 2 for length in size], mode="bilinear", align_corners=True)
+        yield F.interpolate(half.mean(1, keepdim=True), size=size).reshape(shape)
+    elif value.ndim < 4 or key in WHOLE_PICTURES or (key in REFERENCES and value.shape[-2:] != size):
+        yield value.flatten(1).mean(1).view(-1, *[1] * (noisy.ndim - 1))
+    else:  # on the canvas, at whatever resolution
+        plane = value.flatten(1, -3).mean(1, keepdim=True)
+        finer = value.shape[-2] >= size[0]
+        yield (F.adaptive_avg_pool2d(plane, size) if finer else F.interpolate(plane, size=size)).reshape(shape)
+
+
+def cells_of(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
+    """[rows, tokens] as [rows, H, W]."""
+    grid = [-(-length // patch) for length in size]
+    cells = tokens.view(-1, *grid).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    return cells[:, : size[0], : size[1]]
+
+
+REFERENCES = {"ref_latents", "ref_latent", "reference_latent", "context_latents"}
+WHOLE_PICTURES = {"clip_img", "siglip_feats", "face_pixel_values", "encoder_hidden_states_llama3"}
 
 
 def free_cells(tree: Quadtree, latent: Tensor) -> Tensor:

@@ -1,0 +1,246 @@
+"""What works with each model family, as properties on the real ComfyUI with a tiny model of the family's real architecture.
+
+`python dev.py bench families` runs them all and writes docs/families.md; the tests run a cross-section. The first three use
+the family's network; the others a stand-in whose output at a cell depends on its inputs at that cell alone, so that the tiled
+run must equal the plain one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.conds
+import comfy.controlnet
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from quadtree_pack.run import Geometry
+from torch import Tensor
+
+from .support import Spy, error, free_cells, half_kept, patched, pointwise, tree_of
+from .tiny_models import Entry, clean_latent, sample
+
+RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
+STILL = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
+
+
+class Case:
+    """One family on its canvas, with windows of a size that its network takes."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry, self.latent = entry, entry.latent()
+        self.height, self.width = self.latent.shape[-2:]
+        self.px = entry.px_per_cell
+        geometry = Geometry.of(entry.model)
+        self.tile_px = max(16, geometry.fewest, 2 * geometry.unit) * self.px
+
+    def tiled(self, tree: Any = None, model: Any = None, **settings: Any) -> Any:
+        tree = tree_of([[1.0]], self.height, self.width, self.px) if tree is None else tree
+        return patched(self.entry, tree, model=model, **{"tile_px": self.tile_px, "overlap_px": 0, **settings})
+
+    def half_kept(self) -> Any:
+        return half_kept(self.height, self.width, self.px)
+
+    def with_conds(self, positive: list, negative: list | None = None) -> Case:
+        entry = copy.copy(self.entry)
+        entry.positive, entry.negative = positive, self.entry.negative if negative is None else negative
+        case = copy.copy(self)
+        case.entry = entry
+        return case
+
+    def sample(self, model: Any, **options: Any) -> Tensor:
+        return sample(self.entry, self.latent, model=model, **options)
+
+
+def kept_exactly(case: Case) -> None:
+    """Kept cells equal the input to the bit; the caller's conditioning stays; a second run knows nothing of the first."""
+    tree = case.half_kept()
+    held = ~free_cells(tree, case.latent)
+    model, before = case.tiled(tree), copy.deepcopy([case.entry.positive, case.entry.negative])
+    samples = case.sample(model, **RUN)
+    assert samples.isfinite().all() and torch.equal(samples[..., held], case.latent[..., held])
+    assert (samples != case.latent)[..., ~held].float().mean() > 0.99
+    assert same(before, [case.entry.positive, case.entry.negative])
+    assert torch.equal(case.sample(model, **RUN), samples)
+
+
+def identity(case: Case) -> None:
+    """One window over everything at denoise 1 is the plain run to the bit."""
+    model = case.tiled(tile_px=2 * max(case.height, case.width) * case.px)
+    assert torch.equal(case.sample(model, **RUN), case.sample(case.entry.model, **RUN))
+
+
+def window_batches(case: Case) -> None:
+    """Several windows at a time equal one at a time; windows of two sizes."""
+    for tile_px in (case.tile_px, 2 * case.tile_px):
+        runs, most = [], []
+        for batch in (1, 4):
+            spy = Spy(case.tiled(case.half_kept(), tile_px=tile_px, batch=batch))
+            runs.append(case.sample(spy.model, **RUN))
+            most.append(max(shape[0] for shape in spy.shapes))
+        assert error(runs[1], runs[0]) < 1e-4
+    assert most[1] >= most[0]
+
+
+def equal_on_a_pointwise_network(case: Case, model: Any = None, **options: Any) -> None:
+    model = pointwise(case.entry.model if model is None else model)
+    plain = case.sample(model, **STILL, **options)
+    assert (plain != case.latent).float().mean() > 0.5 or "noise_mask" in options
+    for batch, overlap in ((1, 0), (3, 4)):
+        tiled = case.tiled(model=model, batch=batch, overlap_px=overlap * case.px)
+        assert error(case.sample(tiled, **STILL, **options), plain) < 5e-5  # rounding grows from step to step
+
+
+class StandInNetwork:
+    """A control network whose feature of a place is its hint there: a token per patch, or maps at these reductions."""
+
+    dtype = torch.float32
+
+    def __init__(self, patch: int = 0, reductions: Sequence[int] = ()) -> None:
+        self.patch, self.reductions = patch, reductions
+
+    @classmethod
+    def like(cls, entry: Entry) -> StandInNetwork:
+        network = entry.model.model.diffusion_model
+        if hasattr(network, "channel_mult"):
+            return cls(reductions=(2, 1))
+        return cls(reductions=(1,)) if not takes_cross_attention(entry) else cls(patch=Geometry.of(entry.model).unit)
+
+    def __call__(self, x: Tensor, hint: Tensor, **_: Any) -> dict[str, list[Tensor | None]]:
+        cells = F.adaptive_avg_pool2d(hint.expand(len(x), *hint.shape[1:]).flatten(1, -3), x.shape[-2:])
+        if self.patch:
+            return {"input": [F.avg_pool2d(cells, self.patch, ceil_mode=True).flatten(2).movedim(1, 2)], "output": []}
+        maps = [F.avg_pool2d(cells, reduction, ceil_mode=True) for reduction in self.reductions]
+        return {"input": [], "middle": [None], "output": [*maps, None]}
+
+
+class StandInControl(comfy.controlnet.ControlNet):
+    """Core's ControlNet without weights to load."""
+
+    def __init__(self, network: StandInNetwork) -> None:
+        super().__init__()
+        self.control_model = network
+
+    def get_models(self) -> list:
+        return []
+
+
+class ForeignControl(comfy.controlnet.ControlBase):
+    """A control object of another pack, with a `get_control` of its own."""
+
+    def __init__(self, network: StandInNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict) -> Any:
+        earlier = self.previous_controlnet
+        before = earlier and earlier.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        height, width = (8 * length for length in x_noisy.shape[-2:])
+        hint = comfy.utils.common_upscale(self.cond_hint_original, width, height, "bilinear", "center")
+        return self.control_merge(self.network(x_noisy, hint), before, None)
+
+
+def controlnet(case: Case) -> None:
+    """Two chained ControlNets, the second for the first steps only, and one of another pack; hints of other sizes."""
+    of_core = StandInControl if takes_cross_attention(case.entry) else ForeignControl
+    control = None
+    for seed, (kind, strength, end) in enumerate([(ForeignControl, 0.4, 1.0), (of_core, 0.8, 1.0), (of_core, 0.5, 0.7)]):
+        hint = torch.rand(1, 3, 90 + seed, 120, generator=torch.Generator().manual_seed(seed))
+        link = kind(StandInNetwork.like(case.entry))
+        control = link.set_cond_hint(hint, strength, (0.0, end)).set_previous_controlnet(control)
+    conds = [
+        [[text, {**values, "control": control}] for text, values in cond] for cond in (case.entry.positive, case.entry.negative)
+    ]
+    equal_on_a_pointwise_network(case.with_conds(*conds))
+
+
+def takes_cross_attention(entry: Entry) -> bool:
+    """Core's own ControlNet asks for it; Stable Cascade names its text otherwise."""
+    return not type(entry.model.model).__name__.startswith("StableCascade")
+
+
+def area(case: Case) -> None:
+    """A prompt for everything and two for areas of one size, which core evaluates in one call."""
+    high, wide = case.height // 2, case.width // 2
+    base = case.entry.positive
+    extra = [
+        [text, {**values, "area": (high, wide, y, x), "strength": strength}]
+        for y, x, strength in ((2, 4, 1.5), (high, wide - 2, 0.7))
+        for text, values in case.entry.make_cond(21)
+    ]
+    equal_on_a_pointwise_network(case.with_conds(base + extra))
+
+
+def mask(case: Case) -> None:
+    """A prompt for the left half and one for the rest, by masks in px; one to its bounds, save in videos."""
+    left = torch.zeros(1, case.height * case.px, case.width * case.px)
+    left[..., : case.width * case.px // 2] = 1
+    positive = [
+        [text, {**values, "mask": which, "mask_strength": 1.0, "set_area_to_bounds": bounds and case.latent.ndim == 4}]
+        for which, bounds, seed in ((left, True, 11), (1 - left, False, 21))
+        for text, values in case.entry.make_cond(seed)
+    ]
+    equal_on_a_pointwise_network(case.with_conds(positive))
+
+
+def references(case: Case) -> None:
+    """Reference latents: one of the canvas' size, which lies on it, and one of another size, which is seen whole."""
+    shape = case.latent.shape[1:]
+    pictures = [clean_latent((1, *shape), 90), clean_latent((1, *shape[:-2], 20, 24), 91)]
+    model = case.entry.model.clone()
+    conds = case.entry.model.model.extra_conds
+
+    def extra_conds(**kwargs: Any) -> dict[str, Any]:
+        return {**conds(**kwargs), "ref_latents": comfy.conds.CONDList(pictures)}
+
+    model.add_object_patch("extra_conds", extra_conds)
+    equal_on_a_pointwise_network(case, model)
+
+
+def inpaint(case: Case) -> None:
+    """A noise mask: what it closes stays, and only the windows that touch what it opens are evaluated."""
+    noise_mask = torch.zeros(1, 1, case.height, case.width)
+    noise_mask[..., : case.height // 2, : case.width // 2] = 1
+    equal_on_a_pointwise_network(case, noise_mask=noise_mask)
+    spies = [Spy(case.tiled()) for _ in range(2)]
+    runs = [case.sample(spies[0].model, **RUN), case.sample(spies[1].model, **RUN, noise_mask=noise_mask)]
+    closed = noise_mask[0, 0] == 0
+    assert error(runs[1][..., closed], case.latent[..., closed]) < 1e-4
+    assert 0 < spies[1].cells <= spies[0].cells
+
+
+COLUMNS: dict[str, Callable[[Case], None]] = {
+    "kept exactly": kept_exactly,
+    "identity": identity,
+    "window batches": window_batches,
+    "ControlNet": controlnet,
+    "area": area,
+    "mask": mask,
+    "references": references,
+    "inpaint": inpaint,
+}
+
+
+def outcome(column: Callable[[Case], None], case: Case) -> str:
+    """ "yes", or "refused" where the pack declines with its message; any other error is raised."""
+    try:
+        column(case)
+    except ValueError as error:
+        if "Quadtree Diffusion" not in str(error):
+            raise
+        return "refused"
+    return "yes"
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if hasattr(a, "__dict__"):
+        return type(a) is type(b) and same(vars(a), vars(b))
+    return a == b

@@ -1,0 +1,61 @@
+"""A cross-section of the families of docs/families.md, and that this table is about all of them and has nothing wrong in it."""
+
+import gc
+from functools import cache
+
+import pytest
+from quadtree_pack.tests.comfy.matrix import COLUMNS, Case, outcome
+from quadtree_pack.tests.comfy.tiny_models import ZOO
+from quadtree_pack.tests.conftest import ROOT
+
+CROSS_SECTION = [
+    "sdxl",
+    "svd",
+    "cascade_b",
+    "sd3",
+    "pixart_sigma",
+    "flux_fill",
+    "flux_redux",
+    "chroma",
+    "z_image",
+    "omnigen2",
+    "qwen_edit",
+    "hidream_e1",
+    "wan21_vace",
+    "wan21_camera",
+    "cosmos_predict2",
+    "pid",
+]
+
+
+@cache
+def case_of(name):
+    return Case(ZOO[name]())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_freed_before_the_interpreter_ends():
+    yield
+    case_of.cache_clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=[title.replace(" ", "-") for title in COLUMNS])
+@pytest.mark.parametrize("family", CROSS_SECTION)
+def test_family(family, column):
+    assert outcome(column, case_of(family)) == "yes"
+
+
+def test_a_model_whose_tokens_cannot_be_cut_is_refused_in_words():
+    case = Case(ZOO["hidream_o1"]())
+    assert outcome(COLUMNS["identity"], case) == "yes"
+    assert outcome(COLUMNS["window batches"], case) == "refused"
+
+
+def test_the_table_is_about_all_families_and_has_yes_or_refused_in_every_cell():
+    rows = [line.strip("| \n").split(" | ") for line in (ROOT / "docs" / "families.md").read_text().splitlines() if "|" in line]
+    assert rows[0] == ["family", *COLUMNS]
+    assert [row[0] for row in rows[2:]] == list(ZOO)
+    assert {cell for row in rows[2:] for cell in row[1:]} <= {"yes", "refused"}
+    refused = [row[0] for row in rows[2:] if "refused" in row]
+    assert refused == ["hidream_o1"]
