@@ -1,0 +1,251 @@
+"""Real ControlNets and a T2I-Adapter in windows, and core's multi-GPU sampling; that windows see the right part of a hint is
+a column of docs/families.md."""
+
+import gc
+import threading
+from functools import cache
+
+import comfy.model_management
+import comfy.model_patcher
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from quadtree_pack.parallel import deal
+from quadtree_pack.tests.comfy.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.tests.comfy.tiny_controls import (
+    FakeVAE,
+    flux_controlnet,
+    hint_image,
+    qwen_controlnet,
+    sd3_controlnet,
+    sd15_controlnet,
+    sd15_t2i_adapter,
+    sdxl_controlnet,
+    with_control,
+)
+from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+
+RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.6}
+
+
+class CountingVAE(FakeVAE):
+    def encode(self, pixels):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().encode(pixels)
+
+
+CONTROLS = {
+    "sd15": ("sd15", sd15_controlnet, None),
+    "sd15 adapter": ("sd15", sd15_t2i_adapter, None),
+    "sdxl": ("sdxl", sdxl_controlnet, None),
+    "sd3": ("sd3", sd3_controlnet, CountingVAE),
+    "flux": ("flux", flux_controlnet, None),
+    "flux on latents": ("flux", lambda: flux_controlnet(latent_input=True), CountingVAE),
+    "qwen": ("qwen_image", qwen_controlnet, lambda: CountingVAE(video=True)),
+}
+
+
+@cache
+def entry_of(name):
+    return ZOO[name]()
+
+
+@cache
+def control_of(name):
+    return CONTROLS[name][1]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_freed_before_the_interpreter_ends():
+    yield
+    entry_of.cache_clear()
+    control_of.cache_clear()
+    gc.collect()
+
+
+def controlled(name, strength=1.0, **percents):
+    family, _, vae = CONTROLS[name]
+    vae = vae and vae()
+    return with_control(entry_of(family), control_of(name), hint_image(250, 330), strength, vae=vae, **percents), vae
+
+
+def object_of(entry):
+    return entry.positive[0][1]["control"]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_is_the_same_in_one_window_and_keeps_what_is_kept(name):
+    entry, _ = controlled(name)
+    latent = entry.latent()
+    whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    assert torch.equal(sample(entry, latent, model=whole, **RUN), sample(entry, latent, **RUN))
+    tree = half_kept(32, 40)
+    held = ~free_cells(tree, latent)
+    one, many = (sample(entry, latent, model=patched(entry, tree, batch=batch), **RUN) for batch in (1, 4))
+    assert torch.equal(one[..., held], latent[..., held]) and error(many, one) < 1e-3
+    deaf = sample(entry_of(CONTROLS[name][0]), latent, model=patched(entry, tree), **RUN)
+    assert error(deaf, one) > 0.1
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_the_user_s_control_object_is_left_alone_also_after_an_error(name):
+    entry, _ = controlled(name, end=0.5)
+    control = object_of(entry)
+    before = dict(vars(control))
+
+    def broken(executor, *args, **kwargs):
+        raise KeyError("broken")
+
+    model = patched(entry, half_kept(32, 40))
+    sample(entry, entry.latent(), model=model, **RUN)
+    assert {key: value for key, value in vars(control).items() if value is not before[key]} == {}
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "broken", broken)
+    with pytest.raises(KeyError, match="broken"):
+        sample(entry, entry.latent(), model=model, **RUN)
+    assert control.cond_hint is None and control.previous_controlnet is None
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux on latents", "qwen"])
+def test_the_vae_encodes_a_hint_once_per_run(name):
+    entry, vae = controlled(name)
+    model = patched(entry, half_kept(32, 40), batch=1)
+    for run in (1, 2):
+        sample(entry, entry.latent(), model=model, **RUN)
+        assert vae.calls == run
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_a_control_costs_what_the_windows_cost(name, monkeypatch):
+    entry, _ = controlled(name)
+    network = control_of(name).control_model
+    cells = []
+    forward = type(network).forward
+    monkeypatch.setattr(
+        type(network),
+        "forward",
+        lambda self, x, *a, **k: cells.append(len(x) * x.shape[-1] * x.shape[-2]) or forward(self, x, *a, **k),
+    )
+    corner = tree_of([[1.0, 0.0, 0.0, 0.0, 0.0], *[[0.0] * 5] * 3], 32, 40)
+    spy = Spy(patched(entry, corner))
+    sample(entry, entry.latent(), model=spy.model, **RUN)
+    assert 0 < sum(cells) == spy.cells < 0.3 * 3 * 2 * 32 * 40
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15 adapter", "flux"])
+def test_a_control_is_heard_in_its_own_steps_only(name):
+    latent = entry_of(CONTROLS[name][0]).latent()
+    runs = {}
+    for start, end in ((0.15, 0.16), (0.0, 0.5), (0.0, 1.0)):
+        entry, _ = controlled(name, start=start, end=end)
+        runs[end] = sample(entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0})
+    entry = entry_of(CONTROLS[name][0])
+    without = sample(entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0})
+    assert torch.equal(runs[0.16], without)  # between two steps
+    assert not torch.allclose(runs[0.5], without) and not torch.allclose(runs[0.5], runs[1.0])
+
+
+def test_a_chain_of_controls_is_heard_whole():
+    entry, _ = controlled("sd15")
+    both = with_control(entry, control_of("sd15 adapter"), hint_image(256, 320, seed=9), 0.7)
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40))
+    alone, together = (sample(one, latent, model=model, **RUN) for one in (entry, both))
+    assert error(alone, together) > 0.01
+    whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    assert torch.equal(sample(both, latent, model=whole, **RUN), sample(both, latent, **RUN))
+
+
+def test_a_control_that_averages_over_the_image_is_asked_for_the_whole_image():
+    shuffle = sd15_controlnet()
+    shuffle.global_average_pooling = True
+    entry = with_control(entry_of("sd15"), shuffle, hint_image(256, 320))
+    seen = []
+    forward = shuffle.control_model.forward
+    shuffle.control_model.forward = lambda x, *args, **kwargs: seen.append(x.shape[-2:]) or forward(x, *args, **kwargs)
+    samples = sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), **RUN)
+    assert set(seen) == {(32, 40)} and len(seen) == 3 and samples.isfinite().all()
+
+
+def test_a_wrapper_that_looks_into_the_control_finds_the_whole_image_s():
+    entry, _ = controlled("flux")
+    seen = []
+
+    def look(apply_model, args):
+        seen.append(args["c"]["control"]["input"][0].shape)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = patched(entry, tree_of([[1.0]], 32, 40))
+    model.set_model_unet_function_wrapper(look)  # ours is gone, the stand-in is not
+    assert torch.equal(sample(entry, entry.latent(), model=model, **RUN), sample(entry, entry.latent(), **RUN))
+    assert {shape[1] for shape in seen} == {16 * 20}
+
+
+# ---- several GPUs
+
+
+def on_devices(entry, model, count, make):
+    """The model as core's MultiGPU node prepares it; the devices are all this CPU."""
+    model, clones = model.clone(), []
+    for number in range(1, count):
+        clone = comfy.model_patcher.ModelPatcher(
+            make().model.model, load_device=torch.device("cpu", number), offload_device=torch.device("cpu")
+        )
+        clone.is_multigpu_base_clone = True
+        clones.append(clone)
+    model.set_additional_models("multigpu", clones)
+    return model
+
+
+@pytest.mark.parametrize("name", ["flux", "sd15"])
+def test_windows_of_a_step_are_spread_over_devices_and_nothing_else_changes(name):
+    entry = entry_of(name)
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40), overlap_px=0, batch=1)
+    expected = sample(entry, latent, model=model, **RUN)
+    seen = []
+
+    def look(executor, *args, **kwargs):
+        seen.append(threading.current_thread().name)
+        return executor(*args, **kwargs)
+
+    spread = on_devices(entry, model, 3, ZOO[name])
+    spread.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+    assert torch.equal(sample(entry, latent, model=spread, **RUN), expected)
+    counts = [seen.count(thread) for thread in set(seen)]
+    assert len(counts) == 3 and max(counts) - min(counts) <= 3
+
+
+def test_a_control_has_its_own_clone_on_every_device():
+    entry, _ = controlled("sd15")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40), batch=1)
+    expected = sample(entry, latent, model=model, **RUN)
+    assert error(sample(entry, latent, model=on_devices(entry, model, 2, ZOO["sd15"]), **RUN), expected) < 1e-5
+
+
+def test_an_error_on_one_device_is_raised_and_the_next_run_is_clean():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40), batch=1)
+    expected = sample(entry, latent, model=model, **RUN)
+    spread = on_devices(entry, model, 2, ZOO["flux"])
+    broken = spread.clone()
+    calls = []
+
+    def fail(executor, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyError("broken")
+        return executor(*args, **kwargs)
+
+    broken.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "fail", fail)
+    with pytest.raises(KeyError, match="broken"):
+        sample(entry, latent, model=broken, **RUN)
+    assert torch.equal(sample(entry, latent, model=spread, **RUN), expected)
+
+
+def test_batches_are_dealt_to_whoever_is_done_first():
+    assert deal([5, 1, 4, 2], [1.0, 1.0]) == [[0, 1], [2, 3]]
+    fast, slow = deal([1.0] * 9, [2.0, 1.0])
+    assert len(fast) == 6 and sorted(fast + slow) == list(range(9))
+    assert deal([], [1.0]) == [[]]
