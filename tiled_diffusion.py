@@ -105,11 +105,11 @@ class TiledDiffusion:
             return Mode.FREE
         return Mode.PRESERVE
 
-    def _check_latent(self, latent: Tensor) -> None:
+    def _check_latent(self, latent: Tensor, model: ModelPatcher) -> None:
         if latent.ndim < 4:
             raise ValueError(
-                f"This run samples a packed latent of shape {tuple(latent.shape)} (several latents in one), which cannot "
-                "be cut into windows. Sample without Quadtree Diffusion."
+                f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} (several latents in one), "
+                "which cannot be cut into windows. Sample without Quadtree Diffusion."
             )
         if len(latent) % len(self.trees):
             raise ValueError(
@@ -146,7 +146,7 @@ class TiledDiffusion:
         """Core's OUTER_SAMPLE: opens the Run, and copies what no step freed from the caller's own latent."""
         options = executor.class_obj.model_options
         _refuse(options)
-        self._check_latent(latent)
+        self._check_latent(latent, executor.class_obj.model_patcher)
         clean = self._clean_like(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about the whole run.
         run = self.open_run(noise, latent, None if "denoise_mask_function" in options else noise_mask)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from quadtree_pack.run import Geometry
 from torch import Tensor
 
-from .support import Spy, error, free_cells, half_kept, patched, pointwise, tree_of
+from .support import Spy, error, free_cells, half_kept, patched, pointwise, tree_of, with_extra_conds
 from .tiny_models import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
@@ -189,13 +189,7 @@ def references(case: Case) -> None:
     """Reference latents: one of the canvas' size, which lies on it, and one of another size, which is seen whole."""
     shape = case.latent.shape[1:]
     pictures = [clean_latent((1, *shape), 90), clean_latent((1, *shape[:-2], 20, 24), 91)]
-    model = case.entry.model.clone()
-    conds = case.entry.model.model.extra_conds
-
-    def extra_conds(**kwargs: Any) -> dict[str, Any]:
-        return {**conds(**kwargs), "ref_latents": comfy.conds.CONDList(pictures)}
-
-    model.add_object_patch("extra_conds", extra_conds)
+    model = with_extra_conds(case.entry.model, {"ref_latents": comfy.conds.CONDList(pictures)})
     equal_on_a_pointwise_network(case, model)
 
 

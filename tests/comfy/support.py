@@ -96,6 +96,15 @@ def pointwise(model: Any) -> Any:
     return model
 
 
+def with_extra_conds(model: Any, conds: dict[str, Any]) -> Any:
+    """A clone whose calls hold these entries too, as if the family's own `extra_conds` made them."""
+    base = model.model
+    model = model.clone()
+    # By its class: on the object itself may still lie what an earlier clone put there.
+    model.add_object_patch("extra_conds", lambda **kwargs: {**type(base).extra_conds(base, **kwargs), **conds})
+    return model
+
+
 def planes_of(key: str, value: Any, noisy: Tensor) -> Iterator[Tensor]:
     """What an entry of a model call says about each cell of `noisy` [rows, C, ..., H, W], ready to be added to it."""
     shape, size = [-1, *[1] * (noisy.ndim - 3), *noisy.shape[-2:]], noisy.shape[-2:]

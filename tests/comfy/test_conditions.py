@@ -1,0 +1,99 @@
+"""Every spatial entry that a model call may hold: a network that works cell by cell gives the same in windows and without.
+
+The entries are put into real model calls of core, as a model's own `extra_conds` does.
+"""
+
+import gc
+from functools import cache
+
+import comfy.conds
+import pytest
+from quadtree_pack.tests.comfy.support import error, patched, pointwise, tree_of, with_extra_conds
+from quadtree_pack.tests.comfy.tiny_models import ZOO, gauss, sample
+
+EVEN, ODD = (32, 40), (33, 43)
+TEXT = 12  # tokens of the tiny Flux and Wan
+
+
+@cache
+def entry_of(name):
+    return ZOO[name]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_freed_before_the_interpreter_ends():
+    yield
+    entry_of.cache_clear()
+    gc.collect()
+
+
+def still(channels, scale=1.0, *depth):
+    """An entry of an image model, at a multiple of the canvas' resolution."""
+    return lambda height, width: gauss((1, channels, *depth, -int(-height * scale // 1), -int(-width * scale // 1)), 5)
+
+
+def token_mask(height, width):
+    tokens = TEXT + -(-height // 2) * -(-width // 2)
+    return gauss((1, tokens, tokens), 5)
+
+
+def masked(height, width):
+    return (gauss((2, 1, height, width), 5) > 0).float()
+
+
+STILLS = {
+    "c_concat": still(5),
+    "image_cond": still(16),
+    "denoise_mask": masked,
+    "ref_latents": lambda height, width: [gauss((1, 16, height, width), 5), gauss((1, 16, 18, 22), 6)],
+    "camera_conditions": still(3, 8),
+    "pose_latents": still(16, 0.5),
+    "lq_latent": still(16, 0.25),
+    "attention_mask": token_mask,
+    "somebody_s_map": still(2),
+    "y": lambda height, width: gauss((1, 32), 5),
+}
+VIDEOS = {
+    "c_concat": still(20, 1, 3),
+    "time_dim_concat": still(16, 1, 2),
+    "vace_context": lambda height, width: gauss((1, 2, 24, 3, height, width), 5),
+    "reference_latent": still(16),
+    "camera_conditions": still(6, 8, 3),
+    "pose_latents": still(16, 0.5, 3),
+    "denoise_mask": still(1, 1, 3),
+    "context_latents": lambda height, width: [gauss((1, 16, 1, height, width), 5), gauss((1, 16, 2, 18, 22), 6)],
+}
+
+
+def with_entry(entry, key, value):
+    """A clone of the entry's model whose calls hold `key`, with a network that works cell by cell."""
+    kind = comfy.conds.CONDList if isinstance(value, list) else comfy.conds.CONDRegular
+    kind = comfy.conds.CONDNoiseShape if key in ("c_concat", "image_cond") else kind
+    return pointwise(with_extra_conds(entry.model, {key: kind(value)}))
+
+
+def check(family, key, value, size, batch):
+    entry = entry_of(family)
+    latent = entry.latent(*size, batch=batch)
+    model = with_entry(entry, key, value)
+    run = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
+    plain = sample(entry, latent, model=model, **run)
+    assert error(sample(entry, latent, model=pointwise(entry.model), **run), plain) > 1e-3  # the entry is heard
+    everything = tree_of([[1.0]], *size)
+    for tile_px, overlap_px, windows in ((128, 32, 1), (192, 0, 3), (256, 64, 4)):
+        tiled = patched(entry, everything, model=model, tile_px=tile_px, overlap_px=overlap_px, batch=windows)
+        assert error(sample(entry, latent, model=tiled, **run), plain) < 1e-5
+
+
+@pytest.mark.parametrize(("size", "batch"), [(EVEN, 1), (EVEN, 2), (ODD, 1), (ODD, 2)])
+@pytest.mark.parametrize("key", STILLS)
+def test_an_entry_of_an_image_model_is_cut_with_the_canvas(key, size, batch):
+    if key == "lq_latent":
+        size = (size[0] // 4 * 4, size[1] // 4 * 4)  # a quarter lies on whole cells only
+    check("flux", key, STILLS[key](*size), size, batch)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(EVEN, 2), (ODD, 1)])
+@pytest.mark.parametrize("key", VIDEOS)
+def test_an_entry_of_a_video_model_is_cut_with_the_canvas(key, size, batch):
+    check("wan21_t2v", key, VIDEOS[key](*size), size, batch)
