@@ -108,8 +108,8 @@ class TiledDiffusion:
     def _check_latent(self, latent: Tensor, model: ModelPatcher) -> None:
         if latent.ndim < 4:
             raise ValueError(
-                f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} (several latents in one), "
-                "which cannot be cut into windows. Sample without Quadtree Diffusion."
+                f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} (several latents in "
+                "one), which cannot be cut into windows. Sample without Quadtree Diffusion."
             )
         if len(latent) % len(self.trees):
             raise ValueError(
