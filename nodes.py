@@ -9,10 +9,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blending import METHODS
 from .overlay import draw_overlay
-from .quadtree import LARGEST_PX, Quadtree, build_quadtree
+from .preview import left_by_run, register
+from .quadtree import LARGEST_PX, CellSums, Quadtree, build_quadtree
+from .regions import Painting, Region
 from .run import Settings
 from .tiled_diffusion import attach
-from .utils import checked
+from .utils import checked, warn
 from .velocity import SCHEDULES
 
 QuadtreeType = io.Custom("QUADTREE")
@@ -29,6 +31,7 @@ class QuadtreeVisualizer(io.ComfyNode):
             description="Builds a quadtree from an image: small leaves with a high denoise where there is detail, large leaves "
             "with a low denoise where it is calm.",
             search_aliases=["adaptive tiles", "detail map", "denoise map", "quadtree"],
+            is_output_node=True,  # runs without a consumer, to look at the tree
             inputs=[
                 io.Image.Input(
                     "image",
@@ -80,6 +83,13 @@ class QuadtreeVisualizer(io.ComfyNode):
                     optional=True,
                     tooltip="Multiplies the denoise, 0 (keep) to 1 (as computed). Any size; it is fitted to the image.",
                 ),
+                io.String.Input(
+                    "regions",
+                    default="",
+                    optional=True,
+                    tooltip="What was painted in the panel: regions that are kept, or fully regenerated, whatever the tree "
+                    'says. JSON with shares of the image: {"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.',
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -106,21 +116,47 @@ class QuadtreeVisualizer(io.ComfyNode):
         max_denoise: float,
         line_thickness: int,
         mask: torch.Tensor | None = None,
+        regions: str = "",
     ) -> io.NodeOutput:
-        limits = {
-            "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
-            "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
-            "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
-            "min_denoise": checked("min_denoise", min_denoise, 0, 1),
-            "max_denoise": checked("max_denoise", max_denoise, 0, 1),
-        }
+        limits = visualizer_limits(content_threshold, min_tile_size, max_tile_size, min_denoise, max_denoise)
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = _masks(mask, len(_checked_image(image)))
-        trees = tuple(build_quadtree(picture, mask=limit, **limits) for picture, limit in zip(image, masks, strict=True))
+        painted = _regions(regions, image)
+        cells = [CellSums.of_image(picture) for picture in image]
+        trees = tuple(
+            build_quadtree(sums, mask=limit, regions=painted, **limits) for sums, limit in zip(cells, masks, strict=True)
+        )
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
         drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
         pictures = torch.stack(list(drawn))
-        return io.NodeOutput(pictures, trees, maps)
+        return io.NodeOutput(pictures, trees, maps, ui=left_by_run(image[0], cells[0]))
+
+
+def visualizer_limits(
+    content_threshold: Any, min_tile_size: Any, max_tile_size: Any, min_denoise: Any, max_denoise: Any
+) -> dict[str, Any]:
+    """The arguments of `build_quadtree`, checked."""
+    return {
+        "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
+        "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
+        "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
+        "min_denoise": checked("min_denoise", min_denoise, 0, 1),
+        "max_denoise": checked("max_denoise", max_denoise, 0, 1),
+    }
+
+
+def _regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
+    painting = Painting.from_json(text)
+    height, width = image.shape[1:3]
+    regions = painting.on(width, height)
+    if regions is None:
+        warn(
+            "the regions were painted on an image of %d x %d px and do not fit this one of %d x %d; they are ignored.",
+            *painting.size,
+            width,
+            height,
+        )
+    return regions or ()
 
 
 class QuadtreeDiffusion(io.ComfyNode):
@@ -240,6 +276,9 @@ class QuadtreeDiffusion(io.ComfyNode):
 
 
 class QuadtreeExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register(visualizer_limits)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [QuadtreeVisualizer, QuadtreeDiffusion]
 

@@ -10,7 +10,7 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .regions import Region, painted_grid
 from .utils import ceil_div, round_down, round_up
 
 GRID_PX = 8  # leaves begin and end on this px grid; the detail measure is summed on it
@@ -205,8 +206,27 @@ class Quadtree:
                 raise ValueError("the mask's bytes do not fill its width x height")
 
 
+@dataclass(frozen=True, slots=True)
+class CellSums:
+    """What the tree needs of an image of `width` x `height` px: sums over 8 x 8 px cells, see `of_image`."""
+
+    width: int
+    height: int
+    sums: Tensor
+
+    @classmethod
+    def of_image(cls, image: Tensor) -> CellSums:
+        """Of an image [H, W, C] in 0..1, C = 1, 3 or 4 (alpha is not looked at); ValueError for an empty one, or NaN in it."""
+        if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.numel() == 0:
+            raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty.")
+        height, width = image.shape[:2]
+        if max(width, height) > LARGEST_PX:
+            raise ValueError(f"The image has {width} x {height} px; the longest side may have {LARGEST_PX} px.")
+        return cls(width, height, _cell_sums(image))
+
+
 def build_quadtree(
-    image: Tensor,
+    image: Tensor | CellSums,
     *,
     content_threshold: float = 25.0,
     min_tile_px: int = 64,
@@ -214,23 +234,28 @@ def build_quadtree(
     min_denoise: float = 0.2,
     max_denoise: float = 0.8,
     mask: Tensor | None = None,
+    regions: Sequence[Region] = (),
 ) -> Quadtree:
-    """Quadtree of image [H, W, C] in 0..1, C = 1, 3 or 4 (alpha is not looked at); mask [h, w] in 0..1 of any size.
+    """Quadtree of an image [H, W, C] in 0..1, or of its cell sums; mask [h, w] in 0..1 of any size.
 
     A grid of squares of `max_tile_px` is laid from the top left; each is halved while its detail is above
     `content_threshold` and its children keep at least `min_tile_px`. Detail is the square root of the summed variance
-    of R, G and B in 0..255 units. A leaf's denoise follows its nominal side, see `leaf_denoise`.
-    ValueError for an empty image, NaN in it, or limits that contradict each other.
+    of R, G and B in 0..255 units. A leaf's denoise follows its nominal side, see `leaf_denoise`; where the user painted
+    a region it has that region's, and leaves are halved along the region's edge.
+    ValueError for an image that `CellSums.of_image` refuses, or limits that contradict each other.
     """
-    _check_build(image, min_tile_px, max_tile_px, min_denoise, max_denoise)
-    height, width = image.shape[:2]
+    _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
+    cells = image if isinstance(image, CellSums) else CellSums.of_image(image)
+    width, height = cells.width, cells.height
     sides = tree_sides(min_tile_px, max_tile_px)
     reference = min(sides[0], max(width, height))
+    painted = painted_grid(regions, width, height, sides[-1])
     leaves: list[Leaf] = []
-    for side, x0, y0, detail in _subdivided(_cell_sums(image), sides, content_threshold):
-        denoise = leaf_denoise(side, reference, min_denoise, max_denoise)
+    for side, x0, y0, detail, region in _subdivided(cells.sums, sides, content_threshold, painted):
+        computed = leaf_denoise(side, reference, min_denoise, max_denoise)
         columns = x0, y0, (x0 + side).clamp_max(width), (y0 + side).clamp_max(height)
-        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), repeat(denoise))
+        denoise = repeat(computed) if region is None else region.where(region >= 0, computed).tolist()
+        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), denoise)
         # An image of 8192 px can have 262,144 leaves: tuple.__new__ makes them without a Python call for each.
         leaves += map(partial(tuple.__new__, Leaf), rows)
     return Quadtree(width, height, sides[0], tuple(leaves), None if mask is None else Mask.from_tensor(mask))
@@ -257,11 +282,7 @@ def tree_sides(min_tile_px: int, max_tile_px: int) -> list[int]:
     return [root >> level for level in range(halvings + 1)]
 
 
-def _check_build(image: Tensor, min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float) -> None:
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.numel() == 0:
-        raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty.")
-    if max(image.shape[:2]) > LARGEST_PX:
-        raise ValueError(f"The image has {image.shape[1]} x {image.shape[0]} px; the longest side may have {LARGEST_PX} px.")
+def _check_limits(min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float) -> None:
     if not GRID_PX <= min_tile_px <= max_tile_px:
         raise ValueError(
             f"min_tile_size is {min_tile_px} px and max_tile_size {max_tile_px} px; "
@@ -312,20 +333,42 @@ def _extents(length_px: int, like: Tensor) -> Tensor:
     return (length_px - starts).clamp_max(GRID_PX).to(like.dtype)
 
 
-def _subdivided(cells: Tensor, sides: list[int], threshold: float) -> Iterable[tuple[int, Tensor, Tensor, Tensor]]:
-    """Leaves per side, largest first: (side in px, x0 [n] px, y0 [n] px, detail [n] in 0..255 units)."""
+def _subdivided(
+    cells: Tensor, sides: list[int], threshold: float, painted: Tensor | None
+) -> Iterable[tuple[int, Tensor, Tensor, Tensor, Tensor | None]]:
+    """Leaves per side, largest first: (side in px, x0 [n] px, y0 [n] px, detail [n] in 0..255 units, painted denoise [n]).
+
+    `painted` [rows, columns] holds the user's denoise on blocks of the smallest side, -1 where there is none.
+    """
     pyramid = [_pooled(cells, sides[-1] // GRID_PX, sides[0] // GRID_PX)]
     for _ in sides[1:]:
         pyramid.insert(0, _pooled(pyramid[0], 2, 2))
+    regions = [None] * len(sides) if painted is None else _region_pyramid(painted, pyramid)
     candidate = pyramid[0][..., 4] > 0  # blocks that lie wholly outside the image hold no px
-    for level, (side, sums) in enumerate(zip(sides, pyramid, strict=True)):
+    for level, (side, sums, region) in enumerate(zip(sides, pyramid, regions, strict=True)):
         detail = _detail(sums)
-        split = candidate & (detail > threshold) if level + 1 < len(sides) else torch.zeros_like(candidate)
+        last = level + 1 == len(sides)
+        split = torch.zeros_like(candidate) if last else candidate & (detail > threshold)
+        if region is not None and not last:
+            same = region[0] == region[1]
+            split = candidate & torch.where(same, split & (region[0] < 0), True)  # a painted area needs no smaller leaves
         rows, columns = (candidate & ~split).nonzero(as_tuple=True)
         if len(rows):
-            yield side, columns * side, rows * side, detail[rows, columns]
-        if level + 1 < len(sides):
+            chosen = None if region is None else region[0][rows, columns]
+            yield side, columns * side, rows * side, detail[rows, columns], chosen
+        if not last:
             candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1) & (pyramid[level + 1][..., 4] > 0)
+
+
+def _region_pyramid(painted: Tensor, pyramid: list[Tensor]) -> list[Tensor]:
+    """[2, rows, columns] per level: the lowest and the highest painted denoise in each block, of px of the image alone."""
+    rows, columns = pyramid[-1].shape[:2]
+    ends = torch.stack([painted, -painted])
+    ends = F.pad(ends, (0, columns - painted.shape[1], 0, rows - painted.shape[0]), value=math.inf)  # outside: no matter
+    levels = [ends]
+    while len(levels) < len(pyramid):
+        levels.insert(0, -F.max_pool2d(-levels[0], 2))
+    return [torch.stack([low, -high]) for low, high in levels]
 
 
 def _pooled(sums: Tensor, factor: int, align: int) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cache
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -153,6 +154,24 @@ def test_a_chain_of_controls_is_heard_whole():
     assert error(alone, together) > 0.01
     whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
     assert torch.equal(sample(both, latent, model=whole, **RUN), sample(both, latent, **RUN))
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15 adapter", "flux on latents"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_each_image_of_a_batch_has_its_own_hint(name, batch):
+    family, _, vae = CONTROLS[name]
+    hints = torch.cat([hint_image(256, 320, seed) for seed in (5, 6)])
+    plain = entry_of(family)
+    latent = torch.cat([plain.latent()] * 2)
+    noise = torch.cat([comfy.sample.prepare_noise(plain.latent(), 42)] * 2)
+    tree = half_kept(32, 40)
+    entry = with_control(plain, control_of(name), hints, vae=vae and vae())
+    both = sample(entry, latent, model=patched(entry, tree, batch=batch), noise=noise, **RUN)
+    for row, hint in enumerate(hints):
+        entry = with_control(plain, control_of(name), hint[None], vae=vae and vae())
+        alone = sample(entry, latent[:1], model=patched(entry, tree, batch=batch), noise=noise[:1], **RUN)
+        assert error(both[row : row + 1], alone) < 1e-3
+    assert error(both[:1], both[1:]) > 0.05
 
 
 def test_a_control_that_averages_over_the_image_is_asked_for_the_whole_image():

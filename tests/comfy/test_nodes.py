@@ -45,7 +45,7 @@ def diffuse(model, quadtree, **changes):
 def test_ids_inputs_and_outputs_are_the_public_ones():
     visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
     assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
-    assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, "mask"]
+    assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, "mask", "regions"]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
     assert [entry.id for entry in diffusion.inputs] == ["model", "quadtree", *DIFFUSION, "clean_latent"]
     assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION
@@ -166,3 +166,16 @@ def test_the_overlay_of_an_image_in_several_bands_is_one_picture():
     lines = (visualize(image, line_thickness=0)[0] != drawn)[0].any(-1).all(1)
     assert {int(row) for row in torch.where(lines)[0]} >= borders & set(range(0, 600, 64))
     assert denoise.shape == (600, 64)
+
+
+def test_painted_regions_are_kept_or_fully_regenerated(caplog):
+    strokes = '["keep", 0, 0, 1, 1], ["full", 0.25, 0.25, 0.5, 0.5], ["auto", 0, 0, 0.1, 0.125]'
+    painted = f'{{"size": [320, 256], "regions": [{strokes}]}}'
+    trees, maps = visualize(half_busy(), regions=painted)[1:]
+    assert maps[0, 64:128, 80:160].eq(1).float().mean() > 0.6 and maps[0, 160:].eq(0).all()
+    plain = visualize(half_busy())[2]
+    assert 0 < maps[0, :32, :32].min() <= maps[0, :32, :32].max() < 1 and isinstance(trees[0], Quadtree)
+    other = visualize(half_busy(), regions=painted.replace("[320, 256]", "[256, 320]"))[2]
+    assert torch.equal(other, plain) and "do not fit" in caplog.text
+    with pytest.raises(ValueError, match="is no region"):
+        visualize(half_busy(), regions='[["keep", 0.5, 0, 0.4, 1]]')

@@ -1,0 +1,201 @@
+"""The live preview: `POST /quadtree/preview` answers with the tree that Quadtree Visualizer would build.
+
+An image is named by its file, as Load Image names it, or by the key that a run of the node left behind. What the tree needs
+of an image is kept for the last few, so a moved slider costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import folder_paths
+import torch
+from PIL import Image
+
+from .quadtree import CellSums, Quadtree, build_quadtree
+from .regions import Painting
+from .run import TRANSFORMER_COST, Geometry, Settings, estimate
+from .utils import ceil_div
+
+ROUTE = "/quadtree/preview"
+MOST_TILES = 20_000  # sent; the largest, which come first. The tree is built whole
+KEPT_IMAGES = 8
+SHOWN_PX = 1024  # longest side of the picture that a run leaves for the panel
+LARGEST_REQUEST = 4 << 20
+STEPS = 20
+TYPICAL = Geometry(8, 2, 1024, TRANSFORMER_COST)  # whose cost is shown: the model is not known here
+
+
+class RequestError(ValueError):
+    """What is wrong with a request, in words for the user, and the HTTP status that says so."""
+
+    def __init__(self, words: str, status: int = 400) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class SumsCache:
+    """Cell sums of the last images. Two that ask for one image at the same time wait for one reading of it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.entries: OrderedDict[Any, CellSums] = OrderedDict()
+        self.locks: dict[Any, threading.Lock] = {}
+        self.lock = threading.Lock()
+
+    def get(self, key: Any, read: Callable[[], CellSums] | None = None) -> CellSums | None:
+        with self.lock:
+            busy = self.locks.setdefault(key, threading.Lock())
+        with busy:
+            with self.lock:
+                found = self.entries.get(key)
+            if found is None and read is not None:
+                found = read()
+            with self.lock:
+                if found is not None:
+                    self.entries[key] = found
+                    self.entries.move_to_end(key)
+                while len(self.entries) > self.size:
+                    self.entries.popitem(last=False)
+                self.locks.pop(key, None)
+        return found
+
+
+IMAGES = SumsCache(KEPT_IMAGES)
+
+
+def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
+    """What the node shows after a run on image [H, W, C]: a small picture, and a key for later previews of the same pixels."""
+    key = uuid.uuid4().hex
+    IMAGES.get(("run", key), lambda: cells)
+    levels = (image[..., :3].expand(-1, -1, 3).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    picture = Image.fromarray(levels)
+    picture.thumbnail((SHOWN_PX, SHOWN_PX))
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"quadtree_{key}.jpg"
+    picture.save(folder / name, quality=90)
+    return {
+        "quadtree_image": [{"filename": name, "subfolder": "", "type": "temp"}],
+        "quadtree_run": [{"key": key, "width": cells.width, "height": cells.height}],
+    }
+
+
+class Source(NamedTuple):
+    """Cell sums of an image and a token that changes with its pixels."""
+
+    cells: CellSums
+    token: str
+
+
+def source_of(request: dict[str, Any]) -> Source:
+    """The image that a request names, by `image` (as Load Image does) or `run`."""
+    key = request.get("run")
+    if key is not None:
+        cells = IMAGES.get(("run", key)) if isinstance(key, str) else None
+        if cells is None:
+            raise RequestError("This run's image is not kept any more. Queue the workflow once.", 404)
+        return Source(cells, key)
+    path = resolved(request.get("image"))
+    state = path.stat()
+    token = f"{state.st_mtime_ns:x}-{state.st_size:x}"
+    return Source(IMAGES.get((path, token), lambda: _read(request["image"])), token)
+
+
+def resolved(name: Any) -> Path:
+    """The real path of an image file that ComfyUI's own folders hold; RequestError for anything else."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise RequestError("image must be the name of a file, as Load Image shows it.")
+    try:
+        path = folder_paths.get_annotated_filepath(name)
+        base = folder_paths.annotated_filepath(name)[1] or folder_paths.get_input_directory()
+        real = Path(path).resolve()
+        inside = real.is_relative_to(Path(base).resolve())
+    except (ValueError, OSError):
+        inside = False
+    if not inside:
+        raise RequestError("This file lies outside of ComfyUI's folders.")
+    if not real.is_file():
+        raise RequestError("This image file is missing. Choose another in Load Image.", 404)
+    return real
+
+
+def _read(name: str) -> CellSums:
+    import nodes  # ComfyUI's own: the same pixels as Load Image gives to a run
+
+    try:
+        image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
+    except Exception:  # of any decoder, whose words may hold a path
+        raise RequestError("This file cannot be read as an image.", 415) from None
+    return CellSums.of_image(image[0])
+
+
+def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The answer to a request; ValueError for what is wrong with it. `limits_of` checks the node's own inputs."""
+    if not isinstance(request, dict):
+        raise RequestError("The request must be a JSON object.")
+    names = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise")
+    missing = [name for name in names if name not in request]
+    if missing:
+        raise RequestError(f"The request lacks {', '.join(missing)}.")
+    limits = limits_of(**{name: request[name] for name in names})
+    painting = Painting.from_json(request.get("regions", ""))
+    source = source_of(request)
+    regions = painting.on(source.cells.width, source.cells.height)
+    tree = build_quadtree(source.cells, regions=regions or (), **limits)
+    answer = answer_of(tree)
+    answer["token"] = source.token
+    answer["notice"] = None if regions is not None else "painted on an image of another shape: regions ignored"
+    if request.get("cost"):
+        answer["cost"] = cost_of(tree)
+        answer["steps"] = STEPS
+    return answer
+
+
+def answer_of(tree: Quadtree) -> dict[str, Any]:
+    """A tree as flat lists of integers: [x, y, side] in px, denoise in thousandths, detail in tenths."""
+    sent = tree.leaves[:MOST_TILES]
+    return {
+        "width": tree.width,
+        "height": tree.height,
+        "count": len(tree.leaves),
+        "sides": [tree.leaves[-1].side, tree.leaves[0].side],
+        "tiles": [number for leaf in sent for number in (leaf.x0, leaf.y0, leaf.side)],
+        "denoise": [round(1000 * leaf.denoise) for leaf in sent],
+        "detail": [round(10 * leaf.detail) for leaf in sent],
+    }
+
+
+def cost_of(tree: Quadtree) -> float:
+    """Share of the full model cost of a typical run, see `estimate`."""
+    size = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
+    return estimate([tree], Settings(), TYPICAL, STEPS, *size)
+
+
+def register(limits_of: Callable[..., dict[str, Any]]) -> None:
+    """Adds the route to ComfyUI's server, once: a second copy of the pack must not stop the server from starting."""
+    from aiohttp import web
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is None or any(getattr(route, "path", None) == ROUTE for route in server.routes):
+        return
+
+    @server.routes.post(ROUTE)
+    async def answer(request: web.Request) -> web.Response:
+        if (request.content_length or 0) > LARGEST_REQUEST:
+            return web.json_response({"error": "The request is too large."}, status=413)
+        try:
+            body = json.loads(await request.text())
+            return web.json_response(await asyncio.to_thread(preview, body, limits_of))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            return web.json_response({"error": "The request is no JSON."}, status=400)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=getattr(error, "status", 400))

@@ -1,0 +1,93 @@
+"""Painted regions: what is read from a workflow, and where they lie on the tree."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quadtree_pack.quadtree import build_quadtree
+from quadtree_pack.regions import Painting, Region, painted_grid
+
+SHARES = st.integers(0, 8).map(lambda eighths: eighths / 8)
+
+
+def boxes():
+    return st.tuples(SHARES, SHARES, SHARES, SHARES).filter(lambda box: box[0] < box[2] and box[1] < box[3])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["keep", "full", "auto"]), boxes()), min_size=1, max_size=4),
+    st.sampled_from([(256, 256), (512, 256), (200, 328)]),
+)
+@settings(max_examples=40, deadline=None)
+def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
+    """Edges on eighths of an image whose sides are eighths on the grid are exact; others go by a leaf's centre."""
+    width, height = size
+    regions = [Region(what, *box) for what, box in strokes]
+    image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(1)) * 0.05
+    limits = {"min_tile_px": 8, "max_tile_px": 128, "min_denoise": 0.3, "max_denoise": 0.7}
+    tree, plain = build_quadtree(image, regions=regions, **limits), build_quadtree(image, **limits)
+    wanted = torch.full((height, width), -1.0)
+    for what, (x0, y0, x1, y1) in strokes:
+        area = slice(round(y0 * height), round(y1 * height)), slice(round(x0 * width), round(x1 * width))
+        wanted[area] = {"keep": 0.0, "full": 1.0, "auto": -1.0}[what]
+    tree._check_structure()
+    for leaf in tree.leaves:
+        under = wanted[leaf.box.slices]
+        centre = under[under.shape[0] // 2, under.shape[1] // 2]
+        exact = size != (200, 328)
+        if exact:
+            assert (under == centre).all()
+        if exact or (under == centre).all():
+            assert leaf.denoise == centre if centre >= 0 else 0.3 <= leaf.denoise <= 0.7
+    if all(what == "auto" for what, _ in strokes):
+        assert tree == plain
+
+
+def test_a_painted_area_stays_whole_however_busy_it_is():
+    image = torch.rand(256, 256, 3)
+    kept = build_quadtree(image, regions=[Region("keep", 0, 0, 1, 1)], min_tile_px=8, max_tile_px=128)
+    assert {leaf.side for leaf in kept.leaves} == {128} and {leaf.denoise for leaf in kept.leaves} == {0.0}
+
+
+def test_a_grid_goes_by_the_centres_of_its_blocks():
+    grid = painted_grid([Region("keep", 0.0, 0.0, 1 / 3, 1.0)], 100, 20, 16)
+    assert grid.tolist() == [[0, 0, -1, -1, -1, -1, -1]] * 2
+    assert painted_grid([Region("full", 0.99, 0.0, 1.0, 1.0)], 100, 20, 16).eq(-1).all()
+    assert painted_grid([Region("full", 0.97, 0.0, 1.0, 1.0)], 100, 20, 16)[:, -1].eq(1).all()
+    assert painted_grid([], 100, 20, 16) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "3",
+        "{}",
+        '"keep"',
+        '{"regions": 3}',
+        '{"regions": [["keep", 0, 0, 1]]}',
+        '[["keep", 0, 0, 1, 2]]',
+        '[["keep", 0, 0, 1, NaN]]',
+        '[["keep", 0, 0, 1, true]]',
+        '[["keep", 0, 0, 1, "1"]]',
+        '[["burn", 0, 0, 1, 1]]',
+        "[[[], 0, 0, 1, 1]]",
+        '{"size": [0, 5], "regions": []}',
+        '{"size": [1.5, 5], "regions": []}',
+        "[" * 100_000,
+        json.dumps([["keep", 0, 0, 1, 1]] * 20_001),
+    ],
+)
+def test_a_hostile_value_is_refused_in_words(text):
+    with pytest.raises(ValueError, match="regions"):
+        Painting.from_json(text)
+
+
+def test_an_empty_text_paints_nothing_and_a_bare_list_fits_every_image():
+    assert Painting.from_json(" ").on(5, 7) == ()
+    regions = Painting.from_json('[["keep", 0, 0, 0.5, 1]]').on(5, 7)
+    assert regions == (Region("keep", 0.0, 0.0, 0.5, 1.0),)
+    sized = Painting.from_json('{"size": [300, 200], "regions": [["full", 0, 0, 1, 1]]}')
+    assert sized.on(1501, 1000) == (Region("full", 0, 0, 1, 1),) and sized.on(200, 300) is None
