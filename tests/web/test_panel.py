@@ -1,0 +1,361 @@
+"""The live panel in the real frontend, in both renderers."""
+
+import json
+
+import pytest
+
+from .frontend import DEFAULTS, LOADER, VISUALIZER, WIDGETS, workflow
+
+COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
+
+
+def tiles(page):
+    return int(page.text().split()[0])
+
+
+def canvas_box(page):
+    return page.page.locator(".qt-view canvas").first.bounding_box()
+
+
+def leaf_at(page, across, down):
+    """What the panel says of the leaf at a share of the view, by moving the mouse there."""
+    box = canvas_box(page)
+    page.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+    return page.line(r"^\d+ px, detail")
+
+
+def colours(page):
+    """Distinct colours on the overlay."""
+    return page.page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".qt-view canvas");
+            const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+            return new Set(data).size;
+        }"""
+    )
+
+
+def test_the_tree_and_its_price_are_shown_before_anything_is_queued(page):
+    page.load()
+    page.line(COST)
+    assert colours(page) > 3
+    assert page.page.locator(".qt-view img").first.get_attribute("src").startswith("/api/view?filename=picture.png")
+    assert page.page.locator('.qt[role="group"]').first.get_attribute("aria-label") == "Quadtree preview"
+
+
+def test_tiles_follow_a_slider_while_it_moves(page):
+    page.load()
+    page.line(COST)
+    counts = []
+    for value in range(20, 80, 3):
+        page.set("content_threshold", float(value))
+        page.page.wait_for_timeout(50)
+        counts.append(tiles(page))
+    assert counts[0] > counts[-1] and len(set(counts)) >= 6
+    assert counts == sorted(counts, reverse=True)
+    page.line(COST)
+
+
+def test_one_request_is_in_flight_and_the_last_value_wins(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """() => {
+            window.__flight = 0; window.__most = 0; window.__last = null;
+            window.__fetch ??= app.api.fetchApi;
+            app.api.fetchApi = async function (route, options) {
+                if (route !== "/quadtree/preview") return window.__fetch.call(this, route, options);
+                window.__most = Math.max(window.__most, ++window.__flight);
+                window.__last = JSON.parse(options.body);
+                try { return await window.__fetch.call(this, route, options); } finally { window.__flight--; }
+            };
+        }"""
+    )
+    page.page.evaluate(
+        """async (id) => {
+            const widget = app.graph.getNodeById(id).widgets.find((one) => one.name === "content_threshold");
+            for (let value = 20; value <= 40; value += 0.5) {
+                widget.value = value; widget.callback?.(value);
+                await new Promise((done) => setTimeout(done, 5));
+            }
+        }""",
+        VISUALIZER,
+    )
+    page.page.wait_for_function("() => window.__flight === 0 && window.__last.cost && window.__last.content_threshold === 40")
+    assert page.page.evaluate("() => { app.api.fetchApi = window.__fetch; return window.__most; }") == 1
+
+
+def test_hovering_names_the_leaf(page):
+    page.load()
+    page.line(COST)
+    words = leaf_at(page, 0.5, 0.5)
+    assert "px, detail" in words and "denoise 0." in words and "(as computed)" in words
+    page.page.mouse.move(5, 400)
+    page.line(COST)
+
+
+def test_clicks_cycle_a_leaf_and_are_saved_undone_and_cleared(page):
+    page.load()
+    page.line(COST)
+    leaf_at(page, 0.5, 0.5)
+    for words in ("keep", "full", "as computed"):
+        page.page.mouse.down()
+        page.page.mouse.up()
+        page.line(rf"\({words}\)$")
+    assert page.value("regions") == ""
+    page.page.mouse.down()
+    page.page.mouse.up()
+    painted = json.loads(page.value("regions"))
+    assert painted["size"] == [1024, 680] and [region[0] for region in painted["regions"]] == ["keep"]
+    assert page.saved()["nodes"][1]["widgets_values"][-1] == page.value("regions")
+    assert "denoise 0.00 (keep)" in page.line("denoise 0.00")
+    undo, clear = (page.page.get_by_role("button", name=name, exact=True).first for name in ("Undo", "Clear"))
+    undo.click()
+    assert page.value("regions") == ""
+    leaf_at(page, 0.5, 0.5)
+    page.page.mouse.down()
+    page.page.mouse.up()
+    clear.click()
+    assert page.value("regions") == "" and clear.is_disabled()
+    undo.click()
+    assert json.loads(page.value("regions")) == painted
+
+
+def test_a_drag_paints_every_leaf_on_its_way_with_one_undo(page):
+    page.load()
+    page.line(COST)
+    box = canvas_box(page)
+    page.page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"], steps=25)
+    page.page.mouse.up()
+    painted = json.loads(page.value("regions"))["regions"]
+    assert len(painted) >= 3 and {region[0] for region in painted} == {"keep"}
+    page.page.get_by_role("button", name="Undo", exact=True).first.click()
+    assert page.value("regions") == ""
+
+
+def test_the_keyboard_chooses_and_changes_leaves(page):
+    page.load()
+    page.line(COST)
+    page.page.locator(".qt-view").first.focus()
+    page.page.keyboard.press("ArrowRight")
+    first = page.line(r"^\d+ px, detail")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("Enter")
+    assert "(keep)" in page.line(r"\(keep\)")
+    page.page.keyboard.press("Control+z")
+    assert page.value("regions") == "" and first
+
+
+def test_problems_are_said_in_plain_words(page):
+    page.load()
+    page.line(COST)
+    page.set("min_tile_size", 2048)
+    page.line("^min_tile_size is above max_tile_size")
+    page.set("min_tile_size", 64)
+    page.set("min_denoise", 0.9)
+    page.line("^min_denoise is above max_denoise")
+    page.load(workflow(linked=False))
+    page.line("^Connect Load Image, or queue the workflow once")
+    page.load(workflow("broken.png"))
+    page.line("cannot be read as an image")
+    page.load(workflow("sub/tall [1].png"))
+    page.line(COST)
+    page.errors.clear()  # the browser itself logs each refused request
+
+
+def test_nothing_of_the_panel_is_saved(page):
+    page.load(workflow(values=[30.0, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]']))
+    page.line("tiles")
+    saved = page.saved()["nodes"][1]
+    assert saved["widgets_values"] == [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]']
+    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert set(prompt[str(VISUALIZER)]["inputs"]) == {"image", *WIDGETS}
+    page.load(page.saved())
+    page.line("tiles")
+    assert page.saved()["nodes"][1]["widgets_values"] == saved["widgets_values"]
+
+
+def test_a_workflow_of_before_the_regions_still_loads(page):
+    page.load(workflow(values=DEFAULTS[:-1]))
+    page.line(COST)
+    assert page.value("regions") == "" and page.value("line_thickness") == 2
+
+
+def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
+    graph = workflow()
+    graph["nodes"].append(
+        {
+            "id": 3,
+            "type": "ImageInvert",
+            "pos": [20, 480],
+            "size": [200, 40],
+            "flags": {},
+            "order": 1,
+            "mode": 0,
+            "inputs": [{"name": "image", "type": "IMAGE", "link": 1}],
+            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}],
+            "properties": {},
+            "widgets_values": [],
+        }
+    )
+    graph["links"] = [[1, LOADER, 0, 3, 0, "IMAGE"], [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
+    graph["nodes"][1]["inputs"][0]["link"] = 2
+    page.load(graph)
+    page.line("^Connect Load Image, or queue")
+    assert page.run() == "execution_success"
+    page.line(COST)
+    before = tiles(page)
+    page.set("content_threshold", 60.0)
+    page.page.wait_for_function(f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}")
+    assert "quadtree_" in page.page.locator(".qt-view img").first.get_attribute("src")
+
+
+def test_bypassed_nodes_and_reroutes_are_seen_through(page):
+    graph = workflow()
+    graph["nodes"] += [
+        {
+            "id": 3,
+            "type": "ImageInvert",
+            "pos": [20, 480],
+            "size": [200, 40],
+            "flags": {},
+            "order": 1,
+            "mode": 4,
+            "inputs": [{"name": "image", "type": "IMAGE", "link": 1}],
+            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}],
+            "properties": {},
+            "widgets_values": [],
+        },
+        {
+            "id": 4,
+            "type": "Reroute",
+            "pos": [20, 560],
+            "size": [75, 26],
+            "flags": {},
+            "order": 2,
+            "mode": 0,
+            "inputs": [{"name": "", "type": "*", "link": 2}],
+            "outputs": [{"name": "", "type": "IMAGE", "links": [3]}],
+            "properties": {},
+        },
+    ]
+    graph["links"] = [
+        [1, LOADER, 0, 3, 0, "IMAGE"],
+        [2, 3, 0, 4, 0, "IMAGE"],
+        [3, 4, 0, VISUALIZER, 0, "IMAGE"],
+    ]
+    graph["nodes"][1]["inputs"][0]["link"] = 3
+    page.load(graph)
+    page.line(COST)
+
+
+def test_inside_a_subgraph_the_image_outside_is_found(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            app.canvas.select(node);
+            app.graph.convertToSubgraph(new Set([node]));
+        }""",
+        VISUALIZER,
+    )
+    host = page.page.evaluate("() => app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())?.id")
+    assert host is not None
+    page.page.evaluate(
+        "id => app.canvas.openSubgraph(app.rootGraph.getNodeById(id).subgraph, app.rootGraph.getNodeById(id))", host
+    )
+    page.line(COST)
+    page.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+def test_undo_of_a_deletion_shows_the_living_panel(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """(id) => {
+            const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+            tracker.checkState?.();
+            app.graph.remove(app.graph.getNodeById(id));
+            tracker.checkState?.();
+        }""",
+        VISUALIZER,
+    )
+    page.page.wait_for_function("() => !document.querySelector('.qt-line')")
+    page.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    page.page.wait_for_selector(".qt-line")
+    page.line(COST)
+    before = tiles(page)
+    page.set("content_threshold", 60.0)
+    page.page.wait_for_function(f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}")
+    assert page.page.locator(".qt-line").count() == 1
+
+
+def test_copies_have_panels_of_their_own(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            app.canvas.select(node); app.canvas.copyToClipboard([node]); app.canvas.pasteFromClipboard();
+        }""",
+        VISUALIZER,
+    )
+    page.page.wait_for_function("() => document.querySelectorAll('.qt-line').length === 2")
+    texts = page.page.locator(".qt-line").all_text_contents()
+    assert sum("tiles" in text for text in texts) >= 1
+
+
+def test_with_the_side_panel_open_a_chosen_node_keeps_its_width(page):
+    page.load()
+    page.line(COST)
+    wide = canvas_box(page)["width"]
+    page.page.evaluate("(id) => app.canvas.select(app.graph.getNodeById(id))", VISUALIZER)
+    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', true)")
+    page.page.wait_for_timeout(500)
+    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
+    page.page.evaluate(
+        "(id) => { app.graph.getNodeById(id).setSize([620, 700]); app.canvas.setDirty(true, true); }", VISUALIZER
+    )
+    page.page.wait_for_timeout(300)
+    assert canvas_box(page)["width"] > wide + 100
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_pointing_is_right_at_every_zoom(page, scale):
+    page.load()
+    page.line(COST)
+    there = leaf_at(page, 0.3, 0.6)
+    page.page.evaluate(
+        "scale => { app.canvas.ds.scale = scale; app.canvas.ds.offset = [-200, 0]; app.canvas.setDirty(true, true); }", scale
+    )
+    page.page.wait_for_timeout(300)
+    if canvas_box(page)["y"] + 0.6 * canvas_box(page)["height"] < 880:
+        assert leaf_at(page, 0.3, 0.6) == there
+    page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
+
+
+def test_nothing_is_drawn_while_idle_also_with_thousands_of_leaves(page):
+    page.load(workflow(values=[1.0, 8, 1024, 0.2, 0.8, 2, ""]))
+    page.line(r"^\d{4,} tiles")
+    assert tiles(page) > 4000
+    page.page.wait_for_timeout(500)
+    page.page.evaluate(
+        """() => {
+            window.__drawn = 0;
+            const prototype = CanvasRenderingContext2D.prototype;
+            window.__clear ??= prototype.clearRect;
+            prototype.clearRect = function (...values) {
+                if (this.canvas.closest?.(".qt-view")) window.__drawn++;
+                return window.__clear.apply(this, values);
+            };
+        }"""
+    )
+    page.page.wait_for_timeout(1500)
+    drawn = page.page.evaluate(
+        "() => { CanvasRenderingContext2D.prototype.clearRect = window.__clear; return window.__drawn; }"
+    )
+    assert drawn == 0
