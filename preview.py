@@ -114,15 +114,14 @@ def resolved(name: Any) -> Path:
     if not isinstance(name, str) or not name or "\0" in name:
         raise RequestError("image must be the name of a file, as Load Image shows it.")
     try:
-        path = folder_paths.get_annotated_filepath(name)
+        real = Path(folder_paths.get_annotated_filepath(name)).resolve()
         base = folder_paths.annotated_filepath(name)[1] or folder_paths.get_input_directory()
-        real = Path(path).resolve()
-        inside = real.is_relative_to(Path(base).resolve())
-    except (ValueError, OSError):
-        inside = False
+        inside, exists = real.is_relative_to(Path(base).resolve()), real.is_file()
+    except (ValueError, OSError):  # out of ComfyUI's folders; or a name that no file can have
+        inside = exists = False
     if not inside:
         raise RequestError("This file lies outside of ComfyUI's folders.")
-    if not real.is_file():
+    if not exists:
         raise RequestError("This image file is missing. Choose another in Load Image.", 404)
     return real
 

@@ -1,9 +1,7 @@
 """The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
 
-import importlib.util
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,18 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_demo():
-    spec = importlib.util.spec_from_file_location("quadtree_demo_run", ROOT / "demo" / "run.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load_demo()
+from quadtree_pack.tests.demo import demo
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from quadtree_pack.tests.demo import demo
 
-from .frontend import Frontend, demo
+from .frontend import Frontend
 
 CHROMIUM = os.environ.get("QUADTREE_CHROMIUM", "")
 ARTEFACTS = Path(__file__).resolve().parents[2] / ".cache" / "browser"

@@ -1,21 +1,5 @@
 """What the browser tests do with the real frontend: load a workflow, find our panel, move its sliders, run it."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_demo():
-    spec = importlib.util.spec_from_file_location("quadtree_demo_for_browser", ROOT / "demo" / "run.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load_demo()
-
 LOADER, VISUALIZER = 1, 2
 WIDGETS = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "line_thickness", "regions")
 DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, ""]

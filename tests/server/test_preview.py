@@ -1,0 +1,171 @@
+"""The route of the live preview on the real server: the same tree as a run, and clear words for everything it cannot do."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from quadtree_pack.tests.demo import demo
+
+VALUES = {"content_threshold": 25, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    base = tmp_path_factory.mktemp("preview")
+    photo = Image.open(demo.DEMO / "photo.png").convert("RGB").resize((900, 616))
+    for name in ("a.jpg", "sub/b [1].png", "bäume 木.png"):
+        path = base / "input" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(path)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(base / "input" / "turned.jpg", exif=turned)
+    (base / "input" / "folder.png").mkdir()
+    (base / "input" / "text.png").write_text("no image")
+    (base / "secret.png").write_bytes((base / "input" / "a.jpg").read_bytes())
+    (base / "input" / "link.png").symlink_to(base / "secret.png")
+    (base / "output").mkdir()
+    photo.save(base / "output" / "made.png")
+    return base
+
+
+@pytest.fixture(scope="module")
+def running(base):
+    with demo.running(base, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+        yield server
+
+
+def ask(running, body, headers=None):
+    """(status, answer) of a request."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(running.url + "/quadtree/preview", data, headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode()
+        return error.code, json.loads(text) if text.startswith("{") else text
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "turned.jpg"])
+@pytest.mark.parametrize("regions", ["", '[["keep", 0, 0, 0.5, 0.5], ["full", 0.5, 0.5, 1, 1]]'])
+def test_the_tree_is_the_one_of_a_run(running, name, regions):
+    """The image's own pixels as Load Image decodes them, through the same code: every leaf is equal."""
+    values = {**VALUES, "regions": regions}
+    status, of_file = ask(running, {"image": name, **values, "cost": True})
+    assert status == 200 and of_file["count"] > 20 and 0 < of_file["cost"] < 1 and of_file["steps"] == 20
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "QuadtreeVisualizer", "inputs": {"image": ["1", 0], **values, "line_thickness": 2}},
+    }
+    run = demo.run_prompt(running.url, prompt)
+    key = run.outputs["2"]["quadtree_run"][0]["key"]
+    status, of_run = ask(running, {"run": key, **values})
+    assert status == 200
+    same = ("width", "height", "count", "sides", "tiles", "denoise", "detail")
+    assert {part: of_file[part] for part in same} == {part: of_run[part] for part in same}
+    tall = name == "turned.jpg"
+    assert (of_file["width"], of_file["height"]) == ((616, 900) if tall else (900, 616))
+    area = sum(
+        min(side, of_file["width"] - x) * min(side, of_file["height"] - y)
+        for x, y, side in zip(*(of_file["tiles"][start::3] for start in range(3)), strict=True)
+    )
+    assert area == of_file["width"] * of_file["height"]
+
+
+@pytest.mark.parametrize("name", ["sub/b [1].png", "sub/../a.jpg", "bäume 木.png", "made.png [output]"])
+def test_files_in_comfyui_s_folders_are_found(running, name):
+    assert ask(running, {"image": name, **VALUES})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("../secret.png", 400),
+        ("sub/../../secret.png", 400),
+        ("../secret.png [output]", 400),
+        ("link.png", 400),
+        ("//host/share.png", 400),
+        ("a\0.png", 400),
+        ("", 400),
+        (3, 400),
+        (None, 400),
+        (["a.jpg"], 400),
+        ("missing.png", 404),
+        ("folder.png", 404),
+        ("..\\secret.png", 404),
+        ("file:///etc/passwd", 404),
+        ("x" * 5000, 400),
+        ("text.png", 415),
+    ],
+)
+def test_other_files_are_refused_in_words_without_a_path(running, base, name, status):
+    code, answer = ask(running, {"image": name, **VALUES})
+    assert (code, list(answer)) == (status, ["error"])
+    assert str(base) not in answer["error"] and "/etc" not in answer["error"] and len(answer["error"]) > 15
+
+
+def test_an_absolute_path_is_refused(running, base):
+    assert ask(running, {"image": str(base / "secret.png"), **VALUES})[0] == 400
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"content_threshold": float("nan")},
+        {"content_threshold": float("inf")},
+        {"content_threshold": True},
+        {"content_threshold": "25"},
+        {"content_threshold": -1},
+        {"min_tile_size": 64.5},
+        {"min_tile_size": 2048},
+        {"min_tile_size": 0},
+        {"max_tile_size": 10**12},
+        {"min_denoise": 0.9},
+        {"max_denoise": 2},
+        {"max_denoise": None},
+        {"regions": "["},
+        {"regions": 7},
+        {"regions": '[["keep", 0, 0, 2, 2]]'},
+        {"run": "nobody's"},
+        {"run": {}},
+    ],
+)
+def test_values_that_do_not_fit_are_refused_in_words(running, changed):
+    code, answer = ask(running, {"image": "a.jpg", **VALUES, **changed})
+    assert code in (400, 404) and len(answer["error"]) > 20
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"image": "a.jpg"}', b""])
+def test_what_is_no_request_is_refused(running, body):
+    code, answer = ask(running, body)
+    assert code == 400 and answer["error"]
+
+
+def test_other_sites_are_refused_by_comfyui_and_large_requests_by_us(running):
+    elsewhere = {"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"}
+    assert ask(running, {"image": "a.jpg", **VALUES}, elsewhere)[0] == 403
+    assert ask(running, {"image": "a.jpg", **VALUES, "regions": " " * (5 << 20)})[0] == 413
+
+
+def test_what_is_sent_is_capped_not_what_is_built(running, base):
+    Image.effect_noise((2048, 2048), 90).convert("RGB").save(base / "input" / "noise.png")
+    answer = ask(running, {"image": "noise.png", **VALUES, "content_threshold": 1, "min_tile_size": 8})[1]
+    assert answer["count"] == 65_536 and len(answer["denoise"]) == 20_000 and len(answer["tiles"]) == 60_000
+
+
+def test_a_changed_file_gives_a_new_tree_and_token(running, base):
+    first = ask(running, {"image": "a.jpg", **VALUES})[1]
+    path = base / "input" / "a.jpg"
+    old = path.read_bytes()
+    Image.new("RGB", (512, 512), "gray").save(path)
+    try:
+        second = ask(running, {"image": "a.jpg", **VALUES})[1]
+    finally:
+        path.write_bytes(old)
+    assert second["token"] != first["token"] and second["width"] == 512 and second["count"] == 1
