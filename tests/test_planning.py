@@ -7,9 +7,11 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, units_with, with_shared_shapes
+from quadtree_pack.run import Geometry, Settings, new_run
 
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
 TILINGS = st.builds(
@@ -50,7 +52,7 @@ def cost_of(windows, tiling):
     st.integers(1, 3),
     st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@examples(max_examples=150, deadline=None)
 def test_a_plan_answers_for_every_active_cell_once(tiling, height, width, share, turns, seed):
     active = random_cells(height, width, share, seed)
     cores = torch.zeros(height, width)
@@ -194,3 +196,17 @@ def test_windows_of_almost_one_shape_share_it_where_calls_are_dear():
     shapes = {(window.box.height, window.box.width) for window in plan_of(dear, active, turns=2)}
     assert len(shapes) <= 2
     assert with_shared_shapes([], (10, 10), dear) == []
+
+
+def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():
+    """Memory decides how many; it must not decide what the picture becomes."""
+    specks = (torch.rand(12, 13, generator=torch.Generator().manual_seed(2)) < 0.3).double()
+    denoise = specks.repeat_interleave(8, 0).repeat_interleave(8, 1)[None]
+    plans = []
+    for batch in (0, 1, 2, 8):
+        settings = Settings(tile_px=384, overlap_px=0, batch=batch)
+        run = new_run(None, settings, Geometry(8, 2, 128, TRANSFORMER), denoise)
+        run.sigmas = [3.0, 2.0, 1.0, 0.0]
+        plans.append([run.windows(step) for step in range(3)])
+    assert all(plan == plans[0] for plan in plans)
+    assert len({(window.box.height, window.box.width) for windows in plans[0] for window in windows}) > 3

@@ -602,20 +602,6 @@ def test_the_estimate_is_what_is_counted(name, method):
     assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["flux", "sd15"])
-def test_how_many_windows_are_evaluated_together_does_not_change_the_plan(name):
-    entry = entry_of(name)
-    latent = entry.latent(96, 104)
-    specks = torch.rand(12, 13, generator=torch.Generator().manual_seed(3)) < 0.12
-    tree = tree_of(specks.float().tolist(), 96, 104)
-    shapes = []
-    for batch in (1, 2, 8):
-        spy = Spy(patched(entry, tree, tile_px=384, overlap_px=0, batch=batch))
-        sample(entry, latent, model=spy.model, steps=4)
-        shapes.append(sorted(shape[-2:] for shape in spy.shapes for _ in range(shape[0])))
-    assert shapes[0] == shapes[1] == shapes[2] and len(set(shapes[0])) > 1
-
-
 # ---- memory
 
 
