@@ -7,6 +7,7 @@ batch. So patches that do `x.chunk(len(cond_or_uncond))` find what they look for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import floordiv
 from typing import Any
 
 import torch
@@ -43,10 +44,10 @@ def scale_of(canvas: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] 
     finer = grid[0] // canvas[0]
     if finer and grid == (finer * canvas[0], finer * canvas[1]):
         return finer, 1
-    for coarser in (2, 4, 8, 16, 32, 64):
-        ends = [(length // coarser, ceil_div(length, coarser)) for length in canvas]
-        if all(cells in end for cells, end in zip(grid, ends, strict=True)):
-            return 1, coarser
+    for divided in (ceil_div, floordiv):  # up first: so networks reduce; on tiny canvases both may fit
+        for coarser in (2, 4, 8, 16, 32, 64):
+            if grid == tuple(divided(length, coarser) for length in canvas):
+                return 1, coarser
     return None
 
 
@@ -129,12 +130,16 @@ class Cutter:
         grid = [ceil_div(length, self.unit) for length in self.canvas]
         return value.repeat_interleave(times, -2).repeat_interleave(times, -1)[..., : grid[0], : grid[1]]
 
-    def same_size(self, value: Any) -> Any:
+    def same_size(self, value: Any, least_rank: int = 4) -> Any:
         """Pictures to look at (references): those of the canvas' size lie on it and are cut, others are seen whole."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.same_size(entry) for entry in value)
-        on_canvas = isinstance(value, Tensor) and value.ndim > 3 and value.shape[-2:] == self.canvas
+        on_canvas = isinstance(value, Tensor) and value.ndim >= least_rank and value.shape[-2:] == self.canvas
         return self.latent(value) if on_canvas else self.whole(value)
+
+    def by_shape(self, value: Any) -> Any:
+        """An entry that nobody declared: cut where its last two dimensions are the canvas', else whole."""
+        return self.same_size(value, least_rank=3)
 
     def patches(self, value: Tensor) -> Tensor:
         """A picture of its own resolution, which Stable Cascade's stage B spreads over patches of 2 x 2 cells."""
@@ -159,20 +164,14 @@ class Cutter:
             [one.expand(self.rows, *one.shape[1:]).unflatten(0, (self.conds, -1)) for one in cut], dim=1
         ).flatten(0, 2)
 
-    def by_shape(self, value: Any) -> Any:
-        """An entry that nobody declared: cut where its last two dimensions are the canvas', else whole."""
-        return self.same_size(value) if not isinstance(value, Tensor) or value.ndim > 3 else self._plane(value)
-
-    def _plane(self, value: Tensor) -> Tensor:
-        return self.latent(value) if value.ndim == 3 and value.shape[-2:] == self.canvas else self.whole(value)
-
     def looks_uncut(self, value: Any) -> bool:
         """Whether an undeclared entry has the canvas' size in a place that `by_shape` does not cut."""
         for tensor in _tensors(value):
             sizes = tuple(tensor.shape)
             inside = any(sizes[at : at + 2] == self.canvas for at in range(len(sizes) - 2))
-            finer = len(sizes) > 3 and (scale_of(self.canvas, sizes[-2:]) or (1, 1))[0] > 1
-            if inside or finer or (isinstance(value, dict) and sizes[-2:] == self.canvas):
+            scale = scale_of(self.canvas, sizes[-2:]) if len(sizes) > 3 and min(sizes[-2:]) >= 8 else None
+            scaled = scale not in (None, (1, 1))
+            if inside or scaled or (isinstance(value, dict) and sizes[-2:] == self.canvas):
                 return True
         return False
 
@@ -191,14 +190,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 Rule = Callable[[Cutter, Any], Any]
 
 
+def refusal(what: str, advice: str) -> ValueError:
+    return ValueError(
+        f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or set tile_size to at least the image's longer side "
+        "and min_denoise = max_denoise."
+    )
+
+
 def _refused(what: str, advice: str) -> Rule:
     def refuse(_cutter: Cutter, value: Any) -> Any:
         if value is None or (isinstance(value, (list, tuple)) and not value):
             return value
-        raise ValueError(
-            f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or set tile_size to at least the image's longer "
-            "side and min_denoise = max_denoise."
-        )
+        raise refusal(what, advice)
 
     return refuse
 
@@ -297,7 +300,7 @@ def patch_names(options: dict[str, Any]) -> set[str]:
 
 def _refuse_patches(options: dict[str, Any]) -> None:
     for name in UNCUT_PATCHES.keys() & patch_names(options):
-        _refused(UNCUT_PATCHES[name], "Remove it")(None, name)
+        raise refusal(UNCUT_PATCHES[name], "Remove it")
 
 
 def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: set[str]) -> dict[str, Any]:
@@ -323,12 +326,33 @@ def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: s
     return {**args, "input": stack_windows(noisy, boxes, conds), "timestep": cutter.whole(args["timestep"]), "c": cut}
 
 
+# Of what lies on the canvas, core narrows these for a conditioning area; the others stay at the canvas' size.
+NARROWED_BY_CORE = {"c_concat", "image_cond"}
+LEFT_BY_CORE = {key for key, rule in RULES.items() if rule is Cutter.latent} - NARROWED_BY_CORE | {"reference_latent"}
+
+
+def narrowed(c: dict[str, Any], canvas: Box, place: Box, unit: int) -> dict[str, Any]:
+    """The entries of a call for a conditioning area at `place`, with what lies on the canvas cut to it; `c` if nothing is."""
+    size, changed = (canvas.height, canvas.width), {}
+    patches = ceil_div(canvas.height, unit) * ceil_div(canvas.width, unit)
+    mask = c.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim > 2 and mask.shape[-1] == mask.shape[-2] > patches:
+        raise refusal("a style model with a strength (Redux) and a conditioning area", "Remove one of the two")
+    for key in LEFT_BY_CORE & c.keys():
+        value = c[key]
+        if isinstance(value, Tensor) and value.ndim > 2 and scale_of(size, tuple(value.shape[-2:])) is not None:
+            changed[key] = value[(..., *on_grid(place, size, tuple(value.shape[-2:])).slices)]
+    return {**c, **changed} if changed else c
+
+
 def select_conds(c: dict[str, Any], numbers: Sequence[int], conds: int, rows: int) -> dict[str, Any]:
     """The entries of a model call for some of its conds, in this order."""
 
     def select(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return type(value)(select(entry) for entry in value)
+        if isinstance(value, dict):
+            return {name: select(entry) for name, entry in value.items()}
         if hasattr(value, "select_conds"):
             return value.select_conds(numbers)
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != rows:

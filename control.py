@@ -29,20 +29,26 @@ class Deferring:
     """Stands in for a control object while core assembles a call; else it is that object."""
 
     def __init__(self, control: Any, hints: dict) -> None:
-        self.control, self.hints = control, hints
+        self.__dict__.update(control=control, hints=hints)
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("control", "hints"):  # while a copy is made, before it has them
+            raise AttributeError(name)
         return getattr(self.control, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.control, name, value)
 
     def get_instance_for_device(self, device: torch.device) -> Deferring:
         return Deferring(self.control.get_instance_for_device(device), self.hints)
 
-    def get_control(self, noisy: Tensor, sigma: Tensor, cond: dict, conds: int, options: dict) -> Deferred:
-        return Deferred(self.control, self.hints, (noisy, sigma, dict(cond), conds, options))
+    def get_control(self, noisy: Tensor, sigma: Tensor, cond: dict, conds: int, options: dict) -> Deferred | None:
+        deferred = Deferred(self.control, self.hints, (noisy, sigma, dict(cond), conds, options))
+        return deferred if deferred.is_due() else None
 
 
 class Deferred(UserDict):
-    """The features of a control object for one model call. Whoever looks into it before it is cut sees the whole canvas'.
+    """The features of a control object for one model call. Whoever looks into it sees the whole canvas', and may change them.
 
     `hints` lives as long as the run and holds what is prepared once: hints at the canvas' resolution, encoded by the VAE where
     the ControlNet wants that, and adapter features. `call` is what core asked with: noisy, sigma, cond, conds, options.
@@ -51,16 +57,23 @@ class Deferred(UserDict):
     def __init__(self, control: Any, hints: dict, call: tuple[Tensor, Tensor, dict, int, dict]) -> None:
         self.control, self.hints, self.call = control, hints, call
         self.noisy, self.sigma, _, self.conds, _ = call
+        self.seen: Features | None = None  # of the canvas, once somebody looked
         self.of_canvas: dict[tuple[Any, bool], Features | None] = {}
-        self.first_sigma: float | None = None
+        self.first_sigma: Tensor | None = None
 
     @property
     def data(self) -> Features:
-        return self._of_canvas(self.control) or {"input": [], "middle": [], "output": []}
+        if self.seen is None:
+            self.seen = self._of_canvas(self.control) or {"input": [], "middle": [], "output": []}
+        return self.seen
 
-    def whole(self) -> Features | None:
-        """What core would have put into the call."""
-        return self.control.get_control(*self.call)
+    def copy(self) -> Features:
+        return dict(self.data)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict) -> Features:
+        return copy.deepcopy(self.data, memo)
 
     def select_conds(self, numbers: Sequence[int]) -> Deferred:
         noisy, sigma, cond, conds, _ = self.call
@@ -68,16 +81,14 @@ class Deferred(UserDict):
         call = selected.pop("noisy"), selected.pop("sigma"), selected, len(numbers), selected["transformer_options"]
         return Deferred(self.control, self.hints, call)
 
-    def to(self, device: torch.device) -> Deferred:
+    def on_device(self, device: torch.device, call: tuple[Tensor, Tensor, dict, int, dict]) -> Deferred:
         """For the same call on another device of core's multi-GPU sampling."""
-        noisy, sigma, cond, conds, options = self.call
-        cond = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in cond.items()}
-        call = noisy.to(device), sigma.to(device), cond, conds, options
         return Deferred(self.control.get_instance_for_device(device), self.hints, call)
 
     def in_windows(self, boxes: Sequence[Box], unit: int, args: dict[str, Any]) -> Features | None:
         """Features for a batch of windows of one shape; `args` are the wrapper's arguments for them."""
-        link = self._link(self.control, Cutter(self.noisy, boxes, self.conds, unit))
+        cutter = Cutter(self.noisy, boxes, self.conds, unit)
+        link = self._link(self.control, cutter) if self.seen is None else _Given(cutter, self.seen)
         if link is None:
             return None
         return link.get_control(args["input"], args["timestep"], args["c"], self.conds, args["c"]["transformer_options"])
@@ -101,14 +112,23 @@ class Deferred(UserDict):
         cut(link, self.hints[key], cutter)
         return link
 
+    def is_due(self) -> bool:
+        """Whether any control of the chain has something to say at this step; others than core's are asked for it."""
+        link = self.control
+        while link is not None and _is_of_core(link):
+            if self._is_due(link):
+                return True
+            link = link.previous_controlnet
+        return link is not None
+
     def _is_due(self, control: Any) -> bool:
         """Whether its start and end percent hold this step. Reads sigma from the device once per call, as core does."""
         if control.timestep_range is None:
             return True
         if self.first_sigma is None:
-            self.first_sigma = float(self.sigma[0])
+            self.first_sigma = self.sigma[0].cpu()  # a tensor: a step on the very end is due or not as core rounds it
         start, end = control.timestep_range
-        return end <= self.first_sigma <= start
+        return not (self.first_sigma > start or self.first_sigma < end)
 
     def _of_canvas(self, control: Any, alone: bool = False) -> Features | None:
         """What it gives for the whole canvas, with those before it in its chain or `alone`; evaluated once per model call."""
@@ -141,7 +161,9 @@ def cut_features(features: Features, cutter: Cutter) -> Features:
 
 
 def _is_of_core(control: Any) -> bool:
-    return type(control).get_control.__module__ == "comfy.controlnet"
+    """Whether it does what core's own do; other packs put methods of their own on the class, or on the object."""
+    methods = ("get_control", "control_merge")
+    return all(name not in vars(control) and getattr(control, name).__module__ == "comfy.controlnet" for name in methods)
 
 
 def _alone(control: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .blending import METHODS
 from .overlay import draw_overlay
@@ -19,6 +22,7 @@ from .velocity import SCHEDULES
 
 QuadtreeType = io.Custom("QUADTREE")
 MAX_PX = 16384
+TELL_EVERY_S = 0.2
 
 
 class QuadtreeVisualizer(io.ComfyNode):
@@ -247,6 +251,7 @@ class QuadtreeDiffusion(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -272,7 +277,8 @@ class QuadtreeDiffusion(io.ComfyNode):
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
         )
-        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent)))
+        progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
+        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent), progress))
 
 
 class QuadtreeExtension(ComfyExtension):
@@ -281,6 +287,22 @@ class QuadtreeExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [QuadtreeVisualizer, QuadtreeDiffusion]
+
+
+def progress_text(node_id: str | None) -> Callable[[str], None] | None:
+    """Shows a text on a node in the browser, while a later node samples; a few times a second at most."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None or node_id is None:
+        return None
+    shown = [0.0]
+
+    def show(words: str) -> None:
+        now = time.monotonic()
+        if now - shown[0] >= TELL_EVERY_S or not words.startswith("step "):
+            shown[0] = now
+            server.send_progress_text(words, node_id)
+
+    return show
 
 
 def _checked_image(image: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,10 @@ class Devices(NamedTuple):
         known = model_options.get("multigpu_options", {})
         return cls(clones, {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones}, pool)
 
+    def know(self, apply_model: Callable) -> bool:
+        """Whether this is the model function of one of the devices."""
+        return any(apply_model == clone.model.apply_model for clone in self.clones.values())
+
     def run(self, work: Callable[[torch.device, int], Any], costs: Sequence[float]) -> list[Any]:
         """`work(device, number)` for every number, each on the device that is due; results by number."""
         dealt = deal(costs, list(self.speeds.values()))
@@ -42,9 +46,12 @@ class Devices(NamedTuple):
         for device, numbers in busy:
             self.pool.submit(device, of_device, device, numbers)
         answers = [self.pool.get_result(device) for device, _ in busy]  # of all, before any error: each has its own queue
-        for _, error in answers:
-            if error is not None:
-                raise error
+        errors = [error for _, error in answers if error is not None]
+        if errors:
+            try:
+                raise errors[0]
+            finally:  # else the error would hold this frame, and with it what the devices had: memory that a retry needs
+                del errors, answers
         found = {}
         for (_, numbers), (results, _) in zip(busy, answers, strict=True):
             found.update(zip(numbers, results, strict=True))
@@ -76,6 +83,10 @@ def on_device(args: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Deferred):
+        return value.on_device(device, _moved(value.call, device))
     if isinstance(value, (list, tuple)):
         return type(value)(_moved(entry, device) for entry in value)
-    return value.to(device) if isinstance(value, (Tensor, Deferred)) else value
+    if isinstance(value, dict):
+        return {key: entry if key == "transformer_options" else _moved(entry, device) for key, entry in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

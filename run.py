@@ -91,7 +91,8 @@ class Geometry:
             raise ValueError(
                 f"tile_size {settings.tile_px} px is smaller than the {fewest * px} px that this model needs; use that or more."
             )
-        tile = min(most, settings.tile_px // px or max(fewest, int(AUTOMATIC_REACH * self.native_px) // px))
+        tile = settings.tile_px // px or max(fewest, int(AUTOMATIC_REACH * self.native_px) // px)
+        tile = min(tile, most, whole)
         method = METHODS[settings.method]
         overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
         overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
@@ -169,6 +170,7 @@ class Run:
     plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
     latest: dict[tuple[torch.device, Box], Step] = field(default_factory=dict)
     planners: dict[Box, Planner] = field(default_factory=dict)
+    together: int = 1  # windows in the largest model call of the latest step
     shrunk: bool = False
     announced: int | None = None  # the step that is due, where the sampler says so before it calls the model
     places: dict[Any, Box] = field(default_factory=dict)  # of conditioning areas, by the id that core gives each cond
@@ -189,13 +191,17 @@ class Run:
     def shrink(self) -> bool:
         """After running out of memory: half as many windows together, then half the window; False at the smallest."""
         tiling = self.tiling
-        if self.batch > 1:
-            self.batch //= 2
+        if min(self.batch, self.together) > 1:
+            self.batch = min(self.batch, self.together) // 2
         elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
             self.lay(replace(tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)))
         else:
             return False
         return True
+
+    def __deepcopy__(self, memo: dict) -> Run:
+        """A run is one; a node that copies the model's options copies the reference."""
+        return self
 
     @property
     def canvas(self) -> Box:
@@ -214,6 +220,12 @@ class Run:
     def kept(self) -> Tensor:
         """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
         return self.freedom(self.steps - 1) == 0
+
+    def summary(self) -> str:
+        """What the run cost and kept, in words."""
+        share = 100 * self.tally.cells / max(1, self.tally.canvas_cells)
+        kept = 100 * float(self.kept().double().mean())
+        return f"{self.steps} steps, {share:.1f}% of the full model cost, {kept:.1f}% of the latent kept"
 
     def by_image(self, latent: Tensor) -> Tensor:
         """[conds * B, C, ..., H, W] as [conds, B, C, ..., H, W], so that what is said per image fits."""

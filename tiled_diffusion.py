@@ -18,7 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .conditioning import ONE_ROW_PATCHES, Cutter, patch_names, select_conds, unstack_windows, window_args
+from .conditioning import ONE_ROW_PATCHES, Cutter, narrowed, patch_names, select_conds, unstack_windows, window_args
 from .control import Deferred, Deferring, cut_features
 from .parallel import Devices, on_device
 from .planning import Tiling, Window
@@ -70,12 +70,14 @@ class TiledDiffusion:
         geometry: Geometry,
         clean_latent: Tensor | None,
         previous: Callable | None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         self.trees = tuple(trees)
         self.settings = settings
         self.geometry = geometry
         self.clean_latent = clean_latent
         self.previous = previous
+        self.progress = progress
 
     def open_run(self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None) -> Run:
         """The plan of a run on `latent` [B, C, ..., H, W]; ValueError where tree, latent and model do not fit."""
@@ -159,6 +161,7 @@ class TiledDiffusion:
         if not run.sigmas:
             return samples
         _report(run)
+        self.tell(run.summary())
         if run.mode is not Mode.PRESERVE or run.sigmas[-1] > 0:
             return samples
         # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are copied, not computed.
@@ -256,19 +259,34 @@ class TiledDiffusion:
         """Denoised of a call whose conds lie in these places: the canvas, or areas of one size that core evaluates together."""
         noisy, sigma = args["input"], args["timestep"]
         steps = [run.step(sigma, noisy.device, noisy.ndim, place) for place in places]
+        at = {place: narrowed(args["c"], run.canvas, place, run.tiling.unit) for place in places if place != run.canvas}
+        if len(at) == 1 == len(set(places)):
+            args = {**args, "c": at[places[0]]}
         if len(set(places)) == 1:
             return self.evaluate_windows(apply_model, args, run, steps[0])
         parts: list[Tensor] = list(noisy.chunk(len(places)))
-        if all(_is_one_window(step) for step in steps):
-            _count(run, noisy, 1)
-            denoised = self.evaluate(apply_model, _with_whole_control(args)).chunk(len(places))
+        if all(_is_one_window(step) for step in steps) and all(c is args["c"] for c in at.values()):
+            denoised = self.evaluate_whole(apply_model, args, run, steps[0]).chunk(len(places))
             return torch.cat([run.blended(*pair, step) for *pair, step in zip(parts, denoised, steps, strict=True)])
         for place in dict.fromkeys(places):
             numbers = [number for number, other in enumerate(places) if other == place]
-            denoised = self.evaluate_windows(apply_model, _of_conds(args, numbers), run, steps[numbers[0]])
+            chosen = _of_conds({**args, "c": at.get(place, args["c"])}, numbers)
+            denoised = self.evaluate_windows(apply_model, chosen, run, steps[numbers[0]])
             for number, part in zip(numbers, denoised.chunk(len(numbers)), strict=True):
                 parts[number] = part
         return torch.cat(parts)
+
+    def evaluate_whole(self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step) -> Tensor:
+        """What the model makes of a call in one window."""
+        control = args["c"].get("control")
+        if isinstance(control, Deferred):
+            everything = Box(0, 0, step.place.width, step.place.height)
+            args = {**args, "c": {**args["c"], "control": control.in_windows([everything], run.tiling.unit, args)}}
+        run.together = 1
+        denoised = self.evaluate(apply_model, args)
+        _count(run, args["input"], 1)
+        self.tell(_progress(run, step, 1))
+        return denoised
 
     def _run_without_hooks(self, noisy: Tensor) -> Run:
         """For a sampler that bypasses core's hooks: windows, but nothing is preserved."""
@@ -277,6 +295,10 @@ class TiledDiffusion:
         run = new_run(self, self.settings, self.geometry, everything, mode=Mode.FREE)
         run.sigmas = [math.inf, 0.0]
         return run
+
+    def tell(self, words: str) -> None:
+        if self.progress is not None:
+            self.progress(words)
 
     def evaluate(self, apply_model: Callable, args: dict[str, Any]) -> Tensor:
         if self.previous is not None:
@@ -287,8 +309,7 @@ class TiledDiffusion:
         """Denoised [conds * B, C, ..., H, W]: the step's windows blended with each other and with what holds the cells."""
         noisy, conds = args["input"], len(args["cond_or_uncond"])
         if _is_one_window(step):
-            _count(run, noisy, 1)
-            return run.blended(noisy, self.evaluate(apply_model, _with_whole_control(args)), step)
+            return run.blended(noisy, self.evaluate_whole(apply_model, args, run, step), step)
         total = run.bound(noisy, step)
         one_row = not ONE_ROW_PATCHES.isdisjoint(patch_names(args["c"].get("transformer_options", {})))
         todo = batches(step.windows, 1 if one_row else run.batch)
@@ -306,10 +327,18 @@ class TiledDiffusion:
             comfy.model_management.throw_exception_if_processing_interrupted()
             boxes = [step.windows[number].box for number in batch]
             cut = _cut(args, boxes, run)
+            denoised = self.evaluate(apply_model, cut)
             _count(run, cut["input"], len(boxes))
-            return self.evaluate(apply_model, cut)
+            done.append(len(boxes))
+            self.tell(_progress(run, step, sum(done)))
+            return denoised
 
-        if run.devices is None or len(todo) == 1:
+        done: list[int] = []
+
+        run.together = max(map(len, todo), default=1)
+        # A later wrapper may hand on a model function of its own: then that one is asked, on this device.
+        spread = run.devices is not None and len(todo) > 1 and run.devices.know(apply_model)
+        if not spread:
             return (evaluate(apply_model, args, batch) for batch in todo)
         here = args["input"].device
         moved = {device: on_device(args, device) for device in run.devices.clones}
@@ -335,8 +364,8 @@ def _area_box(area: Sequence[Any], noisy: Tensor) -> Box:
     ranks, dims = len(area) // 2, noisy.ndim - 2
     sizes, offsets = list(area[:ranks])[:dims], list(area[ranks:])[:dims]
     height, width = noisy.shape[-2:]
-    if ranks > 2 and dims > 2 and sizes[0] < noisy.shape[2]:
-        raise ValueError("A conditioning area over some frames of a video cannot be cut into windows. Use one over all frames.")
+    if ranks > 2 and dims > 2 and min(sizes[0], noisy.shape[2] - offsets[0]) < noisy.shape[2]:
+        raise ValueError("Quadtree Diffusion takes no conditioning area over some frames of a video. Use one over all frames.")
     (high, wide), (y, x) = sizes[-2:], offsets[-2:]
     return Box(x, y, min(width, x + wide), min(height, y + high))
 
@@ -366,11 +395,6 @@ def _of_conds(args: dict[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
         "c": c,
         "cond_or_uncond": [conds[number] for number in numbers],
     }
-
-
-def _with_whole_control(args: dict[str, Any]) -> dict[str, Any]:
-    control = args["c"].get("control")
-    return {**args, "c": {**args["c"], "control": control.whole()}} if isinstance(control, Deferred) else args
 
 
 def _cut(args: dict[str, Any], boxes: Sequence[Box], run: Run) -> dict[str, Any]:
@@ -411,6 +435,11 @@ def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
     for number, window in enumerate(windows):
         by_shape[window.box.height, window.box.width].append(number)
     return [same[start : start + most] for same in by_shape.values() for start in range(0, len(same), most)]
+
+
+def _progress(run: Run, step: Step, done: int) -> str:
+    share = 100 * run.tally.cells / max(1, run.tally.canvas_cells)
+    return f"step {step.index + 1}/{run.steps}, {done} of {len(step.windows)} windows, {share:.0f}% of full cost so far"
 
 
 def _cost(tiling: Tiling, box: Box, windows: int) -> float:
@@ -459,14 +488,7 @@ def _report(run: Run) -> None:
     if tally.canvas_cells == 0:
         warn("another node replaced the model function wrapper after Quadtree Diffusion, so it had no effect on the model.")
         return
-    info(
-        "%d model calls on %d windows in %d steps, %.1f%% of the full model cost, %.1f%% of the latent kept",
-        tally.calls,
-        tally.windows,
-        run.steps,
-        100 * tally.cells / tally.canvas_cells,
-        100 * float(run.kept().double().mean()),
-    )
+    info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summary())
 
 
 def _checked_sigmas(sigmas: Tensor) -> list[float]:
@@ -512,13 +534,17 @@ def _refuse(options: dict[str, Any]) -> None:
 
 
 def attach(
-    model: ModelPatcher, trees: Sequence[Quadtree], settings: Settings, clean_latent: Tensor | None = None
+    model: ModelPatcher,
+    trees: Sequence[Quadtree],
+    settings: Settings,
+    clean_latent: Tensor | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> ModelPatcher:
     """A clone of `model` that samples by windows and keeps what `trees` (one, or one per image of the batch) keep.
 
     `clean_latent` [B or 1, C, ..., H, W], as a LATENT holds it, is what is preserved; None takes the latent that is
     sampled. A model function wrapper that was set before is called for every window; an earlier Quadtree Diffusion is
-    replaced. ValueError where the model cannot be cut.
+    replaced. `progress` is told in words how far a run is. ValueError where the model cannot be cut.
     """
     geometry = Geometry.of(model)
     model = model.clone()
@@ -526,7 +552,7 @@ def attach(
     if isinstance(previous, TiledDiffusion):
         info("the model has a Quadtree Diffusion already; this later one replaces it.")
         previous = previous.previous
-    tiled = TiledDiffusion(trees, settings, geometry, clean_latent, previous)
+    tiled = TiledDiffusion(trees, settings, geometry, clean_latent, previous, progress)
     model.set_model_unet_function_wrapper(tiled)
     hooks = {
         WrappersMP.OUTER_SAMPLE: tiled.outer_sample,

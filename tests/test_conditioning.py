@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quadtree_pack.conditioning import on_grid, repeat_rows, select_conds, stack_windows, unstack_windows
+from quadtree_pack.conditioning import narrowed, on_grid, repeat_rows, scale_of, select_conds, stack_windows, unstack_windows
 from quadtree_pack.conditioning import window_args as windows_of
 from quadtree_pack.quadtree import Box
 
@@ -113,14 +113,23 @@ def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
 
 
 def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
-    sizes = {"spread": (6, 8, 9, 4), "fine": (6, 2, 16, 18), "nested": {"inside": numbered(6, 2, 8, 9)}, "text": (6, 8, 9)}
-    entries = {key: numbered(*size) if isinstance(size, tuple) else size for key, size in sizes.items()}
+    entries = {
+        "spread": numbered(6, 16, 20, 4),
+        "fine": numbered(6, 2, 32, 40),
+        "coarse": numbered(6, 2, 8, 10),
+        "nested": {"inside": numbered(6, 2, 16, 20)},
+        "on_canvas": numbered(6, 2, 16, 20),
+        "text": numbered(6, 16, 20),
+        "vector": numbered(6, 20),
+    }
+    args = {**arguments(**entries), "input": numbered(6, 4, 16, 20)}
     warned = set()
     for _ in range(2):
-        cut = windows_of(arguments(**entries), BOXES, 2, warned)
-    assert warned == {"spread", "fine", "nested"} and len(caplog.messages) == 3
+        cut = windows_of(args, BOXES, 2, warned)
+    assert warned == {"spread", "fine", "coarse", "nested"} and len(caplog.messages) == 4
     assert "'spread' may lie on the canvas" in caplog.text
     assert torch.equal(cut["c"]["fine"], repeat_rows(entries["fine"], 2, 2))
+    assert torch.equal(cut["c"]["on_canvas"], stack_windows(entries["on_canvas"], BOXES, 2))
 
 
 def test_some_conds_of_a_call_can_be_taken_alone():
@@ -135,3 +144,26 @@ def test_some_conds_of_a_call_can_be_taken_alone():
     ]
     assert taken["transformer_options"] == {"uuids": ["c", "a"], "cond_or_uncond": [1, 0], "patches": {}}
     assert torch.equal(taken["scale"], c["scale"]) and c["transformer_options"]["uuids"] == ["a", "b", "c"]
+
+
+def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cut_to_it():
+    canvas, place = Box(0, 0, 9, 8), Box(2, 4, 8, 8)
+    c = {
+        "vace_context": numbered(2, 3, *CANVAS),
+        "camera_conditions": numbered(2, 3, 64, 72),
+        "c_concat": numbered(2, 1, 4, 6),
+        "ref_latents": [numbered(2, 1, *CANVAS)],
+    }
+    cut = narrowed(c, canvas, place, unit=2)
+    assert torch.equal(cut["vace_context"], c["vace_context"][..., 4:8, 2:8])
+    assert torch.equal(cut["camera_conditions"], c["camera_conditions"][..., 32:64, 16:64])
+    assert cut["c_concat"] is c["c_concat"] and cut["ref_latents"] is c["ref_latents"]
+    text = {"y": numbered(2, 8)}
+    assert narrowed(text, canvas, place, 2) is text
+    with pytest.raises(ValueError, match="Redux"):
+        narrowed({"attention_mask": numbered(1, 25, 25)}, canvas, place, 2)
+
+
+def test_small_grids_are_taken_as_networks_round_them():
+    assert scale_of((9, 11), (2, 2)) == (1, 8) and scale_of((9, 11), (5, 6)) == (1, 2)
+    assert scale_of((9, 11), (4, 5)) == (1, 2) and scale_of((9, 11), (72, 88)) == (8, 1) and scale_of((9, 11), (3, 7)) is None

@@ -1,8 +1,10 @@
 """Real ControlNets and a T2I-Adapter in windows, and core's multi-GPU sampling; that windows see the right part of a hint is
 a column of docs/families.md."""
 
+import copy
 import gc
 import threading
+import weakref
 from functools import cache
 
 import comfy.model_management
@@ -49,6 +51,11 @@ CONTROLS = {
 @cache
 def entry_of(name):
     return ZOO[name]()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded_before_a_test():
+    comfy.model_management.unload_all_models()
 
 
 @cache
@@ -165,11 +172,12 @@ def test_each_image_of_a_batch_has_its_own_hint(name, batch):
     latent = torch.cat([plain.latent()] * 2)
     noise = torch.cat([comfy.sample.prepare_noise(plain.latent(), 42)] * 2)
     tree = half_kept(32, 40)
+    model = patched(plain, tree, batch=batch)  # one for all runs: where a VAE encodes, core loads again what was loaded
     entry = with_control(plain, control_of(name), hints, vae=vae and vae())
-    both = sample(entry, latent, model=patched(entry, tree, batch=batch), noise=noise, **RUN)
+    both = sample(entry, latent, model=model, noise=noise, **RUN)
     for row, hint in enumerate(hints):
         entry = with_control(plain, control_of(name), hint[None], vae=vae and vae())
-        alone = sample(entry, latent[:1], model=patched(entry, tree, batch=batch), noise=noise[:1], **RUN)
+        alone = sample(entry, latent[:1], model=model, noise=noise[:1], **RUN)
         assert error(both[row : row + 1], alone) < 1e-3
     assert error(both[:1], both[1:]) > 0.05
 
@@ -197,6 +205,62 @@ def test_a_wrapper_that_looks_into_the_control_finds_the_whole_image_s():
     model.set_model_unet_function_wrapper(look)  # ours is gone, the stand-in is not
     assert torch.equal(sample(entry, entry.latent(), model=model, **RUN), sample(entry, entry.latent(), **RUN))
     assert {shape[1] for shape in seen} == {16 * 20}
+
+
+@pytest.mark.parametrize("method", ["get_control", "control_merge"])
+def test_an_object_that_another_pack_gave_methods_of_its_own_is_asked_for_the_whole_image(method):
+    """As Advanced-ControlNet does it: on the object, not on its class."""
+    entry, _ = controlled("sd15")
+    control = object_of(entry)
+    own, seen = getattr(control, method), []
+    setattr(control, method, lambda *args, **kwargs: seen.append(1) or own(*args, **kwargs))
+    latent = entry.latent()
+    whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    assert torch.equal(sample(entry, latent, model=whole, **RUN), sample(entry, latent, **RUN))
+    seen.clear()
+    one, many = (sample(entry, latent, model=patched(entry, half_kept(32, 40), batch=batch), **RUN) for batch in (1, 4))
+    assert error(many, one) < 1e-3 and len(seen) == 6
+
+
+@pytest.mark.parametrize(("steps", "start", "end"), [(10, 0.0, 0.3), (4, 0.5, 1.0), (4, 0.0, 0.25)])
+def test_a_step_on_the_very_end_of_a_control_s_range_is_due_as_core_says(steps, start, end, monkeypatch):
+    entry, _ = controlled("flux", start=start, end=end)
+    network = control_of("flux").control_model
+    sigmas, forward = [], network.forward
+
+    def seeing(x, *args, timesteps, **kwargs):
+        sigmas.append(round(float(timesteps[0]), 5))
+        return forward(x, *args, timesteps=timesteps, **kwargs)
+
+    monkeypatch.setattr(network, "forward", seeing)
+    run = {"steps": steps, "cfg": 1.0, "scheduler": "simple"}
+    sample(entry, entry.latent(), **run)
+    plain = sorted(set(sigmas))
+    sigmas.clear()
+    sample(entry, entry.latent(), model=patched(entry, tree_of([[1.0]], 32, 40)), **run)
+    assert sorted(set(sigmas)) == plain and plain
+
+
+@pytest.mark.parametrize("taken", [dict, copy.copy, copy.deepcopy, lambda control: control.copy()])
+def test_a_wrapper_may_copy_and_change_the_control(taken):
+    entry, _ = controlled("flux")
+    latent = entry.latent()
+
+    def doubled(apply_model, args):
+        control = taken(args["c"]["control"])
+        control["input"] = [2 * value for value in control["input"]]
+        return {**args, "c": {**args["c"], "control": control}}
+
+    def before(wrapper):
+        return lambda apply_model, args: wrapper(apply_model, doubled(apply_model, args))
+
+    plain = entry.model.clone()
+    plain.set_model_unet_function_wrapper(
+        before(lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"]))
+    )
+    ours = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    ours.set_model_unet_function_wrapper(before(ours.model_options["model_function_wrapper"]))
+    assert torch.equal(sample(entry, latent, model=ours, **RUN), sample(entry, latent, model=plain, **RUN))
 
 
 # ---- several GPUs
@@ -261,6 +325,45 @@ def test_an_error_on_one_device_is_raised_and_the_next_run_is_clean():
     with pytest.raises(KeyError, match="broken"):
         sample(entry, latent, model=broken, **RUN)
     assert torch.equal(sample(entry, latent, model=spread, **RUN), expected)
+
+
+def test_a_later_wrapper_s_own_model_function_is_asked():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40), batch=1)
+    ours = model.model_options["model_function_wrapper"]
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: ours(lambda *call, **c: 0.5 * apply_model(*call, **c), args)
+    )
+    assert torch.equal(
+        sample(entry, latent, model=on_devices(entry, model, 2, ZOO["flux"]), **RUN), sample(entry, latent, model=model, **RUN)
+    )
+
+
+def test_out_of_memory_on_a_device_frees_what_the_failed_call_held():
+    entry = entry_of("flux")
+    held, alive = [], []
+
+    class Large:
+        pass
+
+    def limited(executor, noisy, *args, **kwargs):
+        alive.extend(thing() is not None for thing in held)
+        if not held:
+            large = Large()
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("simulated")
+        return executor(noisy, *args, **kwargs)
+
+    model = on_devices(entry, patched(entry, half_kept(32, 40), batch=2), 2, ZOO["flux"])
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "limited", limited)
+    gc.collect()
+    gc.disable()
+    try:
+        sample(entry, entry.latent(), model=model, steps=2)
+    finally:
+        gc.enable()
+    assert held and alive and sum(alive) <= 3  # the other device may be at work still while the first fails
 
 
 def test_batches_are_dealt_to_whoever_is_done_first():
