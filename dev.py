@@ -740,7 +740,7 @@ def test(comfyui: Path, args: list[str]) -> int:
 
 
 def bench(comfyui: Path, args: list[str]) -> int:
-    return run_child([PYTHON, "-m", "benchmarks", *args], command_env(comfyui))
+    return run_child([PYTHON, "-m", "benchmarks", *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": chromium()})
 
 
 def lint(_comfyui: Path, args: list[str]) -> int:

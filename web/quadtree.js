@@ -327,7 +327,6 @@ class Panel {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
     if (!this.tree) return;
-    const start = performance.now();
     const { scale, x, y } = this.frameOf();
     context.setTransform(density, 0, 0, density, 0, 0);
     const shades = Array.from({ length: SHADES + 1 }, () => new Path2D());
@@ -350,7 +349,6 @@ class Panel {
       context.strokeStyle = "white";
       context.stroke(path);
     }
-    this.drawMs = performance.now() - start;
   }
 
   // ---- pointing and painting

@@ -1,0 +1,140 @@
+"""How fast the live preview is: the route on the real server, and the panel in Chromium where there is one.
+
+Targets: at least 15 updates a second while a slider is dragged on a 1024 px image; 4,000 leaves drawn within 8 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+REPEATS = 40
+VALUES = {"content_threshold": 25.0, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
+QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, "Comfy.VueNodes.Enabled": False}
+
+
+def prepared(folder: Path) -> Path:
+    """ComfyUI's user data, with the demo's photo at two sizes."""
+    from PIL import Image
+    from quadtree_pack.tests.demo import demo
+
+    user = folder / "user" / "default"
+    for path in (folder / "input", user / "workflows", user / "subgraphs"):
+        path.mkdir(parents=True)
+    (user / "comfy.settings.json").write_text(json.dumps(QUIET))
+    photo = Image.open(demo.DEMO / "photo.png").convert("RGB")
+    for side in (1024, 4096):
+        photo.resize((side, side)).save(folder / "input" / f"{side}.png")
+    return folder
+
+
+def asked(url: str, **body: Any) -> tuple[float, int]:
+    """(ms, leaves) of one request."""
+    request = urllib.request.Request(url, json.dumps({**VALUES, **body}).encode(), {"Content-Type": "application/json"})
+    start = time.perf_counter()
+    with urllib.request.urlopen(request) as answer:
+        tree = json.load(answer)
+    return 1000 * (time.perf_counter() - start), tree["count"]
+
+
+def route(url: str) -> list[dict]:
+    rows = []
+    for side in (1024, 4096):
+        image, cold = f"{side}.png", asked(url, image=f"{side}.png")[0]
+        steps = [asked(url, image=image, content_threshold=20 + step)[0] for step in range(REPEATS)]
+        cost = [asked(url, image=image, content_threshold=20 + step, cost=True)[0] for step in range(5)]
+        worst = [asked(url, image=image, content_threshold=1, min_tile_size=16) for _ in range(5)]
+        figures = {"first": cold, "slider step": median(steps), "slider, slowest": max(steps), "with cost": median(cost)}
+        figures[f"{worst[0][1]} leaves"] = median(ms for ms, _ in worst)
+        rows += [{"image_px": side, "what": what, "ms": ms} for what, ms in figures.items()]
+    return rows
+
+
+def panel(url: str, chromium: str) -> list[dict]:
+    """Updates of a panel in a second of dragging, and the time of one drawing of more than 4,000 leaves."""
+    from playwright.sync_api import sync_playwright
+    from quadtree_pack.tests.web.frontend import VISUALIZER, Frontend, workflow
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context()
+        context.route(re.compile(r"^https://"), lambda route: route.fulfill(json=[]))
+        page = Frontend(context.new_page(), url, "classic")
+        page.open()
+        page.load(workflow("1024.png"))
+        page.line("full model cost")
+        updates = page.page.evaluate(
+            """async (id) => {
+                let answers = 0;
+                const fetch = app.api.fetchApi;
+                app.api.fetchApi = async function (route, options) {
+                    const answer = await fetch.call(this, route, options);
+                    if (route === "/quadtree/preview") answers++;
+                    return answer;
+                };
+                const widget = app.graph.getNodeById(id).widgets.find((one) => one.name === "content_threshold");
+                const start = performance.now();
+                for (let value = 20; performance.now() - start < 2000; value += 0.25) {
+                    widget.value = value;
+                    widget.callback?.(value);
+                    await new Promise((done) => requestAnimationFrame(done));
+                }
+                app.api.fetchApi = fetch;
+                return answers / 2;
+            }""",
+            VISUALIZER,
+        )
+        page.load(workflow("1024.png", values=[1.0, 8, 1024, 0.2, 0.8, 2, ""]))
+        page.line(r"^\d{4,} tiles")
+        drawn = page.page.evaluate(
+            """async (id) => {
+                const times = [];
+                const prototype = CanvasRenderingContext2D.prototype;
+                const clear = prototype.clearRect;
+                prototype.clearRect = function (...values) {
+                    if (this.canvas.closest?.(".qt-view")) {
+                        const start = performance.now();
+                        queueMicrotask(() => times.push(performance.now() - start));
+                    }
+                    return clear.apply(this, values);
+                };
+                const node = app.graph.getNodeById(id);
+                for (let size = 0; size < 20; size++) {
+                    node.setSize([420 + 4 * size, 640]);
+                    app.canvas.setDirty(true, true);
+                    await new Promise((done) => setTimeout(done, 60));
+                }
+                prototype.clearRect = clear;
+                return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+            }""",
+            VISUALIZER,
+        )
+        leaves = int(page.text().split()[0])
+        browser.close()
+    return [
+        {"image_px": 1024, "what": "updates a second while dragging", "per_second": updates},
+        {"image_px": 1024, "what": f"drawing {leaves} leaves", "ms": drawn},
+    ]
+
+
+def run() -> list[dict]:
+    from quadtree_pack.tests.demo import demo
+
+    chromium = os.environ.get("QUADTREE_CHROMIUM", "")
+    with tempfile.TemporaryDirectory() as folder:
+        base = prepared(Path(folder))
+        with demo.running(base, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+            rows = route(server.url + "/quadtree/preview") + (panel(server.url, chromium) if chromium else [])
+    for row in rows:
+        figure = f"{row['ms']:>8.1f} ms" if "ms" in row else f"{row['per_second']:>8.1f}"
+        print(f"{row['image_px']:>6} px  {row['what']:>34} {figure}")
+    if not chromium:
+        print("(no Chromium: the panel was not measured)")
+    return rows
