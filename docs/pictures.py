@@ -117,7 +117,9 @@ def visualizer_page() -> Image.Image:
 def diffusion_page() -> Image.Image:
     """The windows of four steps of a run with `hold`, over what is free at that step."""
     image = photo(UPSCALED_PX)
-    tree = quadtree.build_quadtree(image, content_threshold=60, min_tile_px=64, max_tile_px=256, min_denoise=0.15, max_denoise=0.6)
+    tree = quadtree.build_quadtree(
+        image, content_threshold=60, min_tile_px=64, max_tile_px=256, min_denoise=0.15, max_denoise=0.6
+    )
     geometry = run.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=run.TRANSFORMER_COST)
     settings = run.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // 8, UPSCALED_PX[0] // 8
