@@ -21,10 +21,10 @@ THUMBNAILS = ROOT / "example_workflows"
 HELP = ROOT / "web" / "docs"
 
 THUMBNAIL_PX = 512
-PANEL_PX = (300, 200)
-GAP_PX, LABEL_PX = 8, 24
+PANEL_PX = (306, 204)
+GAP_PX, LABEL_PX, FONT_PX = 8, 36, 20
 PAPER, INK = (24, 24, 27), (228, 228, 231)
-QUALITY = 82
+QUALITY = 76
 
 UPSCALED_PX = (1920, 1280)  # what the windows of the help page are planned for
 STEPS = 20
@@ -42,7 +42,7 @@ def load_pack() -> str:
 
 
 PACK = load_pack()
-overlay, quadtree, run = (import_module(f"{PACK}.{name}") for name in ("overlay", "quadtree", "run"))
+overlay, quadtree, regions, run = (import_module(f"{PACK}.{name}") for name in ("overlay", "quadtree", "regions", "run"))
 
 
 # --- Pictures and tensors ---------------------------------------------------------------------------------------------
@@ -73,14 +73,16 @@ def ellipse(height: int, width: int, centre: tuple[float, float], radii: tuple[f
 
 
 def sheet(panels: dict[str, Image.Image]) -> Image.Image:
-    """Panels beside each other, each below its label."""
+    """Panels in two columns, each below its label: ComfyUI's side panel is narrow."""
     width, height = PANEL_PX
-    canvas = Image.new("RGB", (len(panels) * (width + GAP_PX) + GAP_PX, height + LABEL_PX + GAP_PX), PAPER)
+    rows = (len(panels) + 1) // 2
+    canvas = Image.new("RGB", (2 * (width + GAP_PX) + GAP_PX, rows * (height + LABEL_PX) + GAP_PX), PAPER)
     draw = ImageDraw.Draw(canvas)
     for index, (label, panel) in enumerate(panels.items()):
-        x = GAP_PX + index * (width + GAP_PX)
-        draw.text((x, LABEL_PX // 2), label, INK, ImageFont.load_default(14), anchor="lm")
-        canvas.paste(panel.resize(PANEL_PX, Image.Resampling.LANCZOS), (x, LABEL_PX))
+        x = GAP_PX + index % 2 * (width + GAP_PX)
+        y = index // 2 * (height + LABEL_PX)
+        draw.text((x, y + LABEL_PX // 2), label, INK, ImageFont.load_default(FONT_PX), anchor="lm")
+        canvas.paste(panel.resize(PANEL_PX, Image.Resampling.LANCZOS), (x, y + LABEL_PX))
     return canvas
 
 
@@ -109,8 +111,10 @@ def thumbnails() -> dict[str, Image.Image]:
 
 def visualizer_page() -> Image.Image:
     image = photo((960, 640))
-    tiles, denoise = tiled(image, 3, min_tile_px=32, max_tile_px=128, content_threshold=50, min_denoise=0.0, max_denoise=0.9)
-    panels = {"the image": image, "its tiles: blue kept, red regenerated": tiles, "its denoise map": denoise}
+    limits = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 50, "min_denoise": 0.0, "max_denoise": 0.9}
+    tiles, denoise = tiled(image, 3, **limits)
+    painted, _ = tiled(image, 3, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),))
+    panels = {"image": image, "tiles: blue is kept": tiles, "denoise map": denoise, "cup painted as kept": painted}
     return sheet({label: as_picture(panel) for label, panel in panels.items()})
 
 
