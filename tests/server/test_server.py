@@ -1,27 +1,13 @@
 """The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
 
 import json
-import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from quadtree_pack.tests.demo import demo
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def running(base):
-    comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
-    with demo.running(base, comfyui, demo.free_port()) as server:
-        yield server
 
 
 def get(running, path):

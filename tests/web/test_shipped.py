@@ -1,0 +1,57 @@
+"""The example workflows and the blueprint, opened by the real frontend."""
+
+import json
+from itertools import combinations
+
+import pytest
+from quadtree_pack.tests.demo import demo
+
+EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in demo.ROOT.glob("example_workflows/*.json")}
+BLUEPRINT = json.loads((demo.ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
+TITLE_PX = 30
+UNKNOWN = "() => app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"
+AREAS = "() => app.graph.nodes.map((node) => [...node.pos, ...node.size])"
+
+pytestmark = pytest.mark.browser
+
+
+def values_by_node(workflow):
+    return {node["id"]: list(node["widgets_values"]) for node in workflow["nodes"]}
+
+
+def assert_apart(areas):
+    boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in areas]
+    for one, other in combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_opens_with_its_values_nodes_apart_and_a_live_tree(page, name):
+    example = json.loads(json.dumps(EXAMPLES[name]).replace("example.png", "picture.png"))
+    page.load(example)
+    page.line(r"\d+ tiles")
+    assert page.page.evaluate(UNKNOWN) == []
+    saved = page.saved()
+    assert values_by_node(saved) == values_by_node(example)
+    assert len(saved["links"]) == len(example["links"])
+    assert_apart(page.page.evaluate(AREAS))
+
+
+def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page):
+    page.page.evaluate("graph => app.loadGraphData(graph)", BLUEPRINT)
+    names = [slot["name"] for slot in BLUEPRINT["nodes"][0]["inputs"] if "widget" in slot]
+    page.page.wait_for_function("() => app.graph.nodes[0]?.widgets?.length")
+    widgets = page.page.evaluate("() => app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value])")
+    assert widgets == [list(pair) for pair in zip(names, BLUEPRINT["nodes"][0]["widgets_values"], strict=True)]
+    page.page.evaluate(
+        """() => {
+            app.graph.nodes[0].widgets.find((widget) => widget.name === "content_threshold").value = 60;
+            app.graph.nodes[0].widgets.find((widget) => widget.name === "steps").value = 7;
+        }"""
+    )
+    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    inner = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    assert (inner["QuadtreeVisualizer"]["content_threshold"], inner["KSampler"]["steps"]) == (60, 7)
+    page.page.evaluate("() => app.canvas.openSubgraph(app.graph.nodes[0].subgraph, app.graph.nodes[0])")
+    page.page.wait_for_selector(".qt-line")
+    assert_apart(page.page.evaluate("() => app.canvas.graph.nodes.map((node) => [...node.pos, ...node.size])"))
