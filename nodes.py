@@ -11,6 +11,8 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .blending import METHODS
+from .composite import composite
+from .facts import facts_of
 from .overlay import draw_overlay
 from .preview import left_by_run, register
 from .quadtree import LARGEST_PX, CellSums, Quadtree, build_quadtree
@@ -281,12 +283,92 @@ class QuadtreeDiffusion(io.ComfyNode):
         return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent), progress))
 
 
+class QuadtreeComposite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuadtreeComposite",
+            display_name="Quadtree Composite",
+            category="image/quadtree",
+            description="Puts the original's own pixels back where the quadtree keeps (the VAE changes them all), without a "
+            "visible border.",
+            search_aliases=["keep original pixels", "paste back", "blend by quadtree"],
+            inputs=[
+                io.Image.Input("original", tooltip="The image that was encoded, at the size of the refined one."),
+                io.Image.Input("refined", tooltip="The decoded result."),
+                QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
+                io.Int.Input(
+                    "feather",
+                    default=32,
+                    min=0,
+                    max=4096,
+                    step=2,
+                    tooltip="Over how many px the refined image fades in beside what is kept. 0 = a hard border.",
+                ),
+            ],
+            outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
+        )
+
+    @classmethod
+    def execute(cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int) -> io.NodeOutput:
+        trees = _checked_trees(quadtree)
+        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        original, refined = _checked_image(original), _checked_image(refined)
+        if original.shape[1:3] != refined.shape[1:3]:
+            (high, wide), (height, width) = original.shape[1:3], refined.shape[1:3]
+            raise ValueError(
+                f"The original has {wide} x {high} px and the refined image {width} x {height}; both must have one size. Put "
+                f"Upscale Image ({width} x {height}) between the original and this node."
+            )
+        images = max(len(original), len(refined))
+        if any(images % len(some) for some in (original, refined, trees)):
+            raise ValueError(
+                f"There are {len(original)} original images, {len(refined)} refined ones and {len(trees)} trees; give one of "
+                "each, or as many as there are images."
+            )
+        pictures = []
+        for number in range(images):
+            tree = trees[number % len(trees)]
+            tree.check_fits(*refined.shape[1:3])
+            pair = (batch[number % len(batch), ..., :3] for batch in (original, refined))
+            pictures.append(composite(*pair, tree, feather_px))
+        return io.NodeOutput(torch.stack(pictures))
+
+
+class QuadtreeInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuadtreeInfo",
+            display_name="Quadtree Info",
+            category="image/quadtree",
+            description="What a quadtree holds, in words and numbers: tile sizes, denoise, what is kept, and what a run costs.",
+            search_aliases=["quadtree statistics", "cost estimate"],
+            inputs=[
+                QuadtreeType.Input("quadtree", tooltip="From Quadtree Visualizer. Of a batch, the mean of all trees."),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Steps of the run that is estimated."),
+            ],
+            outputs=[
+                io.String.Output("text", tooltip="A table to read."),
+                io.Int.Output("tiles", tooltip="How many tiles there are."),
+                io.Float.Output("kept", tooltip="Share of the image that is kept, 0 to 1."),
+                io.Float.Output("denoise", tooltip="Mean denoise over the image, 0 to 1."),
+                io.Float.Output("cost", tooltip="Share of the full model cost that a run takes, estimated, 0 to 1."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
+        facts = facts_of(_checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int))
+        return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
+
+
 class QuadtreeExtension(ComfyExtension):
     async def on_load(self) -> None:
         register(visualizer_limits)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [QuadtreeVisualizer, QuadtreeDiffusion]
+        return [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo]
 
 
 def progress_text(node_id: str | None) -> Callable[[str], None] | None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from .quadtree import CellSums, Quadtree, build_quadtree
 from .regions import Painting
-from .run import TRANSFORMER_COST, Geometry, Settings, estimate
+from .run import TYPICAL, Settings, estimate
 from .utils import ceil_div
 
 ROUTE = "/quadtree/preview"
@@ -30,7 +30,6 @@ KEPT_IMAGES = 8
 SHOWN_PX = 1024  # longest side of the picture that a run leaves for the panel
 LARGEST_REQUEST = 4 << 20
 STEPS = 20
-TYPICAL = Geometry(8, 2, 1024, TRANSFORMER_COST)  # whose cost is shown: the model is not known here
 
 
 class RequestError(ValueError):

@@ -107,7 +107,7 @@ class Quadtree:
         """
         values = self._sampled(height_cells, width_cells)
         if feather_cells > 1:
-            values = _feathered(values, feather_cells // 2)
+            values = feathered(values, feather_cells // 2)
         if self.mask is not None:
             values = values * self.mask.resampled(height_cells, width_cells)
         return values
@@ -400,7 +400,7 @@ def _area_weights(cells: int, length_px: int, side: int, blocks: int) -> Tensor:
     return overlap / overlap.sum(1, keepdim=True)
 
 
-def _feathered(values: Tensor, radius: int) -> Tensor:
+def feathered(values: Tensor, radius: int) -> Tensor:
     """Linear ramp over 2 * radius cells from a lower neighbour up into a higher region, never above `values` [H, W].
 
     A minimum over the radius, then a mean over the radius: every mean takes only minima that include the cell itself.

@@ -105,6 +105,9 @@ class Geometry:
         return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest)
 
 
+TYPICAL = Geometry(8, 2, 1024, TRANSFORMER_COST)  # whose cost is estimated where the model is not known
+
+
 def unit_cells(network: torch.nn.Module) -> int:
     """Cells at which the model may be cut: its patch, or the reduction of its UNet; 8 where it tells neither."""
     if type(network).__name__ in UNIT_CELLS:

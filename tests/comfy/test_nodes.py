@@ -1,12 +1,14 @@
-"""The two nodes as ComfyUI sees them: schema, boundary checks, pictures."""
+"""The nodes as ComfyUI sees them: schema, boundary checks, pictures."""
 
 import dataclasses
 
 import pytest
 import torch
 from comfy_api.latest import io
-from quadtree_pack.nodes import QuadtreeDiffusion, QuadtreeVisualizer
+from quadtree_pack import composite as composite_module
+from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVisualizer
 from quadtree_pack.quadtree import Quadtree
+from quadtree_pack.run import TYPICAL, Settings, estimate
 from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
 
 VISUALIZER = {
@@ -51,11 +53,11 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION
 
 
-@pytest.mark.parametrize("node", [QuadtreeVisualizer, QuadtreeDiffusion])
+@pytest.mark.parametrize("node", [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo])
 def test_every_input_has_a_tooltip_and_lengths_name_their_unit(node):
     for entry in node.define_schema().inputs:
         assert entry.tooltip
-        if isinstance(entry, io.Int.Input) and entry.id != "tile_batch_size":
+        if isinstance(entry, io.Int.Input) and entry.id not in ("tile_batch_size", "steps"):
             assert "px" in entry.tooltip
 
 
@@ -179,3 +181,72 @@ def test_painted_regions_are_kept_or_fully_regenerated(caplog):
     assert torch.equal(other, plain) and "do not fit" in caplog.text
     with pytest.raises(ValueError, match="is no region"):
         visualize(half_busy(), regions='[["keep", 0.5, 0, 0.4, 1]]')
+
+
+# ---- Quadtree Composite and Quadtree Info
+
+
+def two_images(height=256, width=320):
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(1, height, width, 3, generator=generator), torch.rand(1, height, width, 3, generator=generator)
+
+
+def composed(original, refined, trees, feather=32):
+    return QuadtreeComposite.execute(original, refined, trees, feather).args[0]
+
+
+@pytest.mark.parametrize("feather", [0, 2, 32, 200])
+def test_kept_px_are_the_original_s_to_the_bit_and_free_ones_become_the_refined(feather):
+    trees, maps = visualize(half_busy())[1:]
+    original, refined = two_images()
+    result = composed(original, refined, trees, feather)
+    kept = maps[0] == 0
+    assert kept.any() and torch.equal(result[0, kept], original[0, kept])
+    far = torch.zeros_like(kept)
+    far[:, 128 + feather :] = ~kept[:, 128 + feather :]
+    assert torch.equal(result[0, far], refined[0, far])
+    if feather == 0:
+        assert torch.equal(result[0, ~kept], refined[0, ~kept])
+
+
+def test_the_refined_image_fades_in_without_a_step():
+    trees, maps = visualize(half_busy())[1:]
+    black, white = torch.zeros(1, 256, 320, 3), torch.ones(1, 256, 320, 3)
+    share = composed(black, white, trees, 32)[0, :, :, 0]
+    assert share.diff(dim=1).abs().max() < 0.15 and composed(black, white, trees, 0)[0].diff(dim=1).max() == 1
+    assert share[maps[0] == 0].eq(0).all() and share.max() == 1
+
+
+def test_a_large_composite_is_the_same_in_bands(monkeypatch):
+    trees = visualize(half_busy())[1]
+    original, refined = two_images()
+    whole = composed(original, refined, trees)
+    monkeypatch.setattr(composite_module, "BAND_ROWS", 40)
+    assert torch.equal(composed(original, refined, trees), whole)
+
+
+def test_a_tree_of_the_small_image_composes_the_large_one_and_batches_share_what_is_single():
+    trees = visualize(half_busy(batch=2))[1]
+    original, refined = two_images(512, 640)
+    result = composed(original, torch.cat([refined, refined]), trees)
+    assert result.shape == (2, 512, 640, 3) and torch.equal(result[0, :, :200], original[0, :, :200])
+    with pytest.raises(ValueError, match="3 original images, 2 refined ones and 2 trees"):
+        composed(torch.cat([original] * 3), torch.cat([refined] * 2), trees)
+
+
+def test_images_of_two_sizes_are_refused_with_the_node_to_use():
+    with pytest.raises(ValueError, match=r"320 x 256 px and the refined image 640 x 512.*Upscale Image \(640 x 512\)"):
+        composed(two_images()[0], two_images(512, 640)[0], visualize(half_busy())[1])
+
+
+def test_the_facts_are_those_of_the_tree():
+    trees, maps = visualize(half_busy())[1:]
+    text, tiles, kept, denoise, cost = QuadtreeInfo.execute(trees, 20).args
+    assert tiles == len(trees[0].leaves) and f"{tiles} tiles" in text
+    assert kept == pytest.approx(float((maps == 0).float().mean()), abs=1e-6)
+    assert denoise == pytest.approx(float(maps.mean()), abs=1e-4)
+    assert f"kept: {100 * kept:.1f}%" in text and f"about {100 * cost:.0f}% of the full model cost at 20 steps" in text
+    assert 0 < cost < 1 and cost == estimate(trees, Settings(), TYPICAL, 20, 32, 40)
+    assert QuadtreeInfo.execute(trees, 4).args[4] != cost
+    whole = QuadtreeInfo.execute((*trees, *visualize(half_busy(), max_denoise=0.0)[1]), 20).args
+    assert whole[2] == pytest.approx((kept + 1) / 2) and whole[4] == pytest.approx(cost / 2)

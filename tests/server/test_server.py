@@ -24,7 +24,7 @@ def short_prompt(running, **visualizer):
     return prompt
 
 
-@pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion"])
+@pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"])
 def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
     info = json.loads(get(running, f"/object_info/{node}"))[node]
     assert info["python_module"].endswith("comfyui-quadtree-diffusion")

@@ -1,0 +1,62 @@
+"""What trees hold and what a run of them costs, as numbers and as a table to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from .quadtree import Quadtree
+from .run import TYPICAL, Settings, estimate
+from .utils import ceil_div
+
+BARS = 10  # of the histogram of denoise
+BAR_LENGTH = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Shares are of the image's area, means over all trees. `sides` counts leaves by their side in px."""
+
+    size: tuple[int, int]
+    trees: int
+    tiles: int
+    sides: dict[int, int]
+    histogram: tuple[float, ...]
+    kept: float
+    denoise: float
+    cost: float
+    steps: int
+
+    def text(self) -> str:
+        width, height = self.size
+        several = f", {self.trees} trees" if self.trees > 1 else ""
+        lines = [f"{width} x {height} px, {self.tiles} tiles{several}", "", "side px   tiles"]
+        lines += [f"{side:>7} {count:>7}" for side, count in sorted(self.sides.items(), reverse=True)]
+        lines += ["", "denoise    share of the image"]
+        for number, share in enumerate(self.histogram):
+            bar = "#" * round(BAR_LENGTH * share)
+            lines.append(f"{number / BARS:.1f}-{(number + 1) / BARS:.1f} {100 * share:>6.1f}% {bar}".rstrip())
+        lines += ["", f"kept: {100 * self.kept:.1f}% of the image, mean denoise {self.denoise:.2f}"]
+        lines.append(f"cost: about {100 * self.cost:.0f}% of the full model cost at {self.steps} steps")
+        return "\n".join(lines)
+
+
+def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
+    """Facts of one tree, or the means of several; the cost is that of a typical model, see `estimate`."""
+    maps = [tree.denoise_map(ceil_div(tree.height, 8), ceil_div(tree.width, 8)) for tree in trees]
+    histograms = [cells.clamp(0, 1).histc(BARS, 0, 1) / cells.numel() for cells in maps]
+    costs = [estimate([tree], Settings(), TYPICAL, steps, *cells.shape) for tree, cells in zip(trees, maps, strict=True)]
+    sides = Counter(leaf.side for tree in trees for leaf in tree.leaves)
+    return Facts(
+        size=(trees[0].width, trees[0].height),
+        trees=len(trees),
+        tiles=sum(sides.values()),
+        sides=dict(sides),
+        histogram=tuple(mean(float(one[number]) for one in histograms) for number in range(BARS)),
+        kept=mean(float((cells == 0).double().mean()) for cells in maps),
+        denoise=mean(float(cells.mean()) for cells in maps),
+        cost=mean(costs),
+        steps=steps,
+    )
