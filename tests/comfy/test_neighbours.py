@@ -507,7 +507,7 @@ GUIDED = {
     "cfg 1 with a negative": Graph(guider=cfg_guider(1.0)),
     "DualCFG": Graph(guider=dual_cfg("regular")),
     "DualCFG nested": Graph(guider=dual_cfg("nested")),
-    "DualModel": Graph(guider=dual_model),
+    "DualModel": Graph(guider=dual_model, neutral=True),
     "PerpNeg": Graph(guider=perp_neg),
     "CFG++": Graph(sampler="euler_cfg_pp", neutral=True),
     "ancestral CFG++": Graph(sampler="dpmpp_2s_ancestral_cfg_pp", neutral=True),
