@@ -63,8 +63,8 @@ class Frontend:
     def __init__(self, page, url, renderer):
         self.page, self.url, self.renderer = page, url, renderer
         self.errors = []
-        page.on("console", lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._logged)
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error} {error.stack}"))
 
     def open(self):
         self.page.goto(self.url)
@@ -72,8 +72,13 @@ class Frontend:
             "() => window.app?.vueAppReady && !document.querySelector('#splash-loader, .p-blockui-mask')", timeout=60_000
         )
 
+    def _logged(self, message):
+        if message.type in ("error", "warning"):
+            self.errors.append(f"{message.text} ({message.location['url']})")
+
     def own_errors(self):
-        ours = [text for text in self.errors if "quadtree" in text.lower()]
+        """What our script logged, threw or let escape, and every error that nobody caught."""
+        ours = [text for text in self.errors if "quadtree" in text.lower() or text.startswith("uncaught")]
         return [text for text in ours if not any(own in text for own in FRONTEND_S_OWN)]
 
     def load(self, graph=None):
