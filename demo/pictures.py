@@ -45,6 +45,13 @@ def largest_changes(before: Path, after: Path, kept: np.ndarray) -> tuple[float,
     return float(change[kept].max(initial=0)), float(change[~kept].max(initial=0))
 
 
+def largest_kept_px_change(denoise_map: Path, before: Path, after: Path) -> int:
+    """Largest difference of two pictures, in 0..255 levels, where the map is 0."""
+    kept = np.asarray(Image.open(denoise_map).convert("L")) == 0
+    levels = [np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (before, after)]
+    return int(np.abs(levels[1] - levels[0])[kept].max(initial=0))
+
+
 def load_latent(path: Path) -> np.ndarray:
     return load_file(path)["latent_tensor"]
 

@@ -36,7 +36,7 @@ BASE = ROOT / ".cache" / "server"
 OUTPUT = DEMO / "output"
 WORKFLOW = DEMO / "workflow.json"
 PACKS = {"comfyui-quadtree-diffusion": ROOT, "tiny_refiner": DEMO / "tiny_refiner"}
-NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "TinyRefinerLoader")
+NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "TinyRefinerLoader")
 
 TEMPLATE = "Quadtree-Diffusion-demo"  # no blanks: the browser accepts none in an address
 TEMPLATE_PACK = "quadtree_demo"
@@ -122,6 +122,17 @@ def bypass(workflow: dict, node_type: str) -> dict:
         if node["type"] == node_type:
             node["mode"] = BYPASSED
     return changed
+
+
+def skip(prompt: Prompt, class_type: str, through: str) -> Prompt:
+    """The prompt without the only node of this class: what it gave, its input `through` gives."""
+    node_id = find_node(prompt, class_type)
+    source = prompt[node_id]["inputs"][through]
+    rest = {number: node for number, node in prompt.items() if number != node_id}
+    return {
+        number: {**node, "inputs": {name: source if value == [node_id, 0] else value for name, value in node["inputs"].items()}}
+        for number, node in rest.items()
+    }
 
 
 def find_node(prompt: Prompt, class_type: str, **inputs: Any) -> str:
@@ -424,7 +435,7 @@ def files_of(run: Run, prompt: Prompt, base: Path) -> dict[str, Path]:
 def refine(url: str, workflow: dict) -> tuple[Run, Run, Prompt]:
     """The workflow with the pack and with our node bypassed; a first step loads the model, so that both start equal."""
     object_info = get_json(f"{url}/object_info")
-    plain = prompt_from_workflow(bypass(workflow, "QuadtreeDiffusion"), object_info)
+    plain = skip(prompt_from_workflow(bypass(workflow, "QuadtreeDiffusion"), object_info), "QuadtreeComposite", "refined")
     warm_up = only_needed_for(copy.deepcopy(plain), find_node(plain, "SaveLatent", filename_prefix="quadtree/after"))
     warm_up[find_node(plain, "KSampler")]["inputs"]["steps"] = 1
     timed = prompt_from_workflow(workflow, object_info)
@@ -453,13 +464,14 @@ def demo(comfyui: Path, port: int) -> int:
 
 def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], reported: Evaluations | None) -> int:
     """Prints what was measured; 1 where a kept region has changed, which must never happen."""
-    from pictures import kept_cells, largest_changes, leaves_by_side
+    from pictures import kept_cells, largest_changes, largest_kept_px_change, leaves_by_side
 
     sampler = find_node(prompt, "KSampler")
     settings = prompt[find_node(prompt, "QuadtreeVisualizer")]["inputs"]
     leaves = leaves_by_side(files["picture denoise_map"], settings)
     kept = kept_cells(files["picture denoise_map"], files["latent before"])
     change_kept, change_free = largest_changes(files["latent before"], files["latent after"], kept)
+    change_px = largest_kept_px_change(*(files[f"picture {name}"] for name in ("denoise_map", "before", "after")))
     seconds, plain_seconds = (run.seconds[sampler] for run in runs)
     sides = ", ".join(f"{count} of {side} px" for side, count in leaves.items())
     cost = "not reported by the pack"
@@ -470,9 +482,10 @@ def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], rep
     say(f"model evaluations  {cost}")
     say(f"sampling           {seconds:.1f} s; without the pack {plain_seconds:.1f} s")
     say(f"largest change     kept regions {change_kept:g}, elsewhere {change_free:.2f} (latent units)")
+    say(f"in the picture     kept regions {change_px} of 255 levels{'' if change_px else ', each px as it was'}")
     say(f"pictures           {OUTPUT}")
-    if change_kept > 0 or not kept.any():
-        say("FAILED: a region with denoise 0 must equal the input latent to the bit, and the demo must have one.")
+    if change_kept > 0 or change_px > 0 or not kept.any():
+        say("FAILED: a region with denoise 0 must equal the input to the bit, latent and px, and the demo must have one.")
         return 1
     return 0
 

@@ -180,6 +180,19 @@ def test_bypass_changes_a_copy():
     assert sorted(run.prompt_from_workflow(workflow, INFO)) == ["1", "2", "9"]
 
 
+def test_a_skipped_node_hands_on_the_input_that_is_named():
+    prompt = {
+        "1": {"class_type": "A", "inputs": {}},
+        "2": {"class_type": "Mix", "inputs": {"one": ["1", 0], "other": ["1", 1]}},
+        "3": {"class_type": "Save", "inputs": {"image": ["2", 0], "mask": ["1", 0]}},
+    }
+    assert run.skip(prompt, "Mix", "other") == {
+        "1": {"class_type": "A", "inputs": {}},
+        "3": {"class_type": "Save", "inputs": {"image": ["1", 1], "mask": ["1", 0]}},
+    }
+    assert prompt["3"]["inputs"]["image"] == ["2", 0]
+
+
 def test_only_what_a_node_needs_is_kept():
     prompt = run.prompt_from_workflow(chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)])), INFO)
     assert sorted(run.only_needed_for(prompt, "2")) == ["1", "2"]
@@ -228,6 +241,19 @@ def test_one_changed_number_in_a_kept_cell_is_seen(denoise_map, tmp_path):
     after[0, 1, 3, 0] = np.float32(1e-30)
     save_file({"latent_tensor": after}, tmp_path / "after")
     assert pictures.largest_changes(tmp_path / "before", tmp_path / "after", kept)[0] > 0
+
+
+def test_one_changed_px_in_a_kept_region_is_seen(denoise_map, tmp_path):
+    before = Image.new("RGB", (40, 32), (10, 20, 30))
+    after = before.copy()
+    after.putpixel((39, 0), (200, 0, 0))
+    for name, picture in {"before": before, "after": after}.items():
+        picture.save(tmp_path / f"{name}.png")
+    paths = denoise_map, tmp_path / "before.png", tmp_path / "after.png"
+    assert pictures.largest_kept_px_change(*paths) == 0
+    after.putpixel((31, 31), (10, 20, 31))
+    after.save(paths[2])
+    assert pictures.largest_kept_px_change(*paths) == 1
 
 
 def test_only_equal_px_are_black_in_the_heat_map():
