@@ -15,7 +15,7 @@ from .composite import composite
 from .facts import facts_of
 from .overlay import draw_overlay
 from .preview import left_by_run, register
-from .quadtree import LARGEST_PX, CellSums, Quadtree, build_quadtree
+from .quadtree import DENOISE_BY, LARGEST_PX, MASK_MODES, CellSums, Quadtree, build_quadtree
 from .regions import Painting, Region
 from .run import Settings
 from .tiled_diffusion import attach
@@ -87,7 +87,7 @@ class QuadtreeVisualizer(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Multiplies the denoise, 0 (keep) to 1 (as computed). Any size; it is fitted to the image.",
+                    tooltip="A say in the denoise, 0 to 1, as mask_mode tells. Any size; it is fitted to the image.",
                 ),
                 io.String.Input(
                     "regions",
@@ -95,6 +95,28 @@ class QuadtreeVisualizer(io.ComfyNode):
                     optional=True,
                     tooltip="What was painted in the panel: regions that are kept, or fully regenerated, whatever the tree "
                     'says. JSON with shares of the image: {"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.',
+                ),
+                io.Combo.Input(
+                    "denoise_by",
+                    options=list(DENOISE_BY),
+                    default="area",
+                    optional=True,
+                    tooltip="What a tile's denoise follows. area: its area (small tiles soon get the most). depth: the number "
+                    "of halvings, evenly. detail: its own measured detail, so that a large busy tile is not kept.",
+                ),
+                io.Boolean.Input(
+                    "invert",
+                    default=False,
+                    optional=True,
+                    tooltip="Keep the detail and refine the calm areas: against banding in skies and gradients.",
+                ),
+                io.Combo.Input(
+                    "mask_mode",
+                    options=list(MASK_MODES),
+                    default="multiply",
+                    optional=True,
+                    tooltip="How the mask joins the tiles. multiply: denoise x mask. limit: never above the mask. at least: "
+                    "never below it (a face gets full strength). replace: the mask alone.",
                 ),
             ],
             outputs=[
@@ -123,14 +145,21 @@ class QuadtreeVisualizer(io.ComfyNode):
         line_thickness: int,
         mask: torch.Tensor | None = None,
         regions: str = "",
+        denoise_by: str = "area",
+        invert: bool = False,
+        mask_mode: str = "multiply",
     ) -> io.NodeOutput:
-        limits = visualizer_limits(content_threshold, min_tile_size, max_tile_size, min_denoise, max_denoise)
+        limits = visualizer_limits(
+            content_threshold, min_tile_size, max_tile_size, min_denoise, max_denoise, denoise_by, invert
+        )
+        mode = _choice("mask_mode", mask_mode, MASK_MODES)
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = _masks(mask, len(_checked_image(image)))
         painted = _regions(regions, image)
         cells = [CellSums.of_image(picture) for picture in image]
         trees = tuple(
-            build_quadtree(sums, mask=limit, regions=painted, **limits) for sums, limit in zip(cells, masks, strict=True)
+            build_quadtree(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
+            for sums, limit in zip(cells, masks, strict=True)
         )
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
         drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
@@ -139,10 +168,20 @@ class QuadtreeVisualizer(io.ComfyNode):
 
 
 def visualizer_limits(
-    content_threshold: Any, min_tile_size: Any, max_tile_size: Any, min_denoise: Any, max_denoise: Any
+    content_threshold: Any,
+    min_tile_size: Any,
+    max_tile_size: Any,
+    min_denoise: Any,
+    max_denoise: Any,
+    denoise_by: Any = "area",
+    invert: Any = False,
 ) -> dict[str, Any]:
     """The arguments of `build_quadtree`, checked."""
+    if not isinstance(invert, bool):
+        raise ValueError(f"invert is {invert!r}; it must be true or false.")
     return {
+        "denoise_by": _choice("denoise_by", denoise_by, DENOISE_BY),
+        "invert": invert,
         "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
         "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
         "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
@@ -419,6 +458,6 @@ def _samples(latent: dict | None) -> torch.Tensor | None:
 
 
 def _choice(name: str, value: str, table: dict) -> str:
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(table)}.")
     return value

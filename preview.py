@@ -83,7 +83,7 @@ def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
     picture.save(folder / name, quality=90)
     return {
         "quadtree_image": [{"filename": name, "subfolder": "", "type": "temp"}],
-        "quadtree_run": [{"key": key, "width": cells.width, "height": cells.height}],
+        "quadtree_run": [{"key": key}],
     }
 
 
@@ -143,7 +143,8 @@ def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str,
     missing = [name for name in names if name not in request]
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
-    limits = limits_of(**{name: request[name] for name in names})
+    given = [name for name in ("denoise_by", "invert") if name in request]
+    limits = limits_of(**{name: request[name] for name in (*names, *given)})
     painting = Painting.from_json(request.get("regions", ""))
     source = source_of(request)
     regions = painting.on(source.cells.width, source.cells.height)
@@ -195,5 +196,5 @@ def register(limits_of: Callable[..., dict[str, Any]]) -> None:
             return web.json_response(await asyncio.to_thread(preview, body, limits_of))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return web.json_response({"error": "The request is no JSON."}, status=400)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=getattr(error, "status", 400))

@@ -69,19 +69,28 @@ class Leaf(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A limit on denoise per px of a grid of its own: one byte each, row by row, 0 keeps and 255 lets the leaf decide."""
+    """A say in denoise per px of a grid of its own: one byte each, row by row, and how it joins the leaf's (MASK_MODES)."""
 
     width: int
     height: int
     levels: bytes
+    mode: str = "multiply"
 
     @classmethod
-    def from_tensor(cls, mask: Tensor) -> Mask:
+    def from_tensor(cls, mask: Tensor, mode: str = "multiply") -> Mask:
         """From [H, W] in 0..1; values outside are clamped."""
         if not bool(mask.isfinite().all()):
             raise ValueError("mask holds NaN or infinite values; it must hold numbers from 0 (keep) to 1.")
         levels = (mask.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
-        return cls(mask.shape[-1], mask.shape[-2], levels.cpu().numpy().tobytes())
+        return cls(mask.shape[-1], mask.shape[-2], levels.cpu().numpy().tobytes(), mode)
+
+    def check(self) -> None:
+        """Raise ValueError unless it is a whole mask; it may come from a file."""
+        size = self.width, self.height
+        if any(type(side) is not int or side <= 0 for side in size) or len(self.levels) != math.prod(size):
+            raise ValueError("the mask's bytes do not fill its width x height")
+        if self.mode not in MASK_MODES:
+            raise ValueError(f"the mask's mode is none of {', '.join(MASK_MODES)}")
 
     def resampled(self, height: int, width: int) -> Tensor:
         """Mean over each cell, as float64 [height, width] in 0..1."""
@@ -98,18 +107,23 @@ class Quadtree:
     root_px: int
     leaves: tuple[Leaf, ...]
     mask: Mask | None = None
+    kept_below_px: int = 0  # leaves of a smaller side are kept, whatever the mask says
 
     def denoise_map(self, height_cells: int, width_cells: int, feather_cells: int = 0) -> Tensor:
         """Denoise per latent cell, float64 [height_cells, width_cells] in 0..1.
 
         Each cell takes the area mean of the leaves below it, feathered over `feather_cells` towards lower neighbours,
-        but never more than the leaf at its own centre has: what that leaf keeps stays kept. The mask limits the result.
+        but never more than the leaf at its own centre has: what that leaf keeps stays kept. Then the mask has its say.
         """
         values = self._sampled(height_cells, width_cells)
         if feather_cells > 1:
             values = feathered(values, feather_cells // 2)
         if self.mask is not None:
-            values = values * self.mask.resampled(height_cells, width_cells)
+            values = MASK_MODES[self.mask.mode](values, self.mask.resampled(height_cells, width_cells))
+        if self.kept_below_px:
+            sides, side = self.side_grid()
+            own = sides[_centre_blocks(height_cells, self.height, side)][:, _centre_blocks(width_cells, self.width, side)]
+            values = values.where(own >= self.kept_below_px, 0.0)
         return values
 
     def side_grid(self) -> tuple[Tensor, int]:
@@ -153,13 +167,14 @@ class Quadtree:
     def keep_below(self, side_px: int) -> Quadtree:
         """The same tree with denoise 0 in every leaf whose side is smaller than `side_px`."""
         leaves = tuple(leaf._replace(denoise=0.0) if leaf.side < side_px else leaf for leaf in self.leaves)
-        return replace(self, leaves=leaves)
+        return replace(self, leaves=leaves, kept_below_px=max(side_px, self.kept_below_px))
 
     def to_json(self) -> str:
         """One line of JSON; leaves as [x0, y0, side, detail, denoise]."""
-        mask = self.mask and [self.mask.width, self.mask.height, _packed(self.mask.levels)]
+        mask = self.mask and [self.mask.width, self.mask.height, _packed(self.mask.levels), self.mask.mode]
         leaves = [[leaf.x0, leaf.y0, *leaf[4:]] for leaf in self.leaves]
         fields = {"width": self.width, "height": self.height, "root_px": self.root_px, "leaves": leaves, "mask": mask}
+        fields["kept_below_px"] = self.kept_below_px
         return json.dumps({"version": JSON_VERSION, **fields})
 
     @classmethod
@@ -174,8 +189,8 @@ class Quadtree:
                 Leaf(x, y, min(x + side, size[0]), min(y + side, size[1]), side, float(detail), float(denoise))
                 for x, y, side, detail, denoise in data["leaves"]
             )
-            mask = data["mask"] and Mask(*data["mask"][:2], _unpacked(data["mask"][2]))
-            tree = cls(*size, int(data["root_px"]), leaves, mask)
+            mask = data["mask"] and Mask(*data["mask"][:2], _unpacked(data["mask"][2]), *data["mask"][3:])
+            tree = cls(*size, int(data["root_px"]), leaves, mask, int(data.get("kept_below_px", 0)))
             tree._check_structure()
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError, zlib.error) as error:
             raise ValueError(f"This text is not a quadtree as to_json writes it: {error}.") from error
@@ -201,9 +216,7 @@ class Quadtree:
         if not bool(cover.eq(1).all()):
             raise ValueError("the leaves do not cover the image exactly once")
         if self.mask is not None:
-            size = self.mask.width, self.mask.height
-            if any(type(side) is not int or side <= 0 for side in size) or len(self.mask.levels) != math.prod(size):
-                raise ValueError("the mask's bytes do not fill its width x height")
+            self.mask.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,15 +246,19 @@ def build_quadtree(
     max_tile_px: int = 1024,
     min_denoise: float = 0.2,
     max_denoise: float = 0.8,
+    denoise_by: str = "area",
+    invert: bool = False,
     mask: Tensor | None = None,
+    mask_mode: str = "multiply",
     regions: Sequence[Region] = (),
 ) -> Quadtree:
     """Quadtree of an image [H, W, C] in 0..1, or of its cell sums; mask [h, w] in 0..1 of any size.
 
     A grid of squares of `max_tile_px` is laid from the top left; each is halved while its detail is above
     `content_threshold` and its children keep at least `min_tile_px`. Detail is the square root of the summed variance
-    of R, G and B in 0..255 units. A leaf's denoise follows its nominal side, see `leaf_denoise`; where the user painted
-    a region it has that region's, and leaves are halved along the region's edge.
+    of R, G and B in 0..255 units. A leaf's denoise lies between the two limits by what `denoise_by` (one of DENOISE_BY)
+    says; `invert` turns that round: detail is kept and calm areas change. Where the user painted a region it has that
+    region's, and leaves are halved along the region's edge. `mask_mode` is one of MASK_MODES.
     ValueError for an image that `CellSums.of_image` refuses, or limits that contradict each other.
     """
     _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
@@ -250,25 +267,62 @@ def build_quadtree(
     sides = tree_sides(min_tile_px, max_tile_px)
     reference = min(sides[0], max(width, height))
     painted = painted_grid(regions, width, height, sides[-1])
+    groups = list(_subdivided(cells.sums, sides, content_threshold, painted))
+    spread = _detail_spread(groups, width, height) if denoise_by == "detail" else (0.0, 0.0)
     leaves: list[Leaf] = []
-    for side, x0, y0, detail, region in _subdivided(cells.sums, sides, content_threshold, painted):
-        computed = leaf_denoise(side, reference, min_denoise, max_denoise)
+    for side, x0, y0, detail, region in groups:
+        busy = DENOISE_BY[denoise_by](side, (reference, sides[-1]), detail, spread)
+        share = torch.as_tensor(1 - busy if invert else busy, dtype=torch.float64).expand(len(x0))
+        computed = min_denoise + (max_denoise - min_denoise) * share
         columns = x0, y0, (x0 + side).clamp_max(width), (y0 + side).clamp_max(height)
-        denoise = repeat(computed) if region is None else region.where(region >= 0, computed).tolist()
-        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), denoise)
+        denoise = computed if region is None else region.where(region >= 0, computed)
+        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), denoise.tolist())
         # An image of 8192 px can have 262,144 leaves: tuple.__new__ makes them without a Python call for each.
         leaves += map(partial(tuple.__new__, Leaf), rows)
-    return Quadtree(width, height, sides[0], tuple(leaves), None if mask is None else Mask.from_tensor(mask))
+    limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
+    return Quadtree(width, height, sides[0], tuple(leaves), limit)
 
 
-def leaf_denoise(side: int, reference: int, min_denoise: float, max_denoise: float) -> float:
-    """min + (max - min) * (1 - (side / reference)^2): the larger and calmer the leaf, the less it may change.
+def busy_by_area(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]) -> float:
+    """1 - (side / largest)^2: a leaf of half the largest side already has three quarters of the way.
 
-    `reference` is the largest tile allowed (the image's longer side where that is smaller), never the largest leaf
+    The largest of `ends` is the largest tile allowed (the image's longer side where that is smaller), never the largest leaf
     found: an image that is busy everywhere would else get the same denoise as an empty one.
     """
-    size_ratio = min(1.0, (side / reference) ** 2)
-    return min_denoise + (max_denoise - min_denoise) * (1 - size_ratio)
+    return 1 - min(1.0, (side / ends[0]) ** 2)
+
+
+def busy_by_depth(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]) -> float:
+    """Linear in the number of halvings between the largest and the smallest of `ends`."""
+    halvings = math.log2(ends[0] / ends[1]) if ends[0] > ends[1] else 1.0
+    return min(1.0, max(0.0, math.log2(ends[0] / side) / halvings))
+
+
+def busy_by_detail(_side: int, _ends: tuple[int, int], detail: Tensor, spread: tuple[float, float]) -> Tensor:
+    """By the measured detail of each leaf, so that a large busy leaf is not kept; `spread` is where it starts and ends."""
+    low, high = spread
+    return ((detail - low) / max(high - low, 1e-9)).clamp(0, 1)
+
+
+DENOISE_BY = {"area": busy_by_area, "depth": busy_by_depth, "detail": busy_by_detail}
+PERCENTILES = (0.05, 0.95)  # of the image's area, between which detail counts: a few odd leaves decide nothing
+MASK_MODES = {
+    "multiply": torch.mul,
+    "limit": torch.minimum,
+    "at least": torch.maximum,
+    "replace": lambda _values, mask: mask,
+}
+
+
+def _detail_spread(groups: Sequence[tuple], width: int, height: int) -> tuple[float, float]:
+    """Detail at the PERCENTILES of the image's area."""
+    details = torch.cat([detail for _, _, _, detail, _ in groups])
+    extents = [((x0 + side).clamp_max(width) - x0, (y0 + side).clamp_max(height) - y0) for side, x0, y0, _, _ in groups]
+    order = details.argsort()
+    share = torch.cat([across * down for across, down in extents])[order].cumsum(0).double()
+    at = torch.searchsorted(share, torch.tensor(PERCENTILES, dtype=torch.float64) * share[-1]).clamp_max(len(order) - 1)
+    low, high = details[order[at]].tolist()
+    return low, high
 
 
 def tree_sides(min_tile_px: int, max_tile_px: int) -> list[int]:

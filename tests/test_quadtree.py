@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.quadtree import Box, Leaf, Quadtree, build_quadtree, leaf_denoise, tree_sides
+from quadtree_pack.quadtree import Box, Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
 
 
 def detail_of(region):
@@ -106,9 +106,9 @@ def test_sides_halve_on_the_grid_within_the_limits(limits, sides):
 
 
 def test_denoise_runs_from_min_at_the_reference_to_max_at_zero_side():
-    assert leaf_denoise(1024, 1024, 0.2, 0.8) == pytest.approx(0.2)
-    assert leaf_denoise(512, 1024, 0.2, 0.8) == pytest.approx(0.65)
-    assert leaf_denoise(0, 1024, 0.2, 0.8) == pytest.approx(0.8)
+    assert [busy_by_area(side, (1024, 64), None, None) for side in (1024, 512, 0)] == [0, 0.75, 1]
+    assert [busy_by_depth(side, (1024, 64), None, None) for side in (1024, 256, 64, 2048)] == [0, 0.5, 1, 0]
+    assert busy_by_depth(64, (64, 64), None, None) == 0
 
 
 def test_an_image_smaller_than_a_tile_is_measured_against_its_longer_side():
@@ -266,3 +266,50 @@ def test_a_tree_is_a_value():
     assert hash(tree) == hash(replace(tree)) and tree == replace(tree)
     with pytest.raises(AttributeError):
         tree.width = 3
+
+
+# ---- other ways from detail to denoise
+
+
+def test_by_detail_a_large_busy_leaf_is_not_kept():
+    image = torch.full((128, 256, 3), 0.5)
+    image[:, 128:] += 0.1 * torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
+    limits = {"min_tile_px": 64, "max_tile_px": 128, "content_threshold": 200, "min_denoise": 0.1, "max_denoise": 0.9}
+    calm, busy = build_quadtree(image, denoise_by="detail", **limits).leaves
+    assert (calm.denoise, busy.denoise) == pytest.approx((0.1, 0.9))
+    by_area = build_quadtree(image, **limits).leaves
+    assert by_area[0].denoise == by_area[1].denoise
+
+
+@given(st.integers(0, 50), st.sampled_from(["area", "depth", "detail"]))
+@settings(max_examples=15, deadline=None)
+def test_denoise_stays_in_its_limits_and_inverted_adds_up(seed, denoise_by):
+    image = patchwork(120, 200, seed)
+    tree = tree_of(image, denoise_by=denoise_by, min_denoise=0.2, max_denoise=0.7)
+    turned = tree_of(image, denoise_by=denoise_by, min_denoise=0.2, max_denoise=0.7, invert=True)
+    assert [leaf[:6] for leaf in tree.leaves] == [leaf[:6] for leaf in turned.leaves]
+    for leaf, other in zip(tree.leaves, turned.leaves, strict=True):
+        assert 0.2 - 1e-9 <= leaf.denoise <= 0.7 + 1e-9 and leaf.denoise + other.denoise == pytest.approx(0.9)
+    by_detail = sorted(tree.leaves, key=lambda leaf: leaf.detail)
+    if denoise_by == "detail":
+        assert [leaf.denoise for leaf in by_detail] == sorted(leaf.denoise for leaf in tree.leaves)
+
+
+@pytest.mark.parametrize("mode", ["multiply", "limit", "at least", "replace"])
+def test_a_mask_joins_the_leaves_as_its_mode_says(mode):
+    image = patchwork(128, 192, 4)
+    mask = torch.rand(16, 24, generator=torch.Generator().manual_seed(1))
+    plain = tree_of(image).denoise_map(16, 24)
+    found = tree_of(image, mask=mask, mask_mode=mode).denoise_map(16, 24)
+    levels = (mask * 255).round().double() / 255
+    expected = {
+        "multiply": plain * levels,
+        "limit": torch.minimum(plain, levels),
+        "at least": torch.maximum(plain, levels),
+        "replace": levels,
+    }[mode]
+    assert torch.allclose(found, expected, atol=1e-9)
+    skipped = tree_of(image, mask=mask, mask_mode=mode).keep_below(32)
+    small = tree_of(image).side_grid()[0].repeat_interleave(2, 0).repeat_interleave(2, 1)[:16, :24] < 32
+    assert skipped.denoise_map(16, 24)[small].eq(0).all() and small.any()
+    assert Quadtree.from_json(skipped.to_json()) == skipped

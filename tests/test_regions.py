@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.regions import Painting, Region, painted_grid
 
-SHARES = st.integers(0, 8).map(lambda eighths: eighths / 8)
+SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: sorted(end / 8 for end in ends))
 
 
 def boxes():
-    return st.tuples(SHARES, SHARES, SHARES, SHARES).filter(lambda box: box[0] < box[2] and box[1] < box[3])
+    return st.tuples(SPANS, SPANS).map(lambda spans: (spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
 
 
 @given(

@@ -7,7 +7,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const NODE = "QuadtreeVisualizer";
-const PARAMETERS = ["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"];
+const PARAMETERS = ["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "denoise_by", "invert"];
 const CYCLE = { auto: "keep", keep: "full", full: "auto" };
 const WORDS = { auto: "as computed", keep: "keep", full: "full" };
 const SHADES = 24; // leaves are tinted in so many steps between keep and regenerate
@@ -21,8 +21,8 @@ const STYLE = `
 .qt-view img, .qt-view canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
 .qt-view canvas { touch-action: none; cursor: crosshair; }
-.qt-foot { display: flex; align-items: center; gap: 6px; }
-.qt-line { flex: 1; min-height: 1.3em; overflow-wrap: anywhere; }
+.qt-foot { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; }
+.qt-line { flex: 1 1 140px; min-height: 1.3em; overflow-wrap: anywhere; }
 .qt-line.qt-problem { color: var(--error-text, #ff6b6b); }
 .qt button { font: inherit; color: inherit; background: var(--comfy-input-bg, #333); border: 1px solid var(--border-color, #666);
   border-radius: 4px; padding: 1px 7px; cursor: pointer; }
@@ -52,49 +52,70 @@ function widgetOf(node, name) {
 
 // ---- where the image and the numbers come from
 
+const INPUTS = -10; // the id of a subgraph's own inputs
+const MUTED = 2;
+const BYPASSED = 4;
+const opened = new WeakMap(); // subgraph -> the node it was opened from: it may have several
+
 /** All graphs of the workflow: the root and every subgraph. */
 function allGraphs() {
   const root = app.rootGraph ?? app.graph;
   return [root, ...(root.subgraphs?.values() ?? [])];
 }
 
-/** A text that changes with whatever may change what the visualizers get; cheap, so that it can be asked often. */
-function wiring() {
-  const parts = [];
-  for (const graph of allGraphs()) {
-    parts.push(graph.id ?? "", graph.links?.size ?? 0, graph.last_link_id ?? graph.state?.lastLinkId ?? 0);
-    for (const node of graph.nodes) {
-      parts.push(node.id, node.mode);
-      for (const input of node.inputs ?? []) parts.push(input.link ?? "");
-      for (const widget of node.widgets ?? [])
-        if (widget.name === "image" || widget.name === "value" || PARAMETERS.includes(widget.name)) parts.push(widget.value);
-    }
+/** The nodes through which a graph is reached from the root, the outermost first. */
+function hostsOf(graph) {
+  if (graph === (app.rootGraph ?? app.graph)) return [];
+  const inside = (node) => node.subgraph === graph;
+  const host = [opened.get(graph), ...allGraphs().flatMap((one) => one.nodes)].find((node) => node?.graph && inside(node));
+  return host ? [...hostsOf(host.graph), host] : [];
+}
+
+/** What an input of a node has: its widget's value, or what is behind its link. */
+function valueOf(node, name, hosts) {
+  const input = node.inputs?.find((one) => one.name === name);
+  return (input?.link ?? null) === null ? widgetOf(node, name)?.value : followed(node.graph, input.link, hosts);
+}
+
+/**
+ * What is behind a link: a value, {node, hosts} of the node that makes it, or undefined; through reroutes, bypassed nodes and
+ * subgraphs. The frontend's own graphToPrompt does that, too, but asks every widget to serialize itself: some upload files then.
+ */
+function followed(graph, id, hosts) {
+  const link = graph.getLink(id);
+  if (!link) return undefined;
+  if (Number(link.origin_id) === INPUTS) {
+    const host = hosts.at(-1);
+    const input = host?.inputs.find((one) => one.name === graph.inputs[link.origin_slot]?.name);
+    if (!input) return undefined;
+    if ((input.link ?? null) === null) return host.getWidgetFromSlot?.(input)?.value;
+    return followed(host.graph, input.link, hosts.slice(0, -1));
   }
-  return parts.join("\u0001");
+  const node = graph.getNodeById(link.origin_id);
+  if (!node || node.mode === MUTED) return undefined;
+  const through = (input) => ((input?.link ?? null) === null ? undefined : followed(graph, input.link, hosts));
+  if (node.mode === BYPASSED) {
+    const type = node.outputs[link.origin_slot].type;
+    return through([node.inputs[link.origin_slot], ...node.inputs].find((one) => one && (one.type === type || one.type === "*")));
+  }
+  if (node.isSubgraphNode?.()) {
+    const inner = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
+    return inner === undefined ? undefined : followed(node.subgraph, inner, [...hosts, node]);
+  }
+  if (node.isVirtualNode) return node.inputs?.length ? through(node.inputs[0]) : node.widgets?.[0]?.value;
+  return node.comfyClass?.startsWith("Primitive") ? valueOf(node, "value", hosts) : { node, hosts };
 }
 
-/** The values that a node's inputs have in the prompt, by the frontend's own resolution of reroutes, bypasses and subgraphs. */
-async function promptOf(node) {
-  const { output } = await app.graphToPrompt();
-  const own = String(node.id);
-  const key = Object.keys(output).find(
-    (id) => output[id].class_type === NODE && (id === own || id.endsWith(":" + own)) && (node.graph === (app.rootGraph ?? app.graph)) === (id === own)
-  );
-  return key === undefined ? null : { output, inputs: output[key].inputs };
-}
-
-/** The value behind a linked number, where a primitive node gives it; undefined where only a run can tell. */
-function linkedValue(output, value) {
-  if (!Array.isArray(value)) return value;
-  const origin = output[value[0]];
-  return origin?.class_type.startsWith("Primitive") ? linkedValue(output, origin.inputs.value) : undefined;
-}
-
-/** The file that a Load Image upstream shows, or null. */
-function loadedFile(output, link) {
-  const origin = Array.isArray(link) ? output[link[0]] : null;
-  const name = origin?.class_type === "LoadImage" ? linkedValue(output, origin.inputs.image) : null;
+/** The file that a Load Image behind the node's image input shows, or null. */
+function loadedFile(node, hosts) {
+  const origin = valueOf(node, "image", hosts);
+  const name = origin?.node?.comfyClass === "LoadImage" ? valueOf(origin.node, "image", origin.hosts) : null;
   return typeof name === "string" && name ? name : null;
+}
+
+/** ComfyUI's own undo, and what it restores after a reload, learn of a change that no widget made. */
+function captureState() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
 }
 
 /** Parameters of /view for a file as Load Image names it: "folder/name.png [output]". */
@@ -107,12 +128,13 @@ function viewOf(name, token) {
 
 // ---- what is painted
 
-function readPainting(text) {
+function readRegions(text) {
   try {
-    const data = text ? JSON.parse(text) : {};
-    return { size: data.size, regions: Array.isArray(data) ? data : (data.regions ?? []) };
+    const data = text ? JSON.parse(text) : [];
+    const list = Array.isArray(data) ? data : data?.regions;
+    return Array.isArray(list) ? list.filter((region) => Array.isArray(region) && region.length === 5) : [];
   } catch {
-    return { regions: [] };
+    return [];
   }
 }
 
@@ -133,7 +155,7 @@ class Panel {
     this.root = element("div", "qt");
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", "Quadtree preview");
-    this.view = element("div", "qt-view", { tabIndex: 0 });
+    this.view = element("div", "qt-view", { tabIndex: 0, type: "textarea" }); // the type keeps ComfyUI's own Ctrl+Z off
     this.view.setAttribute("role", "application");
     this.view.setAttribute("aria-label", "Tiles of the image. Arrow keys choose a tile, Enter changes it between as computed, keep and full.");
     this.image = element("img", "", { alt: "", draggable: false });
@@ -150,7 +172,6 @@ class Panel {
 
     this.undo = [];
     this.chosen = -1; // the leaf under the pointer, or chosen by keys
-    this.live = {}; // numbers of a slider that is being dragged
     this.listen();
     this.resized = new ResizeObserver(() => this.draw());
     this.resized.observe(this.view);
@@ -175,6 +196,7 @@ class Panel {
     });
     for (const name of ["pointerup", "pointercancel"]) this.canvas.addEventListener(name, () => this.end());
     this.view.addEventListener("keydown", (event) => this.key(event));
+    this.view.addEventListener("blur", () => this.stroke || this.choose(null));
     this.undoButton.addEventListener("click", () => this.undo.length && this.setRegions(this.undo.pop(), false));
     this.clearButton.addEventListener("click", () => this.regions() && this.setRegions("", true));
     this.root.addEventListener(
@@ -218,22 +240,22 @@ class Panel {
 
   // ---- asking for the tree
 
-  /** Looks whether anything changed; nothing else is done while idle. */
-  poll() {
-    const seen = wiring() + this.regions();
-    if (seen === this.seen) return;
-    this.seen = seen;
-    this.live = {};
-    this.prompt = null;
-    this.schedule();
+  /** What the server is asked for; without an image, what stands in the line instead is in `words`. */
+  request() {
+    const hosts = hostsOf(this.node.graph);
+    const plain = (value, name) => (value === undefined || value?.node ? widgetOf(this.node, name)?.value : value);
+    const body = {};
+    for (const name of [...PARAMETERS, "regions"]) body[name] = plain(valueOf(this.node, name, hosts), name);
+    const file = loadedFile(this.node, hosts);
+    if (file) body.image = file;
+    else if (this.lastRun) body.run = this.lastRun.key;
+    return body;
   }
 
-  moved(name) {
-    requestAnimationFrame(() => {
-      this.live[name] = widgetOf(this.node, name)?.value; // read late: while dragged, the first value is not rounded yet
-      this.seen = wiring() + this.regions();
-      this.schedule();
-    });
+  /** Looks whether anything changed; nothing else is done while idle. */
+  poll() {
+    if (this.node.flags?.collapsed || JSON.stringify(this.request()) === this.asked) return;
+    this.schedule();
   }
 
   executed(output) {
@@ -262,8 +284,6 @@ class Panel {
     this.again = false;
     clearTimeout(this.settle);
     try {
-      this.prompt ??= await promptOf(this.node);
-      if (this.dead) return;
       await this.ask(cost);
     } catch (error) {
       this.show(null, "The preview is not available: " + (error?.message ?? error));
@@ -274,24 +294,20 @@ class Panel {
   }
 
   async ask(cost) {
-    const body = { regions: this.regions(), cost };
-    for (const name of PARAMETERS) {
-      const value = this.live[name] ?? (this.prompt ? linkedValue(this.prompt.output, this.prompt.inputs[name]) : undefined);
-      body[name] = value ?? widgetOf(this.node, name)?.value;
+    const body = this.request();
+    this.asked = JSON.stringify(body);
+    if (!body.image && !body.run) {
+      this.image.removeAttribute("src");
+      return this.show(null, "Connect Load Image, or queue the workflow once.", false);
     }
-    const file = this.prompt && loadedFile(this.prompt.output, this.prompt.inputs.image);
-    if (file) body.image = file;
-    else if (this.lastRun) body.run = this.lastRun.key;
-    else return this.show(null, "Connect Load Image, or queue the workflow once.", false);
-    if (body.min_tile_size > body.max_tile_size) return this.show(null, "min_tile_size is above max_tile_size.");
-    if (body.min_denoise > body.max_denoise) return this.show(null, "min_denoise is above max_denoise.");
-
-    const answer = await api.fetchApi("/quadtree/preview", { method: "POST", body: JSON.stringify(body) });
-    const tree = await answer.json();
+    if (!this.tree) this.say("Reading the image ...");
+    const answer = await api.fetchApi("/quadtree/preview", { method: "POST", body: JSON.stringify({ ...body, cost }) });
+    const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
-    if (!answer.ok) return this.show(null, tree.error ?? "The server refused the preview.");
-    this.show(tree, summary(tree), false);
-    const url = file ? viewOf(file, tree.token) : this.lastRun.url;
+    if (!answer.ok) return this.show(null, tree.error ?? `The server refused the preview (${answer.status}).`);
+    const masked = (this.node.inputs?.find((input) => input.name === "mask")?.link ?? null) !== null;
+    this.show(tree, summary(tree) + (masked ? "; the mask is not in this preview" : ""), false);
+    const url = body.image ? viewOf(body.image, tree.token) : this.lastRun.url;
     if (this.image.getAttribute("src") !== url) this.image.src = url;
     if (!cost) this.settle = setTimeout(() => this.refresh(true), SETTLED_MS);
   }
@@ -300,7 +316,6 @@ class Panel {
     this.tree = tree;
     this.leaves = tree && leavesOf(tree);
     this.grid = tree && indexOf(tree, this.leaves);
-    if (!tree && problem) this.image.removeAttribute("src");
     this.chosen = tree && this.at ? this.leafAtPx(...this.at) : -1; // leaves have other numbers now
     this.say(words, problem);
     this.draw();
@@ -392,7 +407,12 @@ class Panel {
   painted(leaf) {
     const [x, y] = [(leaf.x + leaf.width / 2) / this.tree.width, (leaf.y + leaf.height / 2) / this.tree.height];
     const hit = ([, x0, y0, x1, y1]) => x0 <= x && x < x1 && y0 <= y && y < y1;
-    return readPainting(this.regions()).regions.findLast(hit)?.[0] ?? "auto";
+    return this.standing().findLast(hit)?.[0] ?? "auto";
+  }
+
+  /** The regions that count on this image. */
+  standing() {
+    return this.tree.notice ? [] : readRegions(this.regions());
   }
 
   begin() {
@@ -407,8 +427,9 @@ class Panel {
     this.stroke.done.add(leaf.key);
     const { width, height } = this.tree;
     const edges = [share(leaf.x, width), share(leaf.y, height), share(leaf.x + leaf.width, width), share(leaf.y + leaf.height, height)];
-    const regions = withRegion(readPainting(this.regions()).regions, [this.stroke.what, ...edges]);
+    const regions = withRegion(this.standing(), [this.stroke.what, ...edges]);
     this.write(regions.length ? JSON.stringify({ size: [width, height], regions }) : "");
+    this.tree.notice = null; // what was painted on another image is gone now
     leaf.denoise = { keep: 0, full: 1 }[this.stroke.what] ?? leaf.denoise; // at once; the server's answer follows
     this.showLine();
     this.draw();
@@ -423,8 +444,8 @@ class Panel {
 
   remember(before) {
     this.undo = [...this.undo, before].slice(-MOST_UNDO);
+    captureState();
     this.draw();
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.(); // ComfyUI's own undo knows of it, too
   }
 
   setRegions(text, undoable) {
@@ -432,6 +453,8 @@ class Panel {
     const before = this.regions();
     this.write(text);
     if (undoable) this.remember(before);
+    else captureState();
+    this.draw();
   }
 
   write(text) {
@@ -445,6 +468,7 @@ class Panel {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const step = steps[event.key];
     const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
+    if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation(); // else nodes would be deleted
     if (!this.leaves?.length || !(step || undo || event.key === "Enter" || event.key === " ")) return;
     event.preventDefault();
     event.stopPropagation();
@@ -506,7 +530,7 @@ function colourOf(denoise) {
 
 // ---- the extension
 
-app.registerExtension({
+const extension = {
   name: "quadtree.visualizer",
 
   nodeCreated(node) {
@@ -516,7 +540,8 @@ app.registerExtension({
     const options = { serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: () => 240 };
     const widget = node.addDOMWidget("quadtree_view", "quadtree_view_" + ++unique, panel.root, options);
     widget.serialize = false; // the option keeps it out of the prompt, this out of the workflow
-    for (const name of PARAMETERS) chain(widgetOf(node, name), "callback", () => panel.moved(name));
+    // The value is read in the next frame: while a slider is dragged, the first one is not rounded yet.
+    for (const name of [...PARAMETERS, "regions"]) chain(widgetOf(node, name), "callback", () => panel.schedule());
     chain(node, "onExecuted", (output) => panel.executed(output));
     chain(node, "onRemoved", () => panel.destroy());
   },
@@ -533,9 +558,12 @@ app.registerExtension({
 
   setup() {
     document.head.append(element("style", "", { textContent: STYLE }));
-    setInterval(() => {
-      if (document.visibilityState !== "visible") return;
-      for (const node of app.canvas?.graph?.nodes ?? []) panels.get(node)?.poll();
-    }, POLL_MS);
+    const shown = () => (app.canvas?.graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
+    setInterval(() => document.visibilityState === "visible" && shown().forEach((panel) => panel.poll()), POLL_MS);
+    api.addEventListener("reconnected", () => shown().forEach((panel) => panel.schedule()));
+    app.canvas.canvas.addEventListener("subgraph-opened", ({ detail }) => opened.set(detail.subgraph, detail.fromNode));
   },
-});
+};
+
+// The pack may be installed twice: the second copy has nothing to add.
+if (!app.extensions?.some((one) => one.name === extension.name)) app.registerExtension(extension);

@@ -47,7 +47,8 @@ def diffuse(model, quadtree, **changes):
 def test_ids_inputs_and_outputs_are_the_public_ones():
     visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
     assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
-    assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, "mask", "regions"]
+    later = ["mask", "regions", "denoise_by", "invert", "mask_mode"]
+    assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
     assert [entry.id for entry in diffusion.inputs] == ["model", "quadtree", *DIFFUSION, "clean_latent"]
     assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION

@@ -121,7 +121,7 @@ def test_every_value_fits_its_widget_and_none_is_left_over(graph, object_info):
             elif kind in ("INT", "FLOAT"):
                 assert options["min"] <= value <= options["max"], (node["type"], name, value)
             else:
-                assert isinstance(value, str)
+                assert isinstance(value, bool if kind == "BOOLEAN" else str)
 
 
 @graphs

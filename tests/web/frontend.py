@@ -2,7 +2,8 @@
 
 LOADER, VISUALIZER = 1, 2
 WIDGETS = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "line_thickness", "regions")
-DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, ""]
+LATER = ("denoise_by", "invert", "mask_mode")
+DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply"]
 # The one message that the frontend logs about itself.
 FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 
@@ -78,7 +79,8 @@ class Frontend:
 
     def own_errors(self):
         """What our script logged, threw or let escape, and every error that nobody caught."""
-        ours = [text for text in self.errors if "quadtree" in text.lower() or text.startswith("uncaught")]
+        signs = ("quadtree", "uncaught", "checkstate")
+        ours = [text for text in self.errors if any(sign in text.lower() for sign in signs)]
         return [text for text in ours if not any(own in text for own in FRONTEND_S_OWN)]
 
     def load(self, graph=None):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .frontend import DEFAULTS, LOADER, VISUALIZER, WIDGETS, workflow
+from .frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, workflow
 
 COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
 
@@ -106,7 +106,7 @@ def test_clicks_cycle_a_leaf_and_are_saved_undone_and_cleared(page):
     page.page.mouse.up()
     painted = json.loads(page.value("regions"))
     assert painted["size"] == [1024, 680] and [region[0] for region in painted["regions"]] == ["keep"]
-    assert page.saved()["nodes"][1]["widgets_values"][-1] == page.value("regions")
+    assert page.saved()["nodes"][1]["widgets_values"][6] == page.value("regions")
     assert "denoise 0.00 (keep)" in page.line("denoise 0.00")
     undo, clear = (page.page.get_by_role("button", name=name, exact=True).first for name in ("Undo", "Clear"))
     undo.click()
@@ -152,10 +152,10 @@ def test_problems_are_said_in_plain_words(page):
     page.load()
     page.line(COST)
     page.set("min_tile_size", 2048)
-    page.line("^min_tile_size is above max_tile_size")
+    page.line("^min_tile_size is 2048 px and max_tile_size 1024 px")
     page.set("min_tile_size", 64)
     page.set("min_denoise", 0.9)
-    page.line("^min_denoise is above max_denoise")
+    page.line("^min_denoise is 0.9 and max_denoise 0.8")
     page.load(workflow(linked=False))
     page.line("^Connect Load Image, or queue the workflow once")
     page.load(workflow("broken.png"))
@@ -166,21 +166,35 @@ def test_problems_are_said_in_plain_words(page):
 
 
 def test_nothing_of_the_panel_is_saved(page):
-    page.load(workflow(values=[30.0, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]']))
+    page.load(workflow(values=[30.0, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit"]))
     page.line("tiles")
     saved = page.saved()["nodes"][1]
-    assert saved["widgets_values"] == [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]']
+    assert saved["widgets_values"] == [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit"]
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert set(prompt[str(VISUALIZER)]["inputs"]) == {"image", *WIDGETS}
+    assert set(prompt[str(VISUALIZER)]["inputs"]) == {"image", *WIDGETS, *LATER}
     page.load(page.saved())
     page.line("tiles")
     assert page.saved()["nodes"][1]["widgets_values"] == saved["widgets_values"]
 
 
 def test_a_workflow_of_before_the_regions_still_loads(page):
-    page.load(workflow(values=DEFAULTS[:-1]))
+    page.load(workflow(values=DEFAULTS[:6]))
     page.line(COST)
     assert page.value("regions") == "" and page.value("line_thickness") == 2
+    assert [page.value(name) for name in LATER] == ["area", False, "multiply"]
+
+
+def test_the_panel_follows_what_denoise_follows(page):
+    page.load()
+    page.line(COST)
+    seen = {page.text()}
+    for name, value in (("denoise_by", "depth"), ("denoise_by", "detail"), ("invert", True)):
+        before = page.text()
+        page.set(name, value)
+        page.page.wait_for_function("before => document.querySelector('.qt-line').textContent !== before", arg=before)
+        page.line(COST)
+        seen.add(page.text())
+    assert len(seen) >= 3
 
 
 def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
@@ -277,9 +291,9 @@ def test_undo_of_a_deletion_shows_the_living_panel(page):
     page.page.evaluate(
         """(id) => {
             const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
-            tracker.checkState?.();
+            tracker.captureCanvasState();
             app.graph.remove(app.graph.getNodeById(id));
-            tracker.checkState?.();
+            tracker.captureCanvasState();
         }""",
         VISUALIZER,
     )
@@ -358,3 +372,95 @@ def test_nothing_is_drawn_while_idle_also_with_thousands_of_leaves(page):
         "() => { CanvasRenderingContext2D.prototype.clearRect = window.__clear; return window.__drawn; }"
     )
     assert drawn == 0
+
+
+def test_looking_asks_no_other_node_to_serialize_itself(page):
+    """Some nodes upload a file or show an alert then; the frontend's own graphToPrompt is only the oracle here."""
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """() => {
+            window.__asked = 0;
+            window.__toPrompt = app.graphToPrompt;
+            app.graphToPrompt = function (...values) { window.__asked++; return window.__toPrompt.apply(this, values); };
+        }"""
+    )
+    page.set("image", "sub/tall [1].png", LOADER)
+    page.page.wait_for_function("() => document.querySelector('.qt-view img').src.includes('tall')")
+    page.line(COST)
+    asked = page.page.evaluate("() => { app.graphToPrompt = window.__toPrompt; return window.__asked; }")
+    assert asked == 0
+    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt[str(LOADER)]["inputs"]["image"] == "sub/tall [1].png"
+
+
+@pytest.mark.parametrize("key", ["Delete", "Backspace"])
+def test_keys_in_the_panel_delete_no_nodes(page, key):
+    page.load()
+    page.line(COST)
+    page.page.evaluate("(id) => app.canvas.select(app.graph.getNodeById(id))", LOADER)
+    page.page.locator(".qt-view").first.focus()
+    page.page.keyboard.press(key)
+    page.page.wait_for_timeout(200)
+    assert page.page.evaluate("() => app.graph.nodes.length") == 2
+
+
+def test_undo_by_key_takes_back_the_painting_and_nothing_else(page):
+    page.load()
+    page.line(COST)
+    leaf_at(page, 0.5, 0.5)
+    page.page.mouse.down()
+    page.page.mouse.up()
+    page.line(r"\(keep\)$")
+    page.page.evaluate(
+        """(id) => {
+            app.graph.getNodeById(id).pos = [40, 120];
+            app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+        }""",
+        LOADER,
+    )
+    page.page.locator(".qt-view").first.focus()
+    page.page.keyboard.press("Control+z")
+    page.page.wait_for_timeout(300)
+    assert page.value("regions") == ""
+    assert page.page.evaluate("(id) => [...app.graph.getNodeById(id).pos]", LOADER) == [40, 120]
+
+
+def test_painting_on_an_image_of_another_shape_starts_anew(page):
+    elsewhere = '{"size":[1024,680],"regions":[["keep",0,0,1,1]]}'
+    page.load(workflow("sub/tall [1].png", values=[*DEFAULTS[:6], elsewhere, *DEFAULTS[7:]]))
+    page.line("painted on an image of another shape: regions ignored")
+    assert "(as computed)" in leaf_at(page, 0.5, 0.5)
+    page.page.mouse.down()
+    page.page.mouse.up()
+    page.line(r"\(keep\)$")
+    painted = json.loads(page.value("regions"))
+    assert painted["size"] == [680, 1024] and len(painted["regions"]) == 1
+
+
+@pytest.mark.parametrize("text", ['{"regions": 5}', '{"regions": [5]}', "[null]", "{", '[["keep", 2, 0, 1, 1]]'])
+def test_a_garbled_regions_text_is_said_and_throws_nothing(page, text):
+    page.load(workflow(values=[*DEFAULTS[:6], text, *DEFAULTS[7:]]))
+    page.line("regions")
+    box = canvas_box(page)
+    page.page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.page.mouse.move(box["x"] + 90, box["y"] + 90)
+    page.set("regions", "")
+    page.line("tiles|px, detail")
+    page.errors[:] = [error for error in page.errors if error.startswith("uncaught")]
+
+
+def test_a_mask_that_the_preview_cannot_know_is_named(page):
+    graph = workflow()
+    graph["links"].append([2, LOADER, 1, VISUALIZER, 1, "MASK"])
+    graph["nodes"][0]["outputs"][1]["links"] = [2]
+    graph["nodes"][1]["inputs"][1]["link"] = 2
+    page.load(graph)
+    page.line("the mask is not in this preview$")
+
+
+def test_a_muted_visualizer_shows_its_tree_all_the_same(page):
+    graph = workflow()
+    graph["nodes"][1]["mode"] = 2
+    page.load(graph)
+    page.line(COST)
