@@ -3,7 +3,8 @@
 Deterministic: the plans are the ones a run would make, and their windows are priced by the measured times of Flux-dev on an
 H200 (h200_cost.json). Six photos of scikit-image, scaled to 4096 px on the long side; 20 steps, threshold 25, tiles 64-1024 px.
 The floor is the active cells of all steps times the cheapest cost per cell that was measured; `floor / ours` is 1 at best.
-The bound is what a fixed lattice of equal windows, of any fractional size, reaches on a canvas that is active everywhere.
+The bound is what a fixed lattice of equal windows, of any fractional size, reaches on a canvas that is active everywhere; still
+is what the same planner reaches where its borders need not move from step to step.
 """
 
 from __future__ import annotations
@@ -119,6 +120,17 @@ def planned(tree, method: str, overlap_px: int, height: int, width: int) -> dict
     }
 
 
+def still_seconds(tree, method: str, overlap_px: int, height: int, width: int) -> float:
+    """Predicted seconds of the same run where standing still costs nothing."""
+    from quadtree_pack import planning
+
+    price, planning.PRICE_OF_STAYING = planning.PRICE_OF_STAYING, 0.0
+    try:
+        return planned(tree, method, overlap_px, height, width)["seconds"]
+    finally:
+        planning.PRICE_OF_STAYING = price
+
+
 def bound(height: int, width: int, overlap_px: int) -> float:
     """Floor / cost of the best lattice of equal windows on a canvas that is active everywhere; sizes need not be whole."""
     overlap = overlap_px / CELL_PX
@@ -155,6 +167,7 @@ def run() -> list[dict]:
                     "whole_seconds": whole,
                     "uniform_seconds": uniform,
                     "bound": bound(height, width, overlap),
+                    "still_seconds": still_seconds(tree, method, overlap, height, width),
                     **case,
                 }
                 for (method, overlap, _), case in zip(CASES, cases, strict=True)
@@ -167,18 +180,20 @@ def run() -> list[dict]:
 
 
 def print_means(rows: list[dict]) -> None:
-    print(f"\n{'method':>28} floor/ours  target   bound  x uniform  worst  x whole      plan ms  shapes")
+    print(f"\n{'method':>28} floor/ours  target   still   bound  x uniform  worst  x whole      plan ms  shapes")
     for method, overlap, target in CASES:
         mine = [row for row in rows if (row["method"], row["overlap_px"]) == (method, overlap)]
         share = mean(row["floor_seconds"] / row["seconds"] for row in mine)
         gains = [row["uniform_seconds"] / row["seconds"] for row in mine]
         whole = mean(row["whole_seconds"] / row["seconds"] for row in mine)
+        still = mean(row["floor_seconds"] / row["still_seconds"] for row in mine)
         planning = (
             f"{mean(row['planning_ms_mean'] for row in mine):.0f} (max {max(row['planning_ms_max'] for row in mine):.0f})"
         )
         print(
-            f"{f'{method} {overlap} px':>28} {share:>10.3f} {target:>7.2f} {mean(row['bound'] for row in mine):>6.3f} "
-            f"{mean(gains):>10.2f} {min(gains):>6.2f} {whole:>8.2f} {planning:>12} {mean(row['shapes'] for row in mine):>7.1f}"
+            f"{f'{method} {overlap} px':>28} {share:>10.3f} {target:>7.2f} {still:>7.3f} "
+            f"{mean(row['bound'] for row in mine):>7.3f} {mean(gains):>10.2f} {min(gains):>6.2f} {whole:>8.2f} "
+            f"{planning:>12} {mean(row['shapes'] for row in mine):>7.1f}"
         )
 
 
