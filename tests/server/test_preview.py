@@ -169,3 +169,13 @@ def test_a_changed_file_gives_a_new_tree_and_token(running, base):
     finally:
         path.write_bytes(old)
     assert second["token"] != first["token"] and second["width"] == 512 and second["count"] == 1
+
+
+def test_a_second_copy_of_the_pack_does_not_stop_the_server(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo.PACKS, "a-second-copy", demo.ROOT)
+    with demo.running(tmp_path, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+        assert ask(server, {"image": "missing.png", **VALUES})[0] == 404
+
+
+def test_numbers_beyond_all_bounds_are_refused_too(running):
+    assert ask(running, {"image": "a.jpg", **VALUES, "content_threshold": 10**400})[0] == 400
