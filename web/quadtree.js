@@ -23,7 +23,8 @@ const STYLE = `
 .qt-view canvas { touch-action: none; cursor: crosshair; }
 .qt-foot { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; }
 .qt-line { flex: 1 1 140px; min-height: 1.3em; overflow-wrap: anywhere; }
-.qt-line.qt-problem { color: var(--error-text, #ff6b6b); }
+/* The theme's red alone is hard to read on light nodes. */
+.qt-line.qt-problem { color: color-mix(in srgb, var(--error-text, #f44336) 70%, var(--fg-color, #ddd)); }
 .qt button { font: inherit; color: inherit; background: var(--comfy-input-bg, #333); border: 1px solid var(--border-color, #666);
   border-radius: 4px; padding: 1px 7px; cursor: pointer; }
 .qt button:disabled { opacity: 0.4; cursor: default; }
