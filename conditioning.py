@@ -71,6 +71,7 @@ class Cutter:
         self.boxes, self.conds = boxes, conds
         self.rows, self.canvas = len(noisy), tuple(noisy.shape[-2:])
         self.unit, self.text_tokens = unit, text_tokens
+        self.units = tuple(ceil_div(length, unit) for length in self.canvas)  # a transformer's patches, down and across
 
     def whole(self, value: Any) -> Any:
         """The same for every window."""
@@ -88,22 +89,25 @@ class Cutter:
 
     def tokens(self, value: Tensor) -> Tensor:
         """One token per patch, frame by frame, [1 or rows, frames * patches, width]."""
-        grid = [ceil_div(length, self.unit) for length in self.canvas]
-        if value.shape[1] % (grid[0] * grid[1]):
+        rows, columns = self.units
+        if value.shape[1] % (rows * columns):
             raise ValueError(
-                f"{value.shape[1]} tokens do not lie on the {grid[1]} x {grid[0]} patches of this latent and cannot be cut. "
+                f"{value.shape[1]} tokens do not lie on the {columns} x {rows} patches of this latent and cannot be cut. "
                 "Sample without Quadtree Diffusion."
             )
-        planes = value.unflatten(1, (-1, *grid)).movedim(-1, 1)
+        planes = value.unflatten(1, (-1, rows, columns)).movedim(-1, 1)
         return self.scaled(planes).movedim(1, -1).flatten(1, 3)
 
     def maps(self, value: Tensor) -> Tensor:
         """A feature map, [1 or rows, C, ..., h, w]. One that windows cannot be cut from is spread over the canvas first, as
         Stable Cascade's stage C, which is cut at single cells, does it."""
-        _, coarser = scale_of(self.canvas, tuple(value.shape[-2:])) or (1, 1)
-        if value.ndim == 4 and self.unit % coarser:
+        if value.ndim == 4 and self.unit % self._coarser(value):
             value = F.interpolate(value, size=self.canvas, mode="bilinear", align_corners=True)
         return self.scaled(value)
+
+    def _coarser(self, value: Tensor) -> int:
+        """How many cells of the canvas a cell of `value` covers along a side."""
+        return (scale_of(self.canvas, tuple(value.shape[-2:])) or (1, 1))[1]
 
     def latent(self, value: Any) -> Any:
         """What belongs to a cell of the canvas; resampled where its resolution is another one, whole where it has none."""
@@ -123,12 +127,11 @@ class Cutter:
 
     def _no_coarser_than_a_unit(self, value: Tensor) -> Tensor:
         """Windows start on units, so what lies on a coarser grid is repeated for each unit in one of its cells."""
-        _, coarser = scale_of(self.canvas, tuple(value.shape[-2:])) or (1, 1)
-        times = coarser // self.unit
+        times = self._coarser(value) // self.unit
         if times < 2:
             return value
-        grid = [ceil_div(length, self.unit) for length in self.canvas]
-        return value.repeat_interleave(times, -2).repeat_interleave(times, -1)[..., : grid[0], : grid[1]]
+        rows, columns = self.units
+        return value.repeat_interleave(times, -2).repeat_interleave(times, -1)[..., :rows, :columns]
 
     def same_size(self, value: Any, least_rank: int = 4) -> Any:
         """Pictures to look at (references): those of the canvas' size lie on it and are cut, others are seen whole."""
@@ -148,15 +151,15 @@ class Cutter:
 
     def token_mask(self, value: Any) -> Any:
         """A mask between all tokens, text then canvas, [1 or rows, tokens, tokens]; one of text alone goes whole."""
-        grid = [ceil_div(length, self.unit) for length in self.canvas]
-        tokens = self.text_tokens + grid[0] * grid[1]
+        patches = self.units[0] * self.units[1]
+        tokens = self.text_tokens + patches
         if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[-2:] != (tokens, tokens):
             return self.whole(value)
-        numbers = torch.arange(grid[0] * grid[1], device=value.device).view(grid) + self.text_tokens
+        numbers = torch.arange(patches, device=value.device).view(self.units) + self.text_tokens
         text = torch.arange(self.text_tokens, device=value.device)
         cut = []
         for box in self.boxes:
-            kept = torch.cat([text, numbers[on_grid(box, self.canvas, tuple(grid)).slices].flatten()])
+            kept = torch.cat([text, numbers[on_grid(box, self.canvas, self.units).slices].flatten()])
             cut.append(value[..., kept, :][..., kept])
         if len(cut) == 1:
             return cut[0]

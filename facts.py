@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from .quadtree import Quadtree
-from .run import TYPICAL, Settings, estimate
+from .run import TYPICAL, typical_cost
 from .utils import ceil_div
 
 BARS = 10  # of the histogram of denoise
@@ -44,10 +44,10 @@ class Facts:
 
 
 def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
-    """Facts of one tree, or the means of several; the cost is that of a typical model, see `estimate`."""
-    maps = [tree.denoise_map(ceil_div(tree.height, 8), ceil_div(tree.width, 8)) for tree in trees]
+    """Facts of one tree, or the means of several; the cost is that of a typical model, see `typical_cost`."""
+    cell = TYPICAL.px_per_cell
+    maps = [tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees]
     histograms = [cells.clamp(0, 1).histc(BARS, 0, 1) / cells.numel() for cells in maps]
-    costs = [estimate([tree], Settings(), TYPICAL, steps, *cells.shape) for tree, cells in zip(trees, maps, strict=True)]
     sides = Counter(leaf.side for tree in trees for leaf in tree.leaves)
     return Facts(
         size=(trees[0].width, trees[0].height),
@@ -57,6 +57,6 @@ def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
         histogram=tuple(mean(float(one[number]) for one in histograms) for number in range(BARS)),
         kept=mean(float((cells == 0).double().mean()) for cells in maps),
         denoise=mean(float(cells.mean()) for cells in maps),
-        cost=mean(costs),
+        cost=mean(typical_cost(tree, steps) for tree in trees),
         steps=steps,
     )

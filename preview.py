@@ -21,8 +21,7 @@ from PIL import Image
 
 from .quadtree import CellSums, Quadtree, build_quadtree
 from .regions import Painting
-from .run import TYPICAL, Settings, estimate
-from .utils import ceil_div
+from .run import typical_cost
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent; the largest, which come first. The tree is built whole
@@ -74,8 +73,9 @@ def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
     """What the node shows after a run on image [H, W, C]: a small picture, and a key for later previews of the same pixels."""
     key = uuid.uuid4().hex
     IMAGES.get(("run", key), lambda: cells)
-    levels = (image[..., :3].expand(-1, -1, 3).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    picture = Image.fromarray(levels)
+    step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))  # else an 8192 px image would be copied whole
+    shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
+    picture = Image.fromarray((shown * 255).round().to(torch.uint8).cpu().numpy())
     picture.thumbnail((SHOWN_PX, SHOWN_PX))
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str,
     answer["token"] = source.token
     answer["notice"] = None if regions is not None else "painted on an image of another shape: regions ignored"
     if request.get("cost"):
-        answer["cost"] = cost_of(tree)
+        answer["cost"] = typical_cost(tree, STEPS)
         answer["steps"] = STEPS
     return answer
 
@@ -170,12 +170,6 @@ def answer_of(tree: Quadtree) -> dict[str, Any]:
         "denoise": [round(1000 * leaf.denoise) for leaf in sent],
         "detail": [round(10 * leaf.detail) for leaf in sent],
     }
-
-
-def cost_of(tree: Quadtree) -> float:
-    """Share of the full model cost of a typical run, see `estimate`."""
-    size = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
-    return estimate([tree], Settings(), TYPICAL, STEPS, *size)
 
 
 def register(limits_of: Callable[..., dict[str, Any]]) -> None:

@@ -131,6 +131,11 @@ class Tally:
     cells: int = 0
     canvas_cells: int = 0
 
+    @property
+    def share(self) -> float:
+        """Of what is evaluated without this node."""
+        return self.cells / max(1, self.canvas_cells)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -226,9 +231,8 @@ class Run:
 
     def summary(self) -> str:
         """What the run cost and kept, in words."""
-        share = 100 * self.tally.cells / max(1, self.tally.canvas_cells)
         kept = 100 * float(self.kept().double().mean())
-        return f"{self.steps} steps, {share:.1f}% of the full model cost, {kept:.1f}% of the latent kept"
+        return f"{self.steps} steps, {100 * self.tally.share:.1f}% of the full model cost, {kept:.1f}% of the latent kept"
 
     def by_image(self, latent: Tensor) -> Tensor:
         """[conds * B, C, ..., H, W] as [conds, B, C, ..., H, W], so that what is said per image fits."""
@@ -329,3 +333,9 @@ def estimate(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, 
     run.sigmas = [float(steps - step) for step in range(steps + 1)]
     cells = sum(window.box.width * window.box.height for step in range(steps) for window in run.windows(step))
     return cells / (steps * height * width)
+
+
+def typical_cost(tree: Quadtree, steps: int) -> float:
+    """`estimate` for an image of the tree's own size with default settings, where the model is not known."""
+    size = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
+    return estimate([tree], Settings(), TYPICAL, steps, *size)

@@ -260,9 +260,8 @@ class TiledDiffusion:
         noisy, sigma = args["input"], args["timestep"]
         steps = [run.step(sigma, noisy.device, noisy.ndim, place) for place in places]
         at = {place: narrowed(args["c"], run.canvas, place, run.tiling.unit) for place in places if place != run.canvas}
-        if len(at) == 1 == len(set(places)):
-            args = {**args, "c": at[places[0]]}
         if len(set(places)) == 1:
+            args = {**args, "c": at.get(places[0], args["c"])}
             return self.evaluate_windows(apply_model, args, run, steps[0])
         parts: list[Tensor] = list(noisy.chunk(len(places)))
         if all(_is_one_window(step) for step in steps) and all(c is args["c"] for c in at.values()):
@@ -399,7 +398,8 @@ def _of_conds(args: dict[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
 
 def _cut(args: dict[str, Any], boxes: Sequence[Box], run: Run) -> dict[str, Any]:
     """The arguments of a model-function wrapper for a batch of windows of one shape."""
-    cut, control, unit = window_args(args, boxes, run.tiling.unit, run.warned), args["c"].get("control"), run.tiling.unit
+    unit, control = run.tiling.unit, args["c"].get("control")
+    cut = window_args(args, boxes, unit, run.warned)
     if isinstance(control, Deferred):
         cut["c"]["control"] = control.in_windows(boxes, unit, cut)
     elif control is not None:
@@ -438,8 +438,8 @@ def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
 
 
 def _progress(run: Run, step: Step, done: int) -> str:
-    share = 100 * run.tally.cells / max(1, run.tally.canvas_cells)
-    return f"step {step.index + 1}/{run.steps}, {done} of {len(step.windows)} windows, {share:.0f}% of full cost so far"
+    so_far = f"{100 * run.tally.share:.0f}% of full cost so far"
+    return f"step {step.index + 1}/{run.steps}, {done} of {len(step.windows)} windows, {so_far}"
 
 
 def _cost(tiling: Tiling, box: Box, windows: int) -> float:

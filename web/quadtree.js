@@ -47,6 +47,9 @@ function element(tag, className, properties = {}) {
   return Object.assign(document.createElement(tag), { className, ...properties });
 }
 
+const isLinked = (input) => (input?.link ?? null) !== null;
+const inputOf = (node, name) => node.inputs?.find((one) => one.name === name);
+
 function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
@@ -58,15 +61,17 @@ const MUTED = 2;
 const BYPASSED = 4;
 const opened = new WeakMap(); // subgraph -> the node it was opened from: it may have several
 
+const rootGraph = () => app.rootGraph ?? app.graph;
+
 /** All graphs of the workflow: the root and every subgraph. */
 function allGraphs() {
-  const root = app.rootGraph ?? app.graph;
+  const root = rootGraph();
   return [root, ...(root.subgraphs?.values() ?? [])];
 }
 
 /** The nodes through which a graph is reached from the root, the outermost first. */
 function hostsOf(graph) {
-  if (graph === (app.rootGraph ?? app.graph)) return [];
+  if (graph === rootGraph()) return [];
   const inside = (node) => node.subgraph === graph;
   const host = [opened.get(graph), ...allGraphs().flatMap((one) => one.nodes)].find((node) => node?.graph && inside(node));
   return host ? [...hostsOf(host.graph), host] : [];
@@ -74,8 +79,8 @@ function hostsOf(graph) {
 
 /** What an input of a node has: its widget's value, or what is behind its link. */
 function valueOf(node, name, hosts) {
-  const input = node.inputs?.find((one) => one.name === name);
-  return (input?.link ?? null) === null ? widgetOf(node, name)?.value : followed(node.graph, input.link, hosts);
+  const input = inputOf(node, name);
+  return isLinked(input) ? followed(node.graph, input.link, hosts) : widgetOf(node, name)?.value;
 }
 
 /**
@@ -87,14 +92,14 @@ function followed(graph, id, hosts) {
   if (!link) return undefined;
   if (Number(link.origin_id) === INPUTS) {
     const host = hosts.at(-1);
-    const input = host?.inputs.find((one) => one.name === graph.inputs[link.origin_slot]?.name);
+    const input = host && inputOf(host, graph.inputs[link.origin_slot]?.name);
     if (!input) return undefined;
-    if ((input.link ?? null) === null) return host.getWidgetFromSlot?.(input)?.value;
+    if (!isLinked(input)) return host.getWidgetFromSlot?.(input)?.value;
     return followed(host.graph, input.link, hosts.slice(0, -1));
   }
   const node = graph.getNodeById(link.origin_id);
   if (!node || node.mode === MUTED) return undefined;
-  const through = (input) => ((input?.link ?? null) === null ? undefined : followed(graph, input.link, hosts));
+  const through = (input) => (isLinked(input) ? followed(graph, input.link, hosts) : undefined);
   if (node.mode === BYPASSED) {
     const type = node.outputs[link.origin_slot].type;
     return through([node.inputs[link.origin_slot], ...node.inputs].find((one) => one && (one.type === type || one.type === "*")));
@@ -241,7 +246,7 @@ class Panel {
 
   // ---- asking for the tree
 
-  /** What the server is asked for; without an image, what stands in the line instead is in `words`. */
+  /** What the server is asked for; neither `image` nor `run` where there is no image yet. */
   request() {
     const hosts = hostsOf(this.node.graph);
     const plain = (value, name) => (value === undefined || value?.node ? widgetOf(this.node, name)?.value : value);
@@ -306,8 +311,8 @@ class Panel {
     const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
     if (!answer.ok) return this.show(null, tree.error ?? `The server refused the preview (${answer.status}).`);
-    const masked = (this.node.inputs?.find((input) => input.name === "mask")?.link ?? null) !== null;
-    this.show(tree, summary(tree) + (masked ? "; the mask is not in this preview" : ""), false);
+    const masked = isLinked(inputOf(this.node, "mask")) ? "; the mask is not in this preview" : "";
+    this.show(tree, summary(tree) + masked, false);
     const url = body.image ? viewOf(body.image, tree.token) : this.lastRun.url;
     if (this.image.getAttribute("src") !== url) this.image.src = url;
     if (!cost) this.settle = setTimeout(() => this.refresh(true), SETTLED_MS);
@@ -400,8 +405,7 @@ class Panel {
 
   /** Regions that come from a link, or from the widget of a subgraph's box, are not painted here. */
   readOnly() {
-    const input = this.node.inputs?.find((one) => one.name === "regions");
-    return !widgetOf(this.node, "regions") || (input?.link ?? null) !== null;
+    return !widgetOf(this.node, "regions") || isLinked(inputOf(this.node, "regions"));
   }
 
   /** What is painted over a leaf's centre. */
@@ -454,8 +458,10 @@ class Panel {
     const before = this.regions();
     this.write(text);
     if (undoable) this.remember(before);
-    else captureState();
-    this.draw();
+    else {
+      captureState();
+      this.draw();
+    }
   }
 
   write(text) {
@@ -549,7 +555,7 @@ const extension = {
 
   // After undo and a tab switch nodes are new and are not told of their last run otherwise.
   onNodeOutputsUpdated(outputs) {
-    const root = app.rootGraph ?? app.graph;
+    const root = rootGraph();
     for (const graph of allGraphs())
       for (const node of graph.nodes) {
         const output = outputs[graph === root ? String(node.id) : `${graph.id}:${node.id}`];
