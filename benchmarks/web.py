@@ -125,12 +125,12 @@ def panel(url: str, chromium: str) -> list[dict]:
 
 
 def run() -> list[dict]:
-    from quadtree_pack.tests.demo import demo
+    from quadtree_pack.tests.demo import running
 
     chromium = os.environ.get("QUADTREE_CHROMIUM", "")
     with tempfile.TemporaryDirectory() as folder:
         base = prepared(Path(folder))
-        with demo.running(base, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+        with running(base) as server:
             rows = route(server.url + "/quadtree/preview") + (panel(server.url, chromium) if chromium else [])
     for row in rows:
         figure = f"{row['ms']:>8.1f} ms" if "ms" in row else f"{row['per_second']:>8.1f}"

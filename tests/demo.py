@@ -1,7 +1,12 @@
 """The demo's program as a module: how tests start a real server, queue prompts and read what came."""
 
+import contextlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from quadtree_pack.tests.conftest import ROOT
 
@@ -14,3 +19,10 @@ def _load():
 
 
 demo = _load()
+
+
+@contextlib.contextmanager
+def running(base: Path) -> Iterator[Any]:
+    """The ComfyUI of COMFYUI_PATH with the demo's packs on a free port; its user data lies in `base`."""
+    with demo.running(base, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+        yield server

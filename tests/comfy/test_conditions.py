@@ -3,28 +3,13 @@
 The entries are put into real model calls of core, as a model's own `extra_conds` does.
 """
 
-import gc
-from functools import cache
-
 import comfy.conds
 import pytest
 from quadtree_pack.tests.comfy.support import error, patched, pointwise, tree_of, with_extra_conds
-from quadtree_pack.tests.comfy.tiny_models import ZOO, gauss, sample
+from quadtree_pack.tests.comfy.tiny_models import entry_of, gauss, sample
 
 EVEN, ODD = (32, 40), (33, 43)
 TEXT = 12  # tokens of the tiny Flux and Wan
-
-
-@cache
-def entry_of(name):
-    return ZOO[name]()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models_are_freed_before_the_interpreter_ends():
-    yield
-    entry_of.cache_clear()
-    gc.collect()
 
 
 def still(channels, scale=1.0, *depth):

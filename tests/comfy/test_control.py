@@ -26,7 +26,7 @@ from quadtree_pack.tests.comfy.tiny_controls import (
     sdxl_controlnet,
     with_control,
 )
-from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.tests.comfy.tiny_models import ZOO, entry_of, sample
 
 RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.6}
 
@@ -48,11 +48,6 @@ CONTROLS = {
 }
 
 
-@cache
-def entry_of(name):
-    return ZOO[name]()
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_loaded_before_a_test():
     comfy.model_management.unload_all_models()
@@ -64,11 +59,9 @@ def control_of(name):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def models_are_freed_before_the_interpreter_ends():
+def controls_are_freed_before_the_interpreter_ends():
     yield
-    entry_of.cache_clear()
     control_of.cache_clear()
-    gc.collect()
 
 
 def controlled(name, strength=1.0, **percents):

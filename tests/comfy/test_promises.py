@@ -1,11 +1,9 @@
 """The promises, on ComfyUI's own samplers, schedulers and model code with tiny real architectures."""
 
-import gc
 import hashlib
 import logging
 import subprocess
 import sys
-from functools import cache
 
 import comfy.model_management
 import comfy.sample
@@ -17,7 +15,7 @@ from quadtree_pack.blending import METHODS, shares
 from quadtree_pack.conditioning import window_args
 from quadtree_pack.run import Geometry, Settings, estimate
 from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
-from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.tests.comfy.tiny_models import ZOO, entry_of, sample
 from quadtree_pack.tests.conftest import ROOT
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
@@ -27,18 +25,6 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 CROSS_SECTION = ["sd15", "sd2_v", "sdxl", "sd15_inpaint", "flux", "flux_kontext", "qwen_image"]  # all: test_families.py
 MAIN_FAMILIES = ["sd15", "sd2_v", "sdxl", "flux"]
 STOPS_BEFORE_0 = {"dpm_fast", "dpm_adaptive"}  # core ends these two at the last sigma above 0
-
-
-@cache
-def entry_of(name):
-    return ZOO[name]()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models_are_freed_before_the_interpreter_ends():
-    yield
-    entry_of.cache_clear()
-    gc.collect()
 
 
 @pytest.fixture

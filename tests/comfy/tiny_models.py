@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -1148,3 +1148,9 @@ FAMILIES = (
     *(cosmos, cosmos_predict2, cosmos_predict2_i2v, anima),
 )
 ZOO: dict[str, Callable[[], Entry]] = {make.__name__: make for make in FAMILIES}
+
+
+@cache
+def entry_of(name: str) -> Entry:
+    """One entry for all tests of a module; conftest.py frees them after it."""
+    return ZOO[name]()

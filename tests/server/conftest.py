@@ -1,11 +1,10 @@
 """One real server for the tests that need nothing special of it."""
 
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 from quadtree_pack.tests.demo import demo
+from quadtree_pack.tests.demo import running as running_server
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +17,5 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def running(base):
-    comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
-    with demo.running(base, comfyui, demo.free_port()) as server:
+    with running_server(base) as server:
         yield server

@@ -1,14 +1,13 @@
 """The route of the live preview on the real server: the same tree as a run, and clear words for everything it cannot do."""
 
 import json
-import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from quadtree_pack.tests.demo import demo
+from quadtree_pack.tests.demo import running as running_server
 
 VALUES = {"content_threshold": 25, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
 
@@ -35,7 +34,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(base):
-    with demo.running(base, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+    with running_server(base) as server:
         yield server
 
 
@@ -173,7 +172,7 @@ def test_a_changed_file_gives_a_new_tree_and_token(running, base):
 
 def test_a_second_copy_of_the_pack_does_not_stop_the_server(tmp_path, monkeypatch):
     monkeypatch.setitem(demo.PACKS, "a-second-copy", demo.ROOT)
-    with demo.running(tmp_path, Path(os.environ["COMFYUI_PATH"]).resolve(), demo.free_port()) as server:
+    with running_server(tmp_path) as server:
         assert ask(server, {"image": "missing.png", **VALUES})[0] == 404
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo
+from quadtree_pack.tests.demo import demo, running
 
 from .frontend import Frontend
 
@@ -37,9 +37,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(base):
-    comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
-    with demo.running(base, comfyui, demo.free_port()) as running:
-        yield running
+    with running(base) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -8,44 +8,31 @@ DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply"]
 FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 
 
+def node(number, kind, inputs, outputs, *, at=(20, 480), size=(200, 40), mode=0, values=()):
+    """A node as a workflow stores it; inputs as (name, type, link), outputs as (name, type, links)."""
+    return {
+        "id": number,
+        "type": kind,
+        "pos": list(at),
+        "size": list(size),
+        "flags": {},
+        "order": number,
+        "mode": mode,
+        "inputs": [{"name": name, "type": slot, "link": link} for name, slot, link in inputs],
+        "outputs": [{"name": name, "type": slot, "links": links} for name, slot, links in outputs],
+        "properties": {"Node name for S&R": kind},
+        "widgets_values": list(values),
+    }
+
+
 def workflow(image="picture.png", values=None, linked=True):
     """Load Image -> Quadtree Visualizer."""
-    loader = {
-        "id": LOADER,
-        "type": "LoadImage",
-        "pos": [20, 80],
-        "size": [280, 320],
-        "flags": {},
-        "order": 0,
-        "mode": 0,
-        "inputs": [],
-        "outputs": [
-            {"name": "IMAGE", "type": "IMAGE", "links": [1] if linked else []},
-            {"name": "MASK", "type": "MASK", "links": []},
-        ],
-        "properties": {"Node name for S&R": "LoadImage"},
-        "widgets_values": [image, "image"],
-    }
-    visualizer = {
-        "id": VISUALIZER,
-        "type": "QuadtreeVisualizer",
-        "pos": [360, 80],
-        "size": [420, 640],
-        "flags": {},
-        "order": 1,
-        "mode": 0,
-        "inputs": [
-            {"name": "image", "type": "IMAGE", "link": 1 if linked else None},
-            {"name": "mask", "type": "MASK", "link": None},
-        ],
-        "outputs": [
-            {"name": "image", "type": "IMAGE", "links": []},
-            {"name": "quadtree", "type": "QUADTREE", "links": []},
-            {"name": "denoise_map", "type": "MASK", "links": []},
-        ],
-        "properties": {"Node name for S&R": "QuadtreeVisualizer"},
-        "widgets_values": list(values or DEFAULTS),
-    }
+    outputs = [("IMAGE", "IMAGE", [1] if linked else []), ("MASK", "MASK", [])]
+    loader = node(LOADER, "LoadImage", [], outputs, at=(20, 80), size=(280, 320), values=(image, "image"))
+    inputs = [("image", "IMAGE", 1 if linked else None), ("mask", "MASK", None)]
+    outputs = [("image", "IMAGE", []), ("quadtree", "QUADTREE", []), ("denoise_map", "MASK", [])]
+    values = values or DEFAULTS
+    visualizer = node(VISUALIZER, "QuadtreeVisualizer", inputs, outputs, at=(360, 80), size=(420, 640), values=values)
     return {
         "last_node_id": 2,
         "last_link_id": 1,

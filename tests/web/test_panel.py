@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, workflow
+from .frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, node, workflow
 
 COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
 
@@ -199,21 +199,7 @@ def test_the_panel_follows_what_denoise_follows(page):
 
 def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
     graph = workflow()
-    graph["nodes"].append(
-        {
-            "id": 3,
-            "type": "ImageInvert",
-            "pos": [20, 480],
-            "size": [200, 40],
-            "flags": {},
-            "order": 1,
-            "mode": 0,
-            "inputs": [{"name": "image", "type": "IMAGE", "link": 1}],
-            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}],
-            "properties": {},
-            "widgets_values": [],
-        }
-    )
+    graph["nodes"].append(node(3, "ImageInvert", [("image", "IMAGE", 1)], [("IMAGE", "IMAGE", [2])]))
     graph["links"] = [[1, LOADER, 0, 3, 0, "IMAGE"], [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
     graph["nodes"][1]["inputs"][0]["link"] = 2
     page.load(graph)
@@ -229,31 +215,8 @@ def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
 def test_bypassed_nodes_and_reroutes_are_seen_through(page):
     graph = workflow()
     graph["nodes"] += [
-        {
-            "id": 3,
-            "type": "ImageInvert",
-            "pos": [20, 480],
-            "size": [200, 40],
-            "flags": {},
-            "order": 1,
-            "mode": 4,
-            "inputs": [{"name": "image", "type": "IMAGE", "link": 1}],
-            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}],
-            "properties": {},
-            "widgets_values": [],
-        },
-        {
-            "id": 4,
-            "type": "Reroute",
-            "pos": [20, 560],
-            "size": [75, 26],
-            "flags": {},
-            "order": 2,
-            "mode": 0,
-            "inputs": [{"name": "", "type": "*", "link": 2}],
-            "outputs": [{"name": "", "type": "IMAGE", "links": [3]}],
-            "properties": {},
-        },
+        node(3, "ImageInvert", [("image", "IMAGE", 1)], [("IMAGE", "IMAGE", [2])], mode=4),
+        node(4, "Reroute", [("", "*", 2)], [("", "IMAGE", [3])], at=(20, 560), size=(75, 26)),
     ]
     graph["links"] = [
         [1, LOADER, 0, 3, 0, "IMAGE"],
