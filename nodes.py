@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,17 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .blending import METHODS
+from .budget import LOWEST, Choice, build_for_cost
 from .composite import composite
+from .detail import DETAIL_METRICS, LARGEST_PX, CellSums
 from .facts import facts_of
 from .overlay import draw_overlay
 from .preview import left_by_run, register
-from .quadtree import DENOISE_BY, LARGEST_PX, MASK_MODES, CellSums, Quadtree, build_quadtree
+from .quadtree import DENOISE_BY, MASK_MODES, Quadtree
 from .regions import Painting, Region
 from .run import Settings
 from .tiled_diffusion import attach
-from .utils import checked, warn
+from .utils import checked, info, warn
 from .velocity import SCHEDULES
 
 QuadtreeType = io.Custom("QUADTREE")
@@ -49,8 +51,8 @@ class QuadtreeVisualizer(io.ComfyNode):
                     min=1.0,
                     max=200.0,
                     step=0.5,
-                    tooltip="A tile is split while its colours vary more than this: the standard deviation of R, G and B "
-                    "together, in 0-255 units. Lower = more, smaller tiles.",
+                    tooltip="A tile is split while its detail is above this: the standard deviation of R, G and B together, in "
+                    "0-255 units, or what detail_metric says. Lower = more, smaller tiles.",
                 ),
                 io.Int.Input(
                     "min_tile_size", default=64, min=8, max=MAX_PX, step=8, tooltip="Side of the smallest tile, in px."
@@ -118,6 +120,24 @@ class QuadtreeVisualizer(io.ComfyNode):
                     tooltip="How the mask joins the tiles. multiply: denoise x mask. limit: never above the mask. at least: "
                     "never below it (a face gets full strength). replace: the mask alone.",
                 ),
+                io.Combo.Input(
+                    "detail_metric",
+                    options=list(DETAIL_METRICS),
+                    default="color",
+                    optional=True,
+                    tooltip="What counts as detail. color: how much a tile's colours vary. edges: how strong its edges are on "
+                    "average (line art, text; they are weaker in an enlarged image). both: the larger of the two.",
+                ),
+                io.Float.Input(
+                    "cost_budget",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Finds the content_threshold at which a run takes about this share of the full model cost: 0.4 = "
+                    "40%. 0 = off, use content_threshold. The node shows which threshold it found.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -131,6 +151,7 @@ class QuadtreeVisualizer(io.ComfyNode):
                     tooltip="Denoise per px, 0 to 1. Works as a mask, also with core's Differential Diffusion.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -148,19 +169,31 @@ class QuadtreeVisualizer(io.ComfyNode):
         denoise_by: str = "area",
         invert: bool = False,
         mask_mode: str = "multiply",
+        detail_metric: str = "color",
+        cost_budget: float = 0.0,
     ) -> io.NodeOutput:
         limits = visualizer_limits(
-            content_threshold, min_tile_size, max_tile_size, min_denoise, max_denoise, denoise_by, invert
+            content_threshold=content_threshold,
+            min_tile_size=min_tile_size,
+            max_tile_size=max_tile_size,
+            min_denoise=min_denoise,
+            max_denoise=max_denoise,
+            denoise_by=denoise_by,
+            invert=invert,
+            detail_metric=detail_metric,
+            cost_budget=cost_budget,
         )
         mode = _choice("mask_mode", mask_mode, MASK_MODES)
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = _masks(mask, len(_checked_image(image)))
         painted = _regions(regions, image)
-        cells = [CellSums.of_image(picture) for picture in image]
-        trees = tuple(
-            build_quadtree(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
+        cells = [CellSums.of_image(picture, edges=True) for picture in image]  # the panel may ask for edges later
+        built = [
+            build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
             for sums, limit in zip(cells, masks, strict=True)
-        )
+        ]
+        trees, choices = zip(*built, strict=True)
+        _tell(choices, progress_text(cls.hidden.unique_id if cls.hidden else None))
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
         drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
         pictures = torch.stack(list(drawn))
@@ -168,6 +201,7 @@ class QuadtreeVisualizer(io.ComfyNode):
 
 
 def visualizer_limits(
+    *,
     content_threshold: Any,
     min_tile_size: Any,
     max_tile_size: Any,
@@ -175,12 +209,19 @@ def visualizer_limits(
     max_denoise: Any,
     denoise_by: Any = "area",
     invert: Any = False,
+    detail_metric: Any = "color",
+    cost_budget: Any = 0.0,
 ) -> dict[str, Any]:
-    """The arguments of `build_quadtree`, checked."""
+    """The arguments of `build_for_cost`, checked."""
     if not isinstance(invert, bool):
         raise ValueError(f"invert is {invert!r}; it must be true or false.")
+    budget = checked("cost_budget", cost_budget, 0, 1)
+    if 0 < budget < LOWEST:
+        raise ValueError(f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1.")
     return {
+        "budget": budget,
         "denoise_by": _choice("denoise_by", denoise_by, DENOISE_BY),
+        "detail_metric": _choice("detail_metric", detail_metric, DETAIL_METRICS),
         "invert": invert,
         "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
         "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
@@ -188,6 +229,15 @@ def visualizer_limits(
         "min_denoise": checked("min_denoise", min_denoise, 0, 1),
         "max_denoise": checked("max_denoise", max_denoise, 0, 1),
     }
+
+
+def _tell(choices: Sequence[Choice | None], show: Callable[[str], None] | None) -> None:
+    """Which threshold was found for each image, in the log and on the node."""
+    lines = [choice.text() for choice in choices if choice is not None]
+    for line in lines:
+        info("%s", line)
+    if lines and show is not None:
+        show("\n".join(lines))
 
 
 def _regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:

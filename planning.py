@@ -47,6 +47,10 @@ class Cost:
     per_window: float
     quadratic: float
 
+    def scaled(self, factor: float) -> Cost:
+        """The same cost where so many times as many cells lie in a window."""
+        return Cost(self.per_call * factor, self.per_window * factor, self.quadratic * factor)
+
     def of_windows(self, cells: np.ndarray | int, batch: int) -> np.ndarray | float:
         """Cost of one window of so many cells that is evaluated in batches of `batch`."""
         return self.per_call / batch + (cells + self.per_window) * (1 + cells / self.quadratic)

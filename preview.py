@@ -19,16 +19,17 @@ import folder_paths
 import torch
 from PIL import Image
 
-from .quadtree import CellSums, Quadtree, build_quadtree
+from .budget import build_for_cost
+from .detail import CellSums
+from .quadtree import Quadtree
 from .regions import Painting
-from .run import typical_cost
+from .run import TYPICAL_STEPS, typical_cost
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent; the largest, which come first. The tree is built whole
 KEPT_IMAGES = 8
 SHOWN_PX = 1024  # longest side of the picture that a run leaves for the panel
 LARGEST_REQUEST = 4 << 20
-STEPS = 20
 
 
 class RequestError(ValueError):
@@ -132,7 +133,7 @@ def _read(name: str) -> CellSums:
         image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
     except Exception:  # of any decoder, whose words may hold a path
         raise RequestError("This file cannot be read as an image.", 415) from None
-    return CellSums.of_image(image[0])
+    return CellSums.of_image(image[0], edges=True)
 
 
 def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
@@ -143,18 +144,19 @@ def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str,
     missing = [name for name in names if name not in request]
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
-    given = [name for name in ("denoise_by", "invert") if name in request]
+    given = [name for name in ("denoise_by", "invert", "detail_metric", "cost_budget") if name in request]
     limits = limits_of(**{name: request[name] for name in (*names, *given)})
     painting = Painting.from_json(request.get("regions", ""))
     source = source_of(request)
     regions = painting.on(source.cells.width, source.cells.height)
-    tree = build_quadtree(source.cells, regions=regions or (), **limits)
+    tree, choice = build_for_cost(source.cells, mask=None, mask_mode="multiply", regions=regions or (), **limits)
     answer = answer_of(tree)
+    answer["threshold"] = choice and choice.threshold
     answer["token"] = source.token
     answer["notice"] = None if regions is not None else "painted on an image of another shape: regions ignored"
     if request.get("cost"):
-        answer["cost"] = typical_cost(tree, STEPS)
-        answer["steps"] = STEPS
+        answer["cost"] = typical_cost(tree, TYPICAL_STEPS)
+        answer["steps"] = TYPICAL_STEPS
     return answer
 
 

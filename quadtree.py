@@ -14,19 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .detail import DETAIL_METRICS, GRID_PX, LARGEST_PX, CellSums, needs_edges, pooled
 from .regions import Region, painted_grid
 from .utils import ceil_div, round_down, round_up
 
-GRID_PX = 8  # leaves begin and end on this px grid; the detail measure is summed on it
-BAND_BYTES = 6 << 20  # float64 working set of the detail measure: one band of rows that stays in the CPU's cache
 JSON_VERSION = 1
-LARGEST_PX = 1 << 16
 
 
 class Box(NamedTuple):
@@ -122,7 +120,7 @@ class Quadtree:
             values = MASK_MODES[self.mask.mode](values, self.mask.resampled(height_cells, width_cells))
         if self.kept_below_px:
             sides, side = self.side_grid()
-            own = sides[_centre_blocks(height_cells, self.height, side)][:, _centre_blocks(width_cells, self.width, side)]
+            own = sides[centre_blocks(height_cells, self.height, side)][:, centre_blocks(width_cells, self.width, side)]
             values = values.where(own >= self.kept_below_px, 0.0)
         return values
 
@@ -134,7 +132,7 @@ class Quadtree:
     def _sampled(self, height: int, width: int) -> Tensor:
         """Area means of the leaves, [height, width], capped by the leaf at each cell's centre."""
         grid, side = self._painted(leaf.denoise for leaf in self.leaves)
-        own = grid[_centre_blocks(height, self.height, side)][:, _centre_blocks(width, self.width, side)]
+        own = grid[centre_blocks(height, self.height, side)][:, centre_blocks(width, self.width, side)]
         if side * height % self.height == 0 and side * width % self.width == 0:
             return own  # every cell lies inside one leaf
         vertical = _area_weights(height, self.height, side, grid.shape[0])
@@ -143,16 +141,11 @@ class Quadtree:
 
     def _painted(self, values: Iterable[float]) -> tuple[Tensor, int]:
         """One value per leaf, painted on blocks of the smallest leaf's side: ([rows, columns] float64, that side in px)."""
-        side = self.root_px
-        grid = torch.zeros(ceil_div(self.height, side), ceil_div(self.width, side), dtype=torch.float64)
         x0, y0, sides = torch.tensor([(leaf.x0, leaf.y0, leaf.side) for leaf in self.leaves]).unbind(1)
         values = torch.tensor(list(values), dtype=torch.float64)
-        for next_side in sides.unique(sorted=True).flip(0).tolist():
-            grid = grid.repeat_interleave(side // next_side, 0).repeat_interleave(side // next_side, 1)
-            side = next_side
-            chosen = sides == side
-            grid.index_put_((y0[chosen] // side, x0[chosen] // side), values[chosen], accumulate=True)
-        return grid, side
+        chosen = ((side, sides == side) for side in sides.unique(sorted=True).flip(0).tolist())
+        groups = ((side, x0[some], y0[some], values[some]) for side, some in chosen)
+        return painted(groups, self.width, self.height, self.root_px)
 
     def check_fits(self, height_cells: int, width_cells: int) -> None:
         """Raise ValueError unless the latent has this image's aspect, give or take a cell of rounding."""
@@ -219,68 +212,113 @@ class Quadtree:
             self.mask.check()
 
 
-@dataclass(frozen=True, slots=True)
-class CellSums:
-    """What the tree needs of an image of `width` x `height` px: sums over 8 x 8 px cells, see `of_image`."""
+class Group(NamedTuple):
+    """The leaves of one side in px, as columns [n]: corners in px, detail in 0..255 units, denoise in 0..1."""
 
-    width: int
-    height: int
-    sums: Tensor
+    side: int
+    x0: Tensor
+    y0: Tensor
+    x1: Tensor
+    y1: Tensor
+    detail: Tensor
+    denoise: Tensor
 
-    @classmethod
-    def of_image(cls, image: Tensor) -> CellSums:
-        """Of an image [H, W, C] in 0..1, C = 1, 3 or 4 (alpha is not looked at); ValueError for an empty one, or NaN in it."""
-        if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.numel() == 0:
-            raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty.")
-        height, width = image.shape[:2]
-        if max(width, height) > LARGEST_PX:
-            raise ValueError(f"The image has {width} x {height} px; the longest side may have {LARGEST_PX} px.")
-        return cls(width, height, _cell_sums(image))
+
+class Subdivision:
+    """All that decides an image's leaves but the threshold; asked for many thresholds it sums nothing twice."""
+
+    def __init__(
+        self,
+        cells: CellSums,
+        *,
+        min_tile_px: int = 64,
+        max_tile_px: int = 1024,
+        min_denoise: float = 0.2,
+        max_denoise: float = 0.8,
+        denoise_by: str = "area",
+        detail_metric: str = "color",
+        invert: bool = False,
+        regions: Sequence[Region] = (),
+    ) -> None:
+        _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
+        if needs_edges(detail_metric) and not cells.edges:
+            raise ValueError(
+                f"These cell sums hold no edges, which detail_metric {detail_metric!r} needs; see CellSums.of_image."
+            )
+        self.size = cells.width, cells.height
+        self.sides = tree_sides(min_tile_px, max_tile_px)
+        self.limits = min_denoise, max_denoise
+        self.busy, self.invert = DENOISE_BY[denoise_by], invert
+        pyramid = [pooled(cells.sums, self.sides[-1] // GRID_PX, self.sides[0] // GRID_PX)]
+        for _ in self.sides[1:]:
+            pyramid.insert(0, pooled(pyramid[0], 2, 2))
+        self.details = [DETAIL_METRICS[detail_metric](sums) for sums in pyramid]
+        self.inside = [sums[..., 4] > 0 for sums in pyramid]  # blocks that lie wholly outside the image hold no px
+        painted = painted_grid(regions, *self.size, self.sides[-1])
+        self.regions = None if painted is None else _region_pyramid(painted, self.inside)
+
+    def groups(self, threshold: float) -> list[Group]:
+        """The leaves at a threshold, largest first."""
+        found = list(self._split(threshold))
+        spread = _detail_spread(found) if self.busy is busy_by_detail else (0.0, 0.0)
+        return [self._with_denoise(group, region, spread) for group, region in found]
+
+    def _split(self, threshold: float) -> Iterable[tuple[Group, Tensor | None]]:
+        """Groups without denoise, and what is painted over their leaves: -1 where there is nothing."""
+        candidate = self.inside[0]
+        for level, (side, detail) in enumerate(zip(self.sides, self.details, strict=True)):
+            region = None if self.regions is None else self.regions[level]
+            last = side == self.sides[-1]
+            split = torch.zeros_like(candidate) if last else candidate & (detail > threshold)
+            if region is not None and not last:
+                same = region[0] == region[1]
+                split = candidate & torch.where(same, split & (region[0] < 0), True)  # a painted area needs no smaller leaves
+            rows, columns = (candidate & ~split).nonzero(as_tuple=True)
+            if len(rows):
+                x0, y0 = columns * side, rows * side
+                ends = (start.add(side).clamp_max(edge) for start, edge in zip((x0, y0), self.size, strict=True))
+                group = Group(side, x0, y0, *ends, detail[rows, columns], detail.new_zeros(()))
+                yield group, None if region is None else region[0][rows, columns]
+            if not last:
+                candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1) & self.inside[level + 1]
+
+    def _with_denoise(self, group: Group, region: Tensor | None, spread: tuple[float, float]) -> Group:
+        reference = min(self.sides[0], max(self.size))
+        busy = self.busy(group.side, (reference, self.sides[-1]), group.detail, spread)
+        share = torch.as_tensor(1 - busy if self.invert else busy, dtype=torch.float64).expand(len(group.x0))
+        low, high = self.limits
+        computed = low + (high - low) * share
+        return group._replace(denoise=computed if region is None else region.where(region >= 0, computed))
 
 
 def build_quadtree(
     image: Tensor | CellSums,
     *,
     content_threshold: float = 25.0,
-    min_tile_px: int = 64,
-    max_tile_px: int = 1024,
-    min_denoise: float = 0.2,
-    max_denoise: float = 0.8,
-    denoise_by: str = "area",
-    invert: bool = False,
+    detail_metric: str = "color",
     mask: Tensor | None = None,
     mask_mode: str = "multiply",
-    regions: Sequence[Region] = (),
+    **limits: Any,
 ) -> Quadtree:
     """Quadtree of an image [H, W, C] in 0..1, or of its cell sums; mask [h, w] in 0..1 of any size.
 
     A grid of squares of `max_tile_px` is laid from the top left; each is halved while its detail is above
-    `content_threshold` and its children keep at least `min_tile_px`. Detail is the square root of the summed variance
-    of R, G and B in 0..255 units. A leaf's denoise lies between the two limits by what `denoise_by` (one of DENOISE_BY)
-    says; `invert` turns that round: detail is kept and calm areas change. Where the user painted a region it has that
-    region's, and leaves are halved along the region's edge. `mask_mode` is one of MASK_MODES.
+    `content_threshold` and its children keep at least `min_tile_px`. Detail is what `detail_metric` (one of DETAIL_METRICS)
+    measures, in 0..255 units. A leaf's denoise lies between `min_denoise` and `max_denoise` by what `denoise_by` (one of
+    DENOISE_BY) says; `invert` turns that round: detail is kept and calm areas change. Where the user painted a region it
+    has that region's, and leaves are halved along the region's edge. `limits` are the arguments of `Subdivision`.
+    `mask_mode` is one of MASK_MODES.
     ValueError for an image that `CellSums.of_image` refuses, or limits that contradict each other.
     """
-    _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
-    cells = image if isinstance(image, CellSums) else CellSums.of_image(image)
-    width, height = cells.width, cells.height
-    sides = tree_sides(min_tile_px, max_tile_px)
-    reference = min(sides[0], max(width, height))
-    painted = painted_grid(regions, width, height, sides[-1])
-    groups = list(_subdivided(cells.sums, sides, content_threshold, painted))
-    spread = _detail_spread(groups, width, height) if denoise_by == "detail" else (0.0, 0.0)
+    cells = image if isinstance(image, CellSums) else CellSums.of_image(image, needs_edges(detail_metric))
+    subdivision = Subdivision(cells, detail_metric=detail_metric, **limits)
     leaves: list[Leaf] = []
-    for side, x0, y0, detail, region in groups:
-        busy = DENOISE_BY[denoise_by](side, (reference, sides[-1]), detail, spread)
-        share = torch.as_tensor(1 - busy if invert else busy, dtype=torch.float64).expand(len(x0))
-        computed = min_denoise + (max_denoise - min_denoise) * share
-        columns = x0, y0, (x0 + side).clamp_max(width), (y0 + side).clamp_max(height)
-        denoise = computed if region is None else region.where(region >= 0, computed)
+    for side, *columns, detail, denoise in subdivision.groups(content_threshold):
         rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), denoise.tolist())
         # An image of 8192 px can have 262,144 leaves: tuple.__new__ makes them without a Python call for each.
         leaves += map(partial(tuple.__new__, Leaf), rows)
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
-    return Quadtree(width, height, sides[0], tuple(leaves), limit)
+    return Quadtree(cells.width, cells.height, subdivision.sides[0], tuple(leaves), limit)
 
 
 def busy_by_area(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]) -> float:
@@ -314,12 +352,12 @@ MASK_MODES = {
 }
 
 
-def _detail_spread(groups: Sequence[tuple], width: int, height: int) -> tuple[float, float]:
+def _detail_spread(found: Sequence[tuple[Group, Tensor | None]]) -> tuple[float, float]:
     """Detail at the PERCENTILES of the image's area."""
-    details = torch.cat([detail for _, _, _, detail, _ in groups])
-    extents = [((x0 + side).clamp_max(width) - x0, (y0 + side).clamp_max(height) - y0) for side, x0, y0, _, _ in groups]
+    details = torch.cat([group.detail for group, _ in found])
+    areas = torch.cat([(group.x1 - group.x0) * (group.y1 - group.y0) for group, _ in found])
     order = details.argsort()
-    share = torch.cat([across * down for across, down in extents])[order].cumsum(0).double()
+    share = areas[order].cumsum(0).double()
     at = torch.searchsorted(share, torch.tensor(PERCENTILES, dtype=torch.float64) * share[-1]).clamp_max(len(order) - 1)
     low, high = details[order[at]].tolist()
     return low, high
@@ -349,98 +387,29 @@ def _check_limits(min_tile_px: int, max_tile_px: int, min_denoise: float, max_de
         )
 
 
-def _cell_sums(image: Tensor) -> Tensor:
-    """Sums over 8 x 8 px cells of [H, W, C]: [rows, columns, 5] float64 = sums of R, G, B; sum of squares; px count.
-
-    float64 keeps the variance of a flat bright region at 0. The image is read once, in bands that fit the cache.
-    """
-    height, width = image.shape[:2]
-    columns = ceil_div(width, GRID_PX)
-    band_rows = max(1, BAND_BYTES // (GRID_PX * width * 3 * 8)) * GRID_PX
-    sums = torch.empty(ceil_div(height, GRID_PX), columns, 5, dtype=torch.float64, device=image.device)
-    buffer = sums.new_empty(min(band_rows, height), width, 3)  # one for all bands: fresh memory would cost more than the sums
-    for y in range(0, height, band_rows):
-        part = image[y : y + band_rows, :, :3]
-        band = buffer[: len(part)].copy_(part)
-        out = sums[y // GRID_PX : ceil_div(y + len(band), GRID_PX)]
-        out[..., :3] = _summed(band)
-        out[..., 3] = _summed(band.square_()).sum(-1)
-    sums[..., 4] = _extents(height, sums)[:, None] * _extents(width, sums)[None, :]
-    if not bool(sums.isfinite().all()):
-        raise ValueError("The image holds NaN or infinite values; decode it again or clean it before building a quadtree.")
-    return sums
-
-
-def _summed(band: Tensor) -> Tensor:
-    """Sums of [h, w, 3] over 8 x 8 px cells, [ceil(h / 8), ceil(w / 8), 3]; cells at the edge are smaller."""
-    height, width, _ = band.shape
-    if height % GRID_PX:
-        band = F.pad(band, (0, 0, 0, 0, 0, -height % GRID_PX))
-    lines = band.view(-1, GRID_PX, width * 3).sum(1).view(-1, width, 3)
-    lines = F.pad(lines, (0, 0, 0, -width % GRID_PX))
-    return lines.view(len(lines), -1, GRID_PX, 3).sum(2)
-
-
-def _extents(length_px: int, like: Tensor) -> Tensor:
-    """px in each 8 px cell of a line of `length_px`: 8, but for a smaller last one."""
-    starts = torch.arange(0, length_px, GRID_PX, device=like.device)
-    return (length_px - starts).clamp_max(GRID_PX).to(like.dtype)
-
-
-def _subdivided(
-    cells: Tensor, sides: list[int], threshold: float, painted: Tensor | None
-) -> Iterable[tuple[int, Tensor, Tensor, Tensor, Tensor | None]]:
-    """Leaves per side, largest first: (side in px, x0 [n] px, y0 [n] px, detail [n] in 0..255 units, painted denoise [n]).
-
-    `painted` [rows, columns] holds the user's denoise on blocks of the smallest side, -1 where there is none.
-    """
-    pyramid = [_pooled(cells, sides[-1] // GRID_PX, sides[0] // GRID_PX)]
-    for _ in sides[1:]:
-        pyramid.insert(0, _pooled(pyramid[0], 2, 2))
-    regions = [None] * len(sides) if painted is None else _region_pyramid(painted, pyramid)
-    candidate = pyramid[0][..., 4] > 0  # blocks that lie wholly outside the image hold no px
-    for level, (side, sums, region) in enumerate(zip(sides, pyramid, regions, strict=True)):
-        detail = _detail(sums)
-        last = level + 1 == len(sides)
-        split = torch.zeros_like(candidate) if last else candidate & (detail > threshold)
-        if region is not None and not last:
-            same = region[0] == region[1]
-            split = candidate & torch.where(same, split & (region[0] < 0), True)  # a painted area needs no smaller leaves
-        rows, columns = (candidate & ~split).nonzero(as_tuple=True)
-        if len(rows):
-            chosen = None if region is None else region[0][rows, columns]
-            yield side, columns * side, rows * side, detail[rows, columns], chosen
-        if not last:
-            candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1) & (pyramid[level + 1][..., 4] > 0)
-
-
-def _region_pyramid(painted: Tensor, pyramid: list[Tensor]) -> list[Tensor]:
+def _region_pyramid(painted: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
     """[2, rows, columns] per level: the lowest and the highest painted denoise in each block, of px of the image alone."""
-    rows, columns = pyramid[-1].shape[:2]
+    rows, columns = inside[-1].shape
     ends = torch.stack([painted, -painted])
     ends = F.pad(ends, (0, columns - painted.shape[1], 0, rows - painted.shape[0]), value=math.inf)  # outside: no matter
     levels = [ends]
-    while len(levels) < len(pyramid):
+    while len(levels) < len(inside):
         levels.insert(0, -F.max_pool2d(-levels[0], 2))
     return [torch.stack([low, -high]) for low, high in levels]
 
 
-def _pooled(sums: Tensor, factor: int, align: int) -> Tensor:
-    """Sums of factor x factor blocks of [rows, columns, 5], padded with empty cells to multiples of `align`."""
-    rows, columns, fields = sums.shape
-    sums = F.pad(sums, (0, 0, 0, -columns % align, 0, -rows % align))
-    return sums.view(sums.shape[0] // factor, factor, sums.shape[1] // factor, factor, fields).sum((1, 3))
+def painted(groups: Iterable[tuple[int, Tensor, Tensor, Tensor]], width: int, height: int, root_px: int) -> tuple[Tensor, int]:
+    """Leaves (side, x0 [n], y0 [n], value [n]), the largest first, on blocks of the last side: ([rows, columns], that side)."""
+    side = root_px
+    grid = torch.zeros(ceil_div(height, side), ceil_div(width, side), dtype=torch.float64)
+    for next_side, x0, y0, values in groups:
+        grid = grid.repeat_interleave(side // next_side, 0).repeat_interleave(side // next_side, 1)
+        side = next_side
+        grid.index_put_((y0 // side, x0 // side), values, accumulate=True)
+    return grid, side
 
 
-def _detail(sums: Tensor) -> Tensor:
-    """Square root of the summed variance of R, G, B in 0..255 units, from sums [..., 5]."""
-    count = sums[..., 4].clamp_min(1)
-    mean_square = sums[..., 3] / count
-    square_mean = (sums[..., :3] / count[..., None]).square().sum(-1)
-    return 255 * (mean_square - square_mean).clamp_min(0).sqrt()
-
-
-def _centre_blocks(cells: int, length_px: int, side: int) -> Tensor:
+def centre_blocks(cells: int, length_px: int, side: int) -> Tensor:
     """Index of the block of `side` px at the centre of each of `cells` equal cells along `length_px`; exact integers."""
     return (2 * torch.arange(cells) + 1) * length_px // (2 * cells * side)
 

@@ -1,7 +1,8 @@
 """Time and memory of building a quadtree. Targets: 4096 px in 0.25 s and 8192 px in 1.0 s on two cores, memory 1.5 images.
 
 Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the most). Memory is the peak of
-the process above what it held before, against the float32 image; each is measured in a process of its own.
+the process above what it held before, against the float32 image; each is measured in a process of its own. By colour, by
+colour and edges, and by the former with a cost budget, whose limit is twice the time of a build without.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +22,7 @@ KINDS = ("photo", "flat", "noise")
 MIN_TILES_PX = (64, 16)
 REPEATS = 5
 LIMIT_S = {4096: 0.25, 8192: 1.0}
+WAYS = {"color": {}, "both": {"detail_metric": "both"}, "budget": {"budget": 0.4}}
 
 
 def image_of(kind: str, side: int):
@@ -42,28 +46,36 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def measure(kind: str, side: int, min_tile_px: int) -> dict:
+def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     """One case, in this process."""
-    from quadtree_pack.quadtree import build_quadtree
+    from quadtree_pack.budget import build_for_cost
+    from quadtree_pack.detail import CellSums, needs_edges
+
+    options = {"budget": 0.0, "detail_metric": "color", "content_threshold": 25.0, "mask": None, "mask_mode": "multiply"}
+    options |= {"min_tile_px": min_tile_px, "min_denoise": 0.0, **WAYS[way]}
+
+    def build(image):
+        return build_for_cost(CellSums.of_image(image, needs_edges(options["detail_metric"])), **options)[0]
 
     image = image_of(kind, side)
-    build_quadtree(image[:512, :512], min_tile_px=min_tile_px)  # warm-up
+    build(image[:512, :512])  # warm-up
     reset = Path("/proc/self/clear_refs")
     extra = None
     if reset.exists():
         reset.write_text("5")
         before = peak_bytes()
-        build_quadtree(image, min_tile_px=min_tile_px)
+        build(image)
         extra = (peak_bytes() - before) / (image.numel() * 4)
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        tree = build_quadtree(image, min_tile_px=min_tile_px)
+        tree = build(image)
         seconds.append(time.perf_counter() - start)
     return {
         "kind": kind,
         "side_px": side,
         "min_tile_px": min_tile_px,
+        "way": way,
         "leaves": len(tree.leaves),
         "seconds_median": median(seconds),
         "seconds_min": min(seconds),
@@ -75,23 +87,28 @@ def measure(kind: str, side: int, min_tile_px: int) -> dict:
 
 def run() -> list[dict]:
     rows = []
-    print(" image  side px min tile   leaves  median s   min s  ns/px  memory  limit s")
-    for kind in KINDS:
-        for min_tile_px in MIN_TILES_PX:
-            for side in SIZES_PX:
-                row = in_own_process(kind, side, min_tile_px)
-                rows.append(row)
-                memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
-                print(
-                    f"{kind:>6} {side:>8} {min_tile_px:>8} {row['leaves']:>8} {row['seconds_median']:>9.3f} "
-                    f"{row['seconds_min']:>7.3f} {row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
-                    flush=True,
-                )
+    print(" image  side px min tile    way   leaves  median s   min s  ns/px  memory  limit s")
+    for kind, min_tile_px, side, way in cases():
+        row = in_own_process(kind, side, min_tile_px, way)
+        rows.append(row)
+        if way == "budget":
+            row["limit_s"] = round(2 * rows[-len(WAYS)]["seconds_median"], 3)
+        memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
+        print(
+            f"{kind:>6} {side:>8} {min_tile_px:>8} {way:>6} {row['leaves']:>8} {row['seconds_median']:>9.3f} "
+            f"{row['seconds_min']:>7.3f} {row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
+            flush=True,
+        )
     return rows
 
 
-def in_own_process(kind: str, side: int, min_tile_px: int) -> dict:
+def cases() -> Iterable[tuple[str, int, int, str]]:
+    """(kind of image, smallest tile in px, side in px, way), the ways of one image together."""
+    return product(KINDS, MIN_TILES_PX, SIZES_PX, WAYS)
+
+
+def in_own_process(*case: str | int) -> dict:
     code = "import json, sys; from benchmarks import build; from benchmarks.pack import register_pack; register_pack(); "
-    code += f"print(json.dumps(build.measure({kind!r}, {side}, {min_tile_px})))"
+    code += f"print(json.dumps(build.measure(*{case!r})))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])

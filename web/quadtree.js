@@ -7,7 +7,10 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const NODE = "QuadtreeVisualizer";
-const PARAMETERS = ["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "denoise_by", "invert"];
+const PARAMETERS = [
+  ...["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"],
+  ...["denoise_by", "invert", "detail_metric", "cost_budget"],
+];
 const CYCLE = { auto: "keep", keep: "full", full: "auto" };
 const WORDS = { auto: "as computed", keep: "keep", full: "full" };
 const SHADES = 24; // leaves are tinted in so many steps between keep and regenerate
@@ -525,8 +528,9 @@ function summary(tree) {
   const [small, large] = tree.sides;
   const sides = small === large ? `${large} px` : `${small}-${large} px`;
   const cost = tree.cost === undefined ? "" : `, about ${Math.round(100 * tree.cost)}% of the full model cost at ${tree.steps} steps`;
+  const threshold = tree.threshold === null ? "" : `, content_threshold ${tree.threshold.toFixed(1)}`;
   const shown = tree.denoise.length < tree.count ? ` (the largest ${tree.denoise.length} are shown)` : "";
-  return `${tree.count} ${tree.count === 1 ? "tile" : "tiles"}, ${sides}${shown}${cost}${tree.notice ? "; " + tree.notice : ""}`;
+  return `${tree.count} ${tree.count === 1 ? "tile" : "tiles"}, ${sides}${shown}${cost}${threshold}${tree.notice ? "; " + tree.notice : ""}`;
 }
 
 /** Blue (keep) to red (regenerate), as in the node's own picture. */

@@ -1,6 +1,7 @@
 """The nodes as ComfyUI sees them: schema, boundary checks, pictures."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def diffuse(model, quadtree, **changes):
 def test_ids_inputs_and_outputs_are_the_public_ones():
     visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
     assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
-    later = ["mask", "regions", "denoise_by", "invert", "mask_mode"]
+    later = ["mask", "regions", "denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget"]
     assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
     assert [entry.id for entry in diffusion.inputs] == ["model", "quadtree", *DIFFUSION, "clean_latent"]
@@ -68,6 +69,18 @@ def test_the_visualizer_gives_a_tree_a_map_and_a_picture_per_image():
     assert len(trees) == 2 and all(isinstance(tree, Quadtree) for tree in trees)
     assert maps[:, :, :128].eq(0).all() and maps[:, :, 200:].gt(0.9).all()
     assert pictures.min() >= 0 and pictures.max() <= 1
+
+
+def test_with_a_budget_each_image_gets_its_own_threshold_and_the_log_says_which(caplog):
+    noise = torch.rand(1, 1024, 1280, 3, generator=torch.Generator().manual_seed(0))
+    image = torch.cat([noise, noise / 2]) * torch.linspace(0, 1, 1280)[:, None]
+    changes = {"max_tile_size": 128, "detail_metric": "both", "min_denoise": 0.0}
+    with caplog.at_level("INFO"):
+        trees = visualize(image, cost_budget=0.3, **changes)[1]
+    found = [float(threshold) for threshold in re.findall(r"content_threshold (\S+) for about", caplog.text)]
+    assert len(found) == 2 and found[0] != found[1]
+    for number, (tree, threshold) in enumerate(zip(trees, found, strict=True)):
+        assert tree == visualize(image[number : number + 1], content_threshold=threshold, **changes)[1][0]
 
 
 def test_kept_regions_are_bluer_and_regenerated_ones_redder_than_the_image():

@@ -178,3 +178,14 @@ def test_a_second_copy_of_the_pack_does_not_stop_the_server(tmp_path, monkeypatc
 
 def test_numbers_beyond_all_bounds_are_refused_too(running):
     assert ask(running, {"image": "a.jpg", **VALUES, "content_threshold": 10**400})[0] == 400
+
+
+def test_with_a_budget_the_answer_names_the_threshold_whose_tree_it_is(running):
+    values = {**VALUES, "min_denoise": 0.0, "max_tile_size": 256, "detail_metric": "both"}
+    status, answer = ask(running, {"image": "a.jpg", **values, "cost_budget": 0.4, "cost": True})
+    assert status == 200 and answer["cost"] == pytest.approx(0.4, abs=0.1)
+    plain = ask(running, {"image": "a.jpg", **values, "content_threshold": answer["threshold"], "cost": True})[1]
+    assert plain.pop("threshold") is None and answer.pop("threshold") > 0
+    assert plain == answer
+    status, refused = ask(running, {"image": "a.jpg", **values, "cost_budget": 0.01})
+    assert status == 400 and refused["error"] == "cost_budget is 0.01; it must be 0 (off) or a number from 0.05 to 1."

@@ -2,8 +2,8 @@
 
 LOADER, VISUALIZER = 1, 2
 WIDGETS = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "line_thickness", "regions")
-LATER = ("denoise_by", "invert", "mask_mode")
-DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply"]
+LATER = ("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget")
+DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0]
 # The one message that the frontend logs about itself.
 FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 

@@ -181,20 +181,34 @@ def test_a_workflow_of_before_the_regions_still_loads(page):
     page.load(workflow(values=DEFAULTS[:6]))
     page.line(COST)
     assert page.value("regions") == "" and page.value("line_thickness") == 2
-    assert [page.value(name) for name in LATER] == ["area", False, "multiply"]
+    assert [page.value(name) for name in LATER] == DEFAULTS[7:]
 
 
 def test_the_panel_follows_what_denoise_follows(page):
     page.load()
     page.line(COST)
     seen = {page.text()}
-    for name, value in (("denoise_by", "depth"), ("denoise_by", "detail"), ("invert", True)):
+    changes = (("denoise_by", "depth"), ("denoise_by", "detail"), ("detail_metric", "edges"), ("invert", True))
+    for name, value in changes:
         before = page.text()
         page.set(name, value)
         page.page.wait_for_function("before => document.querySelector('.qt-line').textContent !== before", arg=before)
         page.line(COST)
         seen.add(page.text())
     assert len(seen) >= 3
+
+
+def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
+    page.load()
+    page.line(COST)
+    with_threshold = r"^\d+ tiles?, [-0-9]+ px, about \d+% of the full model cost at 20 steps, content_threshold \d+\.\d$"
+    page.set("cost_budget", 0.4)
+    page.line(with_threshold)
+    found = page.text()
+    with page.page.expect_response("**/quadtree/preview"):
+        page.set("content_threshold", 90.0)
+    page.line(with_threshold)
+    assert page.text() == found, "the budget decides, not content_threshold"
 
 
 def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
