@@ -213,8 +213,6 @@ def visualizer_limits(
     cost_budget: Any = 0.0,
 ) -> dict[str, Any]:
     """The arguments of `build_for_cost`, checked."""
-    if not isinstance(invert, bool):
-        raise ValueError(f"invert is {invert!r}; it must be true or false.")
     budget = checked("cost_budget", cost_budget, 0, 1)
     if 0 < budget < LOWEST:
         raise ValueError(f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1.")
@@ -222,7 +220,7 @@ def visualizer_limits(
         "budget": budget,
         "denoise_by": _choice("denoise_by", denoise_by, DENOISE_BY),
         "detail_metric": _choice("detail_metric", detail_metric, DETAIL_METRICS),
-        "invert": invert,
+        "invert": _flag("invert", invert),
         "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
         "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
         "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
@@ -394,12 +392,21 @@ class QuadtreeComposite(io.ComfyNode):
                     step=2,
                     tooltip="Over how many px the refined image fades in beside what is kept. 0 = a hard border.",
                 ),
+                io.Boolean.Input(
+                    "color_match",
+                    default=False,
+                    optional=True,
+                    tooltip="Gives the refined image the original's local colour and contrast, tile by tile, before it is put "
+                    "in. For a model or VAE that shifts colours.",
+                ),
             ],
             outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
         )
 
     @classmethod
-    def execute(cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int) -> io.NodeOutput:
+    def execute(
+        cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int, color_match: bool = False
+    ) -> io.NodeOutput:
         trees = _checked_trees(quadtree)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
         original, refined = _checked_image(original), _checked_image(refined)
@@ -420,7 +427,7 @@ class QuadtreeComposite(io.ComfyNode):
             tree = trees[number % len(trees)]
             tree.check_fits(*refined.shape[1:3])
             pair = (batch[number % len(batch), ..., :3] for batch in (original, refined))
-            pictures.append(composite(*pair, tree, feather_px))
+            pictures.append(composite(*pair, tree, feather_px, match=_flag("color_match", color_match)))
         return io.NodeOutput(torch.stack(pictures))
 
 
@@ -505,6 +512,12 @@ def _samples(latent: dict | None) -> torch.Tensor | None:
     if samples is not None and samples.is_nested:
         raise ValueError("clean_latent holds several latents in one (audio and video); connect an image latent.")
     return samples
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be true or false.")
+    return value
 
 
 def _choice(name: str, value: str, table: dict) -> str:

@@ -119,15 +119,18 @@ class Quadtree:
         if self.mask is not None:
             values = MASK_MODES[self.mask.mode](values, self.mask.resampled(height_cells, width_cells))
         if self.kept_below_px:
-            sides, side = self.side_grid()
-            own = sides[centre_blocks(height_cells, self.height, side)][:, centre_blocks(width_cells, self.width, side)]
-            values = values.where(own >= self.kept_below_px, 0.0)
+            values = values.where(self.sides_at(height_cells, width_cells) >= self.kept_below_px, 0.0)
         return values
 
     def side_grid(self) -> tuple[Tensor, int]:
         """Side in px of the leaf at each block of the smallest leaf's side: (int64 [rows, columns], that side in px)."""
         grid, side = self._painted(leaf.side for leaf in self.leaves)
         return grid.long(), side
+
+    def sides_at(self, height_cells: int, width_cells: int) -> Tensor:
+        """Side in px of the leaf at each cell's centre, int64 [height_cells, width_cells]."""
+        sides, side = self.side_grid()
+        return sides[centre_blocks(height_cells, self.height, side)][:, centre_blocks(width_cells, self.width, side)]
 
     def _sampled(self, height: int, width: int) -> Tensor:
         """Area means of the leaves, [height, width], capped by the leaf at each cell's centre."""

@@ -11,6 +11,7 @@ from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeIn
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import TYPICAL, Settings, estimate
 from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from skimage import data
 
 VISUALIZER = {
     "content_threshold": 25.0,
@@ -205,8 +206,8 @@ def two_images(height=256, width=320):
     return torch.rand(1, height, width, 3, generator=generator), torch.rand(1, height, width, 3, generator=generator)
 
 
-def composed(original, refined, trees, feather=32):
-    return QuadtreeComposite.execute(original, refined, trees, feather).args[0]
+def composed(original, refined, trees, feather=32, **options):
+    return QuadtreeComposite.execute(original, refined, trees, feather, **options).args[0]
 
 
 @pytest.mark.parametrize("feather", [0, 2, 32, 200])
@@ -231,12 +232,50 @@ def test_the_refined_image_fades_in_without_a_step():
     assert share[maps[0] == 0].eq(0).all() and share.max() == 1
 
 
-def test_a_large_composite_is_the_same_in_bands(monkeypatch):
+@pytest.mark.parametrize("match", [False, True])
+def test_a_large_composite_is_the_same_in_bands(monkeypatch, match):
     trees = visualize(half_busy())[1]
     original, refined = two_images()
-    whole = composed(original, refined, trees)
+    whole = composed(original, refined, trees, color_match=match)
     monkeypatch.setattr(composite_module, "BAND_ROWS", 40)
-    assert torch.equal(composed(original, refined, trees), whole)
+    assert torch.allclose(composed(original, refined, trees, color_match=match), whole, rtol=0, atol=1e-6 if match else 0)
+
+
+def cast_photo():
+    """A photo, its tree with kept parts, and the photo with a colour cast, as a model or a VAE leaves one behind."""
+    photo = torch.from_numpy(data.coffee()).float()[None] / 255
+    trees = visualize(photo, max_tile_size=128, min_tile_size=32, min_denoise=0.0, content_threshold=40.0)[1]
+    cast = photo * torch.tensor([0.93, 1.0, 0.95]) + torch.tensor([0.0, 0.02, 0.05])
+    return photo, trees, cast.clamp(0, 1)
+
+
+def border_step(result, photo, trees):
+    """Mean step of the change where a kept px meets a free one, over that elsewhere."""
+    kept = trees[0].denoise_map(*photo.shape[1:3]) == 0
+    assert 0.1 < kept.float().mean() < 0.9
+    step = (result - photo)[0].diff(dim=1).abs().mean(-1)
+    border = kept.diff(dim=1)
+    return float(step[border].mean() / step[~border].mean().clamp_min(1e-4))
+
+
+def test_matched_a_colour_cast_is_gone_and_no_border_shows():
+    photo, trees, cast = cast_photo()
+    plain, matched = (composed(photo, cast, trees, 0, color_match=match) for match in (False, True))
+    kept = trees[0].denoise_map(*photo.shape[1:3]) == 0
+    assert torch.equal(matched[0, kept], photo[0, kept])
+    assert (matched - photo).abs().mean() < 0.25 * (plain - photo).abs().mean()
+    assert border_step(plain, photo, trees) > 20 and border_step(matched, photo, trees) < 3
+
+
+def test_matching_leaves_new_fine_detail_and_an_image_without_a_cast_alone():
+    photo, trees, cast = cast_photo()
+    assert (composed(photo, photo, trees, color_match=True) - photo).abs().max() < 1e-4
+    texture = 0.04 * torch.tensor([1.0, -1.0]).repeat(400, 300)[None, :, :, None] * torch.ones(3)
+    texture[:, ::2] *= -1
+    matched = composed(photo, cast + texture, trees, 0, color_match=True)
+    free = trees[0].denoise_map(*photo.shape[1:3]) > 0
+    found = (matched - composed(photo, cast, trees, 0, color_match=True))[0, free].abs().mean()
+    assert 0.85 < found / texture.abs().mean() < 1.15
 
 
 def test_a_tree_of_the_small_image_composes_the_large_one_and_batches_share_what_is_single():

@@ -166,15 +166,15 @@ def test_problems_are_said_in_plain_words(page):
 
 
 def test_nothing_of_the_panel_is_saved(page):
-    page.load(workflow(values=[30.0, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit"]))
-    page.line("tiles")
-    saved = page.saved()["nodes"][1]
-    assert saved["widgets_values"] == [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit"]
+    values = [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit", "both", 0.4]
+    page.load(workflow(values=values))
+    page.line("tiles?")
+    assert page.saved()["nodes"][1]["widgets_values"] == values
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
     assert set(prompt[str(VISUALIZER)]["inputs"]) == {"image", *WIDGETS, *LATER}
     page.load(page.saved())
     page.line("tiles")
-    assert page.saved()["nodes"][1]["widgets_values"] == saved["widgets_values"]
+    assert page.saved()["nodes"][1]["widgets_values"] == values
 
 
 def test_a_workflow_of_before_the_regions_still_loads(page):
