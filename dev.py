@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one door for development: sets up what a command needs, then runs it. Standard library only.
 
-python dev.py demo | serve | test | bench | lint     (python dev.py --help says more)
+python dev.py demo | serve | test | bench | lint | pack     (python dev.py --help says more)
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -517,14 +519,15 @@ def packages_title(comfyui: Path) -> str:
 
 
 def install_packages(comfyui: Path) -> None:
-    for name in ("packages", "imports", "ruff"):
+    for name in ("packages", "imports", *TOOLS):
         stamp_path(name).unlink(missing_ok=True)
     usual, alone = wanted_packages(comfyui)
     with changing_venv():
         install(usual)
         install(alone, "--no-deps")
     stamp_path("packages").write_text(packages_digest(comfyui), encoding="utf-8")
-    stamp_path("ruff").write_text(ruff_digest(), encoding="utf-8")
+    for name in TOOLS:
+        stamp_path(name).write_text(tool_digest(name), encoding="utf-8")
 
 
 def install(lines: list[str], *options: str) -> None:
@@ -607,25 +610,31 @@ def cure_imports(comfyui: Path) -> None:
     stamp_path("imports").write_text(imports_digest(comfyui), encoding="utf-8")
 
 
-# --- Step: ruff alone, for lint ---------------------------------------------------------------------------------------
+# --- Step: one tool alone, for the commands that need no ComfyUI -------------------------------------------------------
+
+TOOLS = ("ruff", "comfy-cli")
 
 
-def ruff_line() -> str:
-    return next(pin.line for pin in read_requirements(REQUIREMENTS) if pin.name == "ruff")
+def tool_line(name: str) -> str:
+    return next(pin.line for pin in read_requirements(REQUIREMENTS) if pin.name == name)
 
 
-def ruff_digest() -> str:
-    return digest_of(venv_config(), ruff_line())
+def tool_digest(name: str) -> str:
+    return digest_of(venv_config(), tool_line(name))
 
 
-def ruff_ready(comfyui: Path) -> bool:
-    return venv_ready(comfyui) and stamped("ruff", ruff_digest())
-
-
-def install_ruff(_comfyui: Path) -> None:
+def install_tool(name: str) -> None:
     with changing_venv():
-        install([ruff_line()])
-    stamp_path("ruff").write_text(ruff_digest(), encoding="utf-8")
+        install([tool_line(name)])
+    stamp_path(name).write_text(tool_digest(name), encoding="utf-8")
+
+
+def tool_step(name: str) -> Step:
+    return Step(
+        title=lambda _: f"installing {name} into .venv",
+        ready=lambda _: venv_ready(_) and stamped(name, tool_digest(name)),
+        make=lambda _: install_tool(name),
+    )
 
 
 # --- Chromium, for the browser tests only -----------------------------------------------------------------------------
@@ -709,7 +718,6 @@ VENV_STEP = Step(venv_title, venv_ready, make_venv)
 COMFYUI_STEP = Step(lambda _: "fetching ComfyUI 0.30.0 into .cache/comfyui", comfyui_ready, fetch_comfyui)
 PACKAGES_STEP = Step(packages_title, packages_ready, install_packages)
 IMPORTS_STEP = Step(lambda _: "checking that they can be imported", imports_ready, cure_imports)
-RUFF_STEP = Step(lambda _: "installing ruff into .venv", ruff_ready, install_ruff)
 CHROMIUM_STEP = Step(lambda _: "installing Chromium for the browser tests", chromium_ready, install_chromium)
 REAL_COMFYUI = (VENV_STEP, COMFYUI_STEP, PACKAGES_STEP, IMPORTS_STEP)
 
@@ -753,6 +761,57 @@ def lint(_comfyui: Path, args: list[str]) -> int:
     return checked or formatted
 
 
+# What the registry gets: .comfyignore says what is in it, these say when something went wrong.
+ARCHIVE = ROOT / "node.zip"  # comfy-cli's own name for it
+ARCHIVE_LIMIT_BYTES = 300_000
+NEVER_SHIPPED = {
+    ".cache",
+    ".ci",
+    ".git",
+    ".github",
+    ".venv",
+    "benchmarks",
+    "demo",
+    "dev.py",
+    "docs",
+    "requirements-dev.txt",
+    "tests",
+}
+
+
+def pack(_comfyui: Path, args: list[str]) -> int:
+    if args:
+        raise ExpectedError(f"pack takes no {' '.join(args)}; it takes nothing.")
+    said = comfy_cli("node", "validate")
+    say(indent(said))
+    if re.search(r"warning|error", said, re.IGNORECASE):
+        raise ExpectedError("The registry would not take this pack as it is: mend what the lines above say.")
+    say(indent(comfy_cli("node", "pack")))
+    names, size = check_archive(ARCHIVE)
+    say(f"{ARCHIVE.name}: {len(names)} files, {size / 1000:.0f} kB (limit {ARCHIVE_LIMIT_BYTES / 1000:.0f} kB)")
+    return 0
+
+
+def comfy_cli(*args: str) -> str:
+    """What comfy-cli prints; it keeps its settings in a folder that is gone afterwards, and reports to nobody."""
+    with tempfile.TemporaryDirectory() as home:
+        places = dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home)
+        env = {**tool_env(), **places, "DO_NOT_TRACK": "1", "PYTHONUTF8": "1"}
+        return run_tool([PYTHON, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", *args], env=env)
+
+
+def check_archive(path: Path) -> tuple[list[str], int]:
+    """The names in the archive and its size in bytes, or an error that says what does not belong there."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    size = path.stat().st_size
+    if stray := sorted(name for name in names if PurePosixPath(name).parts[0] in NEVER_SHIPPED):
+        raise ExpectedError(f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; name them in .comfyignore.")
+    if size > ARCHIVE_LIMIT_BYTES:
+        raise ExpectedError(f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: take out what users do not need.")
+    return names, size
+
+
 @dataclass(frozen=True)
 class Command:
     run: Callable[[Path, list[str]], int]
@@ -767,7 +826,8 @@ COMMANDS = {
     "serve": Command(serve, REAL_COMFYUI, "", "leave that server running, its workflow ready to open"),
     "test": Command(test, (*REAL_COMFYUI, CHROMIUM_STEP), "[pytest's arguments]", "run the tests"),
     "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
-    "lint": Command(lint, (VENV_STEP, RUFF_STEP), "[--fix]", "check the code's style; --fix mends what it can", False),
+    "lint": Command(lint, (VENV_STEP, tool_step("ruff")), "[--fix]", "check the code's style; --fix mends what it can", False),
+    "pack": Command(pack, (VENV_STEP, tool_step("comfy-cli")), "", "make node.zip, the archive for the Comfy Registry", False),
 }
 
 

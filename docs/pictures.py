@@ -1,6 +1,6 @@
 """Draws the thumbnails of the example workflows and the pictures of the help pages, with the pack's own code.
 
-python docs/pictures.py         writes example_workflows/*.jpg and web/docs/*.jpg
+python docs/pictures.py         writes example_workflows/*.jpg and web/docs/*.webp
 
 The photo is the demo's (CC0). It needs torch, numpy and Pillow: any ComfyUI's Python has them.
 """
@@ -21,6 +21,7 @@ THUMBNAILS = ROOT / "example_workflows"
 HELP = ROOT / "web" / "docs"
 
 THUMBNAIL_PX = 512
+SAVED_PX = 384  # what the browser shows of a thumbnail; the archive for the registry is to stay small
 PANEL_PX = (306, 204)
 GAP_PX, LABEL_PX, FONT_PX = 8, 36, 20
 PAPER, INK = (24, 24, 27), (228, 228, 231)
@@ -144,9 +145,10 @@ def step_picture(image: Tensor, steps: run.Run, index: int) -> Image.Image:
 
 def main() -> None:
     for name, picture in thumbnails().items():
-        picture.save(THUMBNAILS / f"{name}.jpg", quality=QUALITY, optimize=True)
+        small = picture.resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
+        small.save(THUMBNAILS / f"{name}.jpg", quality=QUALITY, optimize=True, progressive=True)
     for node, picture in {"QuadtreeVisualizer": visualizer_page(), "QuadtreeDiffusion": diffusion_page()}.items():
-        picture.save(HELP / f"{node}.jpg", quality=QUALITY, optimize=True)
+        picture.save(HELP / f"{node}.webp", quality=QUALITY, method=6)
 
 
 if __name__ == "__main__":

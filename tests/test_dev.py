@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -236,7 +237,8 @@ def test_every_development_requirement_has_one_exact_pin_on_every_python(python)
 
 
 def test_what_comfyui_pins_itself_is_not_pinned_here():
-    assert not [pin.name for pin in dev.read_requirements(dev.REQUIREMENTS) if pin.name.startswith("comfy")]
+    pins = {pin.name for pin in dev.read_requirements(dev.REQUIREMENTS)} - set(dev.TOOLS)
+    assert not [name for name in pins if name.startswith("comfy")]
 
 
 VERSIONS = st.lists(st.sampled_from([0, 1, 2, 10]), min_size=2, max_size=4).map(lambda numbers: ".".join(map(str, numbers)))
@@ -278,14 +280,17 @@ def test_all_pins_of_a_package_give_way_when_one_does(project):
     assert dev.wanted_packages(project)[0] == ["numpy<2.3"]
 
 
-def give_requirements(folder: Path, ours: str = "ruff==1.0\n", theirs: str = "torch\n", config: str = "3.11") -> None:
+TOOLS = "ruff==1.0\ncomfy-cli==1.0\n"
+
+
+def give_requirements(folder: Path, ours: str = TOOLS, theirs: str = "torch\n", config: str = "3.11") -> None:
     dev.VENV.mkdir(exist_ok=True)
     (dev.VENV / "pyvenv.cfg").write_text(config, encoding="utf-8")
     dev.REQUIREMENTS.write_text(ours, encoding="utf-8")
     (folder / "requirements.txt").write_text(theirs, encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", [{"ours": "ruff==1.1\n"}, {"theirs": "torch==2\n"}, {"config": "3.12"}], ids=str)
+@pytest.mark.parametrize("change", [{"ours": TOOLS + "pytest==1.0\n"}, {"theirs": "torch==2\n"}, {"config": "3.12"}], ids=str)
 def test_packages_are_installed_again_when_what_they_depend_on_changes(project, monkeypatch, change):
     monkeypatch.setattr(dev, "pip", lambda *args: None)
     theirs = project / "theirs"
@@ -316,6 +321,54 @@ def test_a_venv_whose_installation_was_cut_off_is_not_used(project, monkeypatch,
         dev.install_packages(project)
     assert dev.venv_ready(project) is usable
     assert not dev.packages_ready(project)
+
+
+@pytest.mark.parametrize("name", dev.TOOLS)
+def test_a_tool_is_installed_alone_and_again_when_its_pin_changes(project, monkeypatch, name):
+    installed = []
+    monkeypatch.setattr(dev, "pip", lambda *args: installed.append((dev.CACHE / "requirements.txt").read_text().split()))
+    give_requirements(project)
+    dev.PYTHON.parent.mkdir(parents=True)
+    dev.PYTHON.touch()
+    for _ in range(2):
+        dev.set_up([dev.tool_step(name)], project)
+    give_requirements(project, ours=TOOLS.replace(f"{name}==1.0", f"{name}==1.1"))
+    dev.set_up([dev.tool_step(name)], project)
+    assert installed == [[f"{name}==1.0"], [f"{name}==1.1"]]
+
+
+# --- The archive for the registry -------------------------------------------------------------------------------------
+
+
+def make_archive(project: Path, *names: str, size: int = 10) -> Path:
+    with zipfile.ZipFile(project / "node.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, "x" * size)
+    return project / "node.zip"
+
+
+def test_an_archive_of_the_pack_alone_passes(project):
+    path = make_archive(project, "__init__.py", "web/docs/A.md")
+    assert dev.check_archive(path) == (["__init__.py", "web/docs/A.md"], path.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["tests/test_a.py", "docs/icon.png", "dev.py", "demo/a/b.png", ".github/workflows/tests.yml"])
+def test_an_archive_with_a_development_file_is_refused_by_its_name(project, name):
+    with pytest.raises(dev.ExpectedError, match=re.escape(f"holds {name}: 1 such files; name them in .comfyignore")):
+        dev.check_archive(make_archive(project, "__init__.py", name))
+
+
+def test_an_archive_that_is_too_large_is_refused(project):
+    with pytest.raises(dev.ExpectedError, match=r"more than 300000: take out"):
+        dev.check_archive(make_archive(project, "__init__.py", size=dev.ARCHIVE_LIMIT_BYTES + 1))
+
+
+@pytest.mark.parametrize("said", ["Warning: License should be ...", "Security warnings found:", "Error: version is empty"])
+def test_a_warning_of_the_registry_s_check_is_a_failure(project, monkeypatch, said):
+    """comfy-cli itself ends with 0 then."""
+    monkeypatch.setattr(dev, "comfy_cli", lambda *args: said)
+    with pytest.raises(dev.ExpectedError, match="mend what the lines above say"):
+        dev.pack(project, [])
 
 
 # --- Steps and programs -----------------------------------------------------------------------------------------------

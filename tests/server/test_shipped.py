@@ -254,7 +254,7 @@ def test_the_server_lists_the_examples_and_serves_each_with_its_thumbnail(runnin
     for name, workflow in EXAMPLES.items():
         assert get(running, f"/api/workflow_templates/{PACK}/{name}.json") == workflow
         picture = fetch(running, f"/api/workflow_templates/{PACK}/{name}.jpg")
-        assert Image.open(io.BytesIO(picture)).size == (512, 512)
+        assert Image.open(io.BytesIO(picture)).size == (384, 384)
         assert len(picture) < 80_000
 
 
