@@ -1,34 +1,20 @@
 """The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
 
-import json
 import urllib.error
-import urllib.request
 
 import pytest
 import safetensors.torch
 import torch
 from quadtree_pack.tests.demo import demo
 
-
-def get(running, path):
-    with urllib.request.urlopen(running.url + path) as answer:
-        return answer.read().decode()
-
-
-def short_prompt(running, **visualizer):
-    """The demo's workflow with two steps, and other values of the visualizer."""
-    workflow = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
-    prompt = demo.prompt_from_workflow(workflow, json.loads(get(running, "/object_info")))
-    prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
-    prompt[demo.find_node(prompt, "QuadtreeVisualizer")]["inputs"].update(visualizer)
-    return prompt
+from .api import PACK, fetch, get, short_prompt
 
 
 @pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"])
 def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
-    info = json.loads(get(running, f"/object_info/{node}"))[node]
-    assert info["python_module"].endswith("comfyui-quadtree-diffusion")
-    page = get(running, f"/extensions/comfyui-quadtree-diffusion/docs/{node}.md")
+    info = get(running, f"/object_info/{node}")[node]
+    assert info["python_module"].endswith(PACK)
+    page = fetch(running, f"/extensions/{PACK}/docs/{node}.md").decode()
     for group in ("required", "optional"):
         for name in info["input"].get(group, {}):
             assert f"| {name}" in page, f"the help page says nothing of {name}"
@@ -66,4 +52,4 @@ def test_the_server_goes_on_after_an_error(running, base):
 
 def test_an_unknown_page_is_no_help_page(running):
     with pytest.raises(urllib.error.HTTPError):
-        get(running, "/extensions/comfyui-quadtree-diffusion/docs/Nothing.md")
+        fetch(running, f"/extensions/{PACK}/docs/Nothing.md")

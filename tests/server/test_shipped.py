@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from quadtree_pack.tests.demo import demo
 
+from .api import PACK, fetch, get
+
 ROOT = demo.ROOT
-PACK = "comfyui-quadtree-diffusion"
 NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo")
 PICTURED = NODES[:2]
 LANGUAGES = ("en", "zh", "ja")
@@ -27,15 +28,6 @@ PAGES = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("web/
 TITLE_PX = 30  # the bar above a node's own area
 HOST, INPUTS, OUTPUTS = 0, -10, -20  # the blueprint's only node; where a subgraph's links come from and go to
 FILES = re.compile(r"\.(safetensors|png)$")
-
-
-def fetch(running, path):
-    with urllib.request.urlopen(running.url + urllib.parse.quote(path)) as answer:
-        return answer.read()
-
-
-def get(running, path):
-    return json.loads(fetch(running, path))
 
 
 @pytest.fixture(scope="session")
