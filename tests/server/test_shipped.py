@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from quadtree_pack.tests.demo import demo
 
-from .api import PACK, fetch, get
+from .api import PACK, fetch, get, with_tiny_model
 
 ROOT = demo.ROOT
 NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo")
@@ -154,27 +154,6 @@ def test_nodes_and_groups_lie_apart(graph):
 
 
 # --- They run: the demo's tiny model in the place of the files that are not here ---------------------------------------
-
-
-def with_tiny_model(prompt):
-    """The same prompt with the demo's model, two steps, and no upscale model."""
-    stand_ins = {
-        ("CheckpointLoaderSimple", 0): ["tiny", 0],
-        ("CheckpointLoaderSimple", 2): ["tiny", 1],
-        ("UNETLoader", 0): ["tiny", 0],
-        ("VAELoader", 0): ["tiny", 1],
-        ("CLIPTextEncode", 0): ["tiny", 2],
-    }
-    for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if not isinstance(value, list):
-                continue
-            source = prompt[value[0]]
-            value = source["inputs"]["image"] if source["class_type"] == "ImageUpscaleWithModel" else value
-            node["inputs"][name] = stand_ins.get((source["class_type"], value[1]), value)
-    prompt["tiny"] = {"class_type": "TinyRefinerLoader", "inputs": {}}
-    prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
-    return demo.only_needed_for(prompt, demo.find_node(prompt, "SaveImage"))
 
 
 def saved_size(running, run):

@@ -7,7 +7,13 @@ import pytest
 from quadtree_pack.tests.demo import demo
 
 EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in demo.ROOT.glob("example_workflows/*.json")}
+SAVED = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in demo.ROOT.glob("tests/workflows/*.json")
+    if not path.stem.endswith(".api")
+}
 BLUEPRINT = json.loads((demo.ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
+SCHEMAS = json.loads((demo.ROOT / "tests" / "comfy" / "schemas.json").read_text(encoding="utf-8"))
 TITLE_PX = 30
 UNKNOWN = "() => app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"
 AREAS = "() => app.graph.nodes.map((node) => [...node.pos, ...node.size])"
@@ -35,6 +41,24 @@ def test_an_example_opens_with_its_values_nodes_apart_and_a_live_tree(page, name
     assert values_by_node(saved) == values_by_node(example)
     assert len(saved["links"]) == len(example["links"])
     assert_apart(page.page.evaluate(AREAS))
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_workflow_of_an_earlier_version_opens_with_its_values(page, name):
+    """Values that the file does not have, since their inputs came later, are the defaults."""
+    page.load(json.loads(json.dumps(SAVED[name]).replace("example.png", "picture.png")))
+    assert page.page.evaluate(UNKNOWN) == []
+    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    saved = {str(node["id"]): node for node in SAVED[name]["nodes"] if node["type"].startswith("Quadtree")}
+    assert len(saved) >= 2
+    for number, node in saved.items():
+        golden = [entry for entry in SCHEMAS[node["type"]]["inputs"] if entry["widget"]]
+        later = [entry["default"] for entry in golden[len(node["widgets_values"]) :]]
+        values = [prompt[number]["inputs"][entry["name"]] for entry in golden]
+        assert values == [*node["widgets_values"], *later]
+        assert {slot["name"] for slot in node["inputs"] if slot["link"] is not None} == {
+            key for key, value in prompt[number]["inputs"].items() if isinstance(value, list)
+        }
 
 
 def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page):
