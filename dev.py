@@ -632,7 +632,7 @@ def install_tool(name: str) -> None:
 def tool_step(name: str) -> Step:
     return Step(
         title=lambda _: f"installing {name} into .venv",
-        ready=lambda _: venv_ready(_) and stamped(name, tool_digest(name)),
+        ready=lambda comfyui: venv_ready(comfyui) and stamped(name, tool_digest(name)),
         make=lambda _: install_tool(name),
     )
 
@@ -806,7 +806,9 @@ def check_archive(path: Path) -> tuple[list[str], int]:
         names = archive.namelist()
     size = path.stat().st_size
     if stray := sorted(name for name in names if PurePosixPath(name).parts[0] in NEVER_SHIPPED):
-        raise ExpectedError(f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; name them in .comfyignore.")
+        raise ExpectedError(
+            f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; .comfyignore must keep them out."
+        )
     if size > ARCHIVE_LIMIT_BYTES:
         raise ExpectedError(f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: take out what users do not need.")
     return names, size

@@ -354,7 +354,7 @@ def test_an_archive_of_the_pack_alone_passes(project):
 
 @pytest.mark.parametrize("name", ["tests/test_a.py", "docs/icon.png", "dev.py", "demo/a/b.png", ".github/workflows/tests.yml"])
 def test_an_archive_with_a_development_file_is_refused_by_its_name(project, name):
-    with pytest.raises(dev.ExpectedError, match=re.escape(f"holds {name}: 1 such files; name them in .comfyignore")):
+    with pytest.raises(dev.ExpectedError, match=re.escape(f"holds {name}: 1 such files; .comfyignore must keep them out")):
         dev.check_archive(make_archive(project, "__init__.py", name))
 
 
