@@ -13,6 +13,7 @@ from server import PromptServer
 from .blending import METHODS
 from .budget import LOWEST, Choice, build_for_cost
 from .composite import composite
+from .decoding import decode_changed
 from .detail import DETAIL_METRICS, LARGEST_PX, CellSums
 from .facts import facts_of
 from .overlay import draw_overlay
@@ -459,12 +460,65 @@ class QuadtreeInfo(io.ComfyNode):
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
 
+class QuadtreeVAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuadtreeVAEDecode",
+            display_name="Quadtree VAE Decode",
+            category="image/quadtree",
+            description="VAE Decode and Quadtree Composite in one: takes the original's own pixels where the quadtree keeps, "
+            "and does not decode there if the VAE allows it (Qwen, Wan, TAESD).",
+            search_aliases=["tiled decode", "partial decode", "decode changed"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampled latent, of an image."),
+                io.Vae.Input("vae", tooltip="The one that encoded the original."),
+                QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
+                io.Image.Input("original", tooltip="The image that was encoded, at the size of the decoded one."),
+                io.Int.Input(
+                    "feather",
+                    default=32,
+                    min=0,
+                    max=4096,
+                    step=2,
+                    tooltip="Over how many px the decoded image fades in beside what is kept. 0 = a hard border.",
+                ),
+            ],
+            outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict, vae: Any, quadtree: Any, original: torch.Tensor, feather: int) -> io.NodeOutput:
+        trees = _checked_trees(quadtree)
+        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        latent = _image_latent(samples["samples"], vae)
+        original = _checked_image(original)[..., :3]
+        px = vae.spacial_compression_decode()
+        (height, width), (high, wide) = (length * px for length in latent.shape[-2:]), original.shape[1:3]
+        if (height, width) != (high, wide):
+            raise ValueError(
+                f"The original has {wide} x {high} px and the decoded image {width} x {height}; both must have one size. Put "
+                f"Upscale Image ({width} x {height}) between the original and this node."
+            )
+        images = max(len(latent), len(original), len(trees))
+        if any(images % len(some) for some in (latent, original, trees)):
+            raise ValueError(
+                f"There are {len(original)} original images, {len(latent)} latents and {len(trees)} trees; give one of each, "
+                "or as many as there are images."
+            )
+        trees = trees * (images // len(trees))
+        for tree in trees:
+            tree.check_fits(height, width)
+        latent, original = (some.repeat(images // len(some), *[1] * (some.ndim - 1)) for some in (latent, original))
+        return io.NodeOutput(decode_changed(vae, latent, original, trees, feather_px))
+
+
 class QuadtreeExtension(ComfyExtension):
     async def on_load(self) -> None:
         register(visualizer_limits)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo]
+        return [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
 
 
 def progress_text(node_id: str | None) -> Callable[[str], None] | None:
@@ -518,6 +572,22 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}; it must be true or false.")
     return value
+
+
+def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
+    """The latent [B, C, h, w], or [B, C, 1, h, w] for a VAE of videos; ValueError where it is none of an image."""
+    if vae is None:
+        raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
+    shape = "several latents in one" if latent.is_nested else tuple(latent.shape)
+    if latent.is_nested or vae.latent_dim == 1 or vae.extra_1d_channel is not None or latent.ndim not in (4, 5):
+        raise ValueError(f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it.")
+    if latent.ndim == 5 and latent.shape[2] != 1:
+        raise ValueError(
+            f"The latent is a video with {latent.shape[2]} frames; this node decodes single images. Use core's VAE Decode."
+        )
+    if vae.latent_dim == 2 and latent.ndim == 5:
+        return latent[:, :, 0]
+    return latent[:, :, None] if vae.latent_dim == 3 and latent.ndim == 4 else latent
 
 
 def _choice(name: str, value: str, table: dict) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_api.latest import io
 from quadtree_pack import composite as composite_module
-from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVisualizer
+from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import TYPICAL, Settings, estimate
 from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
@@ -56,7 +56,10 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION
 
 
-@pytest.mark.parametrize("node", [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo])
+NODES = [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
+
+
+@pytest.mark.parametrize("node", NODES)
 def test_every_input_has_a_tooltip_and_lengths_name_their_unit(node):
     for entry in node.define_schema().inputs:
         assert entry.tooltip

@@ -15,7 +15,7 @@ from quadtree_pack.tests.demo import demo
 from .api import PACK, fetch, get, with_tiny_model
 
 ROOT = demo.ROOT
-NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo")
+NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo", "QuadtreeVAEDecode")
 PICTURED = NODES[:2]
 LANGUAGES = ("en", "zh", "ja")
 EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("example_workflows/*.json")}

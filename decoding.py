@@ -1,0 +1,261 @@
+"""Decodes only what changed in a latent, equal to a full decode there.
+
+A decoder first works at the latent's own resolution, where it may look at the whole image (attention), and ends with
+convolutions that look a few cells around. So it is cut in two: the first part runs once over the whole latent, which is a few
+percent of the work, and its features go through the rest in windows, each with the cells around it that the rest looks at.
+Where to cut and how far it looks is measured on the decoder itself: a NaN spreads to everything that is made from it.
+
+A decoder with group norms behind the cut (SD, SDXL, SD3, Flux) takes mean and variance of the whole image at every resolution:
+there the NaN spreads everywhere and no window can be right. Statistics of a half of the image or of a latent of half the size
+put a small trained decoder of that family off by 20 to 40 levels of 255, and repeating with what the windows then measure did
+not converge. So such a VAE decodes the whole image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .composite import composite
+from .planning import Cost, Planner, Tiling, Window, units_with
+from .quadtree import Box, Quadtree
+from .tiled_diffusion import batches
+from .utils import ceil_div, info, warn
+
+WINDOW_PX = 1024  # side of the largest window, with what it sees around; batches hold no more than such a window
+UNIT_CELLS = 2  # windows begin and end on multiples of it, so that there are few shapes
+CALL_CELLS = 256  # what a call of the decoder costs by itself, in cells' worth
+PROBE_CELLS = 4  # enough to see what goes through the cut
+STRIP_CELLS = 64  # long enough to see how far the rest looks
+
+
+class Reached(BaseException):
+    """Ends a decode at the cut, once the features are known; no failure, so no `except Exception` of core's may take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """All that a decoder makes, it makes from the output of `module`: `scale` features per cell along an axis.
+
+    A cell's px, `px` along an axis, are made from the cells up to `reach` away.
+    """
+
+    module: nn.Module
+    scale: int
+    px: int
+    reach: int
+
+
+class Decoder:
+    """A VAE's decoder as core calls it, in two parts. Nothing is left on the VAE: every hook is removed at once."""
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.model = vae.first_stage_model
+
+    def __call__(self, cells: Tensor) -> Tensor:
+        return self.model.decode(cells.to(self.vae.device, self.vae.vae_dtype))
+
+    def features(self, cells: Tensor, module: nn.Module) -> Tensor:
+        """What `module` puts out for these latent cells; what follows it is not run."""
+        found = []
+
+        def reached(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+            found.append(output)
+            raise Reached
+
+        with hooked(reached, module), suppress(Reached):
+            self(cells)
+        return found[0]
+
+    def rest(self, features: Tensor, module: nn.Module, like: Tensor) -> Tensor:
+        """The picture [B, C, ..., H, W] from features. What comes before `module` gets one cell of NaN and does not count."""
+        with hooked(lambda *_call: features, module):
+            return self(like.new_full((len(features), *like.shape[1:-2], 1, 1), torch.nan))
+
+    def pixels(self, picture: Tensor) -> Tensor:
+        """A decoder's output as core puts it out, [B, H, W, 3] in 0..1."""
+        picture = picture.to(self.vae.output_device, self.vae.vae_output_dtype(), copy=True)
+        return as_images(self.vae.process_output(picture).movedim(1, -1))
+
+    def whole(self, latent: Tensor) -> Tensor:
+        return as_images(self.vae.decode(latent))
+
+    @property
+    def window_cells(self) -> int:
+        return ceil_div(WINDOW_PX, self.vae.spacial_compression_decode())
+
+    def memory(self, latent: Tensor, height: int, width: int) -> float:
+        """Bytes that decoding `height` x `width` cells of this latent takes, by core's estimate."""
+        return self.vae.memory_used_decode(torch.Size((1, *latent.shape[1:-2], height, width)), self.vae.vae_dtype)
+
+    def load(self, latent: Tensor) -> None:
+        """The VAE on its device, with memory for a window and for the features of the whole latent."""
+        height, width = latent.shape[-2:]
+        window = self.memory(latent, min(height, self.window_cells), min(width, self.window_cells))
+        features = 4 * self.memory(latent, height, width) / self.vae.spacial_compression_decode() ** 2
+        comfy.model_management.load_models_gpu(
+            [self.vae.patcher], memory_required=window + features, force_full_load=self.vae.disable_offload
+        )
+
+    def fits(self, latent: Tensor) -> bool:
+        """Whether the whole latent can be decoded at once."""
+        return self.memory(latent, *latent.shape[-2:]) <= comfy.model_management.get_free_memory(self.vae.device)
+
+
+def as_images(picture: Tensor) -> Tensor:
+    """[B, 1, H, W, C] or [B, H, W, C] as [B, H, W, 3]."""
+    return picture.flatten(0, -4)[..., :3]
+
+
+@contextmanager
+def hooked(hook: Callable, *modules: nn.Module) -> Iterator[None]:
+    """`hook` after each forward of these modules, until the end of the block."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+def find_cut(decoder: Decoder, latent: Tensor) -> Cut | None:
+    """Where the decoder may be cut; None where every px is made from the whole image, so that no window can be right."""
+    probe = latent.new_zeros(1, *latent.shape[1:-2], PROBE_CELLS, PROBE_CELLS)
+    px = decoder.vae.spacial_compression_decode()
+    # The last module at the lowest resolution leaves the least to do; where something bypasses it, an earlier one.
+    for module, scale in reversed(modules_at_lowest(decoder, probe)):
+        try:
+            picture = decoder.rest(decoder.features(probe, module), module, probe)
+        except RuntimeError:  # what bypasses it has the shape of the one cell
+            continue
+        if picture.shape[-2:] == (px * PROBE_CELLS, px * PROBE_CELLS) and picture.isfinite().all():
+            across = reach_along(-1, decoder, module, probe, scale)
+            down = None if across is None else reach_along(-2, decoder, module, probe, scale)
+            return None if down is None else Cut(module, scale, px, max(across, down))
+    return None
+
+
+def modules_at_lowest(decoder: Decoder, probe: Tensor) -> list[tuple[nn.Module, int]]:
+    """Modules that put out the lowest resolution, with its features per cell, in the order in which they finish.
+
+    Of those that run once: what a module puts out at its second call is not what it put out at its first.
+    """
+    calls: Counter[nn.Module] = Counter()
+    seen: list[tuple[nn.Module, int]] = []
+
+    def note(module: nn.Module, _args: tuple, output: Any) -> None:
+        calls[module] += 1
+        if isinstance(output, Tensor) and output.ndim >= 4 and output.shape[-2] == output.shape[-1]:
+            scale, rest = divmod(output.shape[-1], PROBE_CELLS)
+            if scale and not rest:
+                seen.append((module, scale))
+
+    with hooked(note, *decoder.model.modules()):
+        decoder(probe)
+    lowest = min((scale for _, scale in seen), default=0)
+    return [(module, scale) for module, scale in seen if scale == lowest and calls[module] == 1]
+
+
+def reach_along(axis: int, decoder: Decoder, module: nn.Module, probe: Tensor, scale: int) -> int | None:
+    """How many cells away, along an axis, a cell has a say in the picture; None if it has in all of it."""
+    size = [PROBE_CELLS, PROBE_CELLS]
+    size[axis] = STRIP_CELLS
+    features = decoder.features(probe.new_zeros(*probe.shape[:-2], *size), module).clone()
+    middle = STRIP_CELLS // 2
+    features.narrow(axis, middle * scale, scale).fill_(torch.nan)
+    # Fast convolutions (Winograd, Fourier) would carry the NaN further than the sum that they stand for.
+    with torch.backends.cudnn.flags(enabled=False):
+        picture = decoder.rest(features, module, probe)
+    cells = picture.isnan().movedim(axis, -1).unflatten(-1, (STRIP_CELLS, -1)).movedim(-2, 0).flatten(1).any(1)
+    spoilt = cells.nonzero().flatten().tolist()
+    return None if cells[0] or cells[-1] else max(middle - spoilt[0], spoilt[-1] - middle)
+
+
+@torch.no_grad()
+def decode_changed(vae: Any, latent: Tensor, original: Tensor, trees: Sequence[Quadtree], feather_px: int) -> Tensor:
+    """`original` [B, H, W, 3] in 0..1 with the decoded `latent` [B, C, ..., h, w] composed in where its tree lets it change."""
+    height, width = original.shape[1:3]
+    maps = {tree: tree.denoise_map(height, width) > 0 for tree in dict.fromkeys(trees)}
+    if not any(map(torch.any, maps.values())):
+        return original.clone()
+    decoder, pictures = Decoder(vae), []
+    with comfy.model_management.cuda_device_context(vae.device):
+        decoder.load(latent)
+        cut = find_cut(decoder, latent)
+        if cut is None:
+            info("this VAE's decoder makes every pixel from the whole image, so the whole image is decoded.")
+        for cells, picture, tree in zip(latent.split(1), original, trees, strict=True):
+            refined = decoded(decoder, cut, cells, picture, maps[tree]) if maps[tree].any() else picture
+            pictures.append(composite(picture, refined, tree, feather_px))
+    return torch.stack(pictures)
+
+
+def decoded(decoder: Decoder, cut: Cut | None, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
+    """`picture` [H, W, 3] with the latent [1, C, ..., h, w] decoded, at least where px are `changed`."""
+    if cut is None:
+        return decoder.whole(latent)[0]
+    todo = units_with(changed, cut.px * UNIT_CELLS)
+    tile = decoder.window_cells // UNIT_CELLS
+    windows = plan(todo, latent.shape[-2:], cut, tile)
+    if sum(box.width * box.height for box, _ in windows) >= latent[0, 0].numel() and decoder.fits(latent):
+        return decoder.whole(latent)[0]
+    refined, progress = picture.clone(), comfy.utils.ProgressBar(int(todo.sum()))
+    features = decoder.features(latent, cut.module)
+    while todo.any():
+        try:
+            for core, pixels in in_windows(decoder, cut, features, latent, windows, (tile * UNIT_CELLS) ** 2):
+                refined[scaled(core, cut.px).slices] = pixels.to(refined)
+                units = tuple(slice(ends.start // UNIT_CELLS, ceil_div(ends.stop, UNIT_CELLS)) for ends in core.slices)
+                progress.update(int(todo[units].sum()))
+                todo[units] = False
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # of what kind running out of memory is depends on the device: core knows
+            if not comfy.model_management.is_oom(error) or tile <= least_tile(cut):
+                raise
+            tile = max(least_tile(cut), tile // 2)
+            warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * cut.px)
+            windows = plan(todo, latent.shape[-2:], cut, tile)
+        comfy.model_management.soft_empty_cache()
+    return refined
+
+
+def in_windows(
+    decoder: Decoder, cut: Cut, features: Tensor, latent: Tensor, windows: Sequence[Window], most_cells: int
+) -> Iterator[tuple[Box, Tensor]]:
+    """Each window's core, in cells, and its px [h, w, 3]; as many windows at once as have `most_cells` together."""
+    largest = max(box.width * box.height for box, _ in windows)
+    for group in batches(windows, max(1, most_cells // largest)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        crops = torch.cat([features[(..., *scaled(windows[number].box, cut.scale).slices)] for number in group])
+        for number, pixels in zip(group, decoder.pixels(decoder.rest(crops, cut.module, latent)), strict=True):
+            box, core = windows[number]
+            inner = Box(core.x0 - box.x0, core.y0 - box.y0, core.x1 - box.x0, core.y1 - box.y0)
+            yield core, pixels[scaled(inner, cut.px).slices]
+
+
+def plan(active: np.ndarray, size: tuple[int, int], cut: Cut, tile: int) -> Sequence[Window]:
+    """The cheapest windows, in cells, over the active units of a latent of `size`; the longest have `tile` units."""
+    # The planner leaves whole what one window can hold, for the sake of its context; a decoder needs no more than its reach.
+    tile = max(least_tile(cut), min(tile, max(active.shape) - 1))
+    margin = ceil_div(cut.reach, UNIT_CELLS)
+    tiling = Tiling(UNIT_CELLS, tile, 1, 2 * margin, moving=False, cost=Cost(CALL_CELLS, 0, inf))
+    return Planner(size, tiling).plan(active)
+
+
+def least_tile(cut: Cut) -> int:
+    """Units of the smallest window that is worth it: half of its side is decoded for its own sake."""
+    return 4 * ceil_div(max(1, cut.reach), UNIT_CELLS)
+
+
+def scaled(box: Box, factor: int) -> Box:
+    return Box(*(edge * factor for edge in box))

@@ -1,0 +1,234 @@
+"""Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not decoded."""
+
+import comfy.model_management
+import pytest
+import torch
+from quadtree_pack import decoding
+from quadtree_pack.nodes import QuadtreeVAEDecode
+from quadtree_pack.quadtree import Quadtree
+from quadtree_pack.tests.comfy.support import half_kept, tree_of
+from quadtree_pack.tests.comfy.tiny_vaes import VAES, vae_latent
+
+LEVEL = 1 / 255
+LOCAL = ("qwen", "wan22", "taesd")  # nothing of the whole image behind their lowest resolution
+# By hand: 3 x 3 convolutions at 2, 4 and 8 times the latent's resolution (Wan 2.2: from 1 to 8), rounded up to whole cells.
+REACH = {"qwen": 7, "wan22": 13, "taesd": 9}
+SIZE = 32, 40
+CORNERS = [[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0.5], [0, 0, 0, 0, 0]]
+
+zoo = pytest.mark.parametrize("name", VAES)
+local = pytest.mark.parametrize("name", LOCAL)
+
+
+@pytest.fixture(scope="module")
+def vaes():
+    return {name: make() for name, make in VAES.items()}
+
+
+@pytest.fixture(autouse=True)
+def _small_windows(monkeypatch):
+    monkeypatch.setattr(decoding, "WINDOW_PX", 256)
+
+
+def picture(vae, cells=SIZE, images=1):
+    height, width = (length * vae.spacial_compression_decode() for length in cells)
+    return torch.rand(images, height, width, 3, generator=torch.Generator().manual_seed(1))
+
+
+def corners(vae, cells=SIZE):
+    return tree_of(CORNERS, *cells, vae.spacial_compression_decode())
+
+
+def decoded(vae, samples, trees, original, feather=0):
+    trees = (trees,) if isinstance(trees, Quadtree) else trees
+    return QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, original, feather).args[0]
+
+
+def whole(vae, samples):
+    with torch.no_grad():
+        images = vae.decode(samples)
+    return images.reshape(-1, *images.shape[-3:])
+
+
+class Watch:
+    """Sizes of what a VAE's convolutions put out."""
+
+    def __init__(self, vae):
+        convolutions = [
+            module for module in vae.first_stage_model.modules() if isinstance(module, torch.nn.modules.conv._ConvNd)
+        ]
+        self.px, self.vae, self.last = [], vae, None
+        self.handles = [module.register_forward_hook(self._note) for module in convolutions]
+
+    def _note(self, _module, _args, output):
+        self.px.append(output.shape[0] * output.shape[-1] * output.shape[-2])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+@zoo
+def test_what_changed_equals_a_full_decode_and_what_is_kept_the_original(name, vaes):
+    vae = vaes[name]
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
+    result, expected = decoded(vae, samples, tree, original)[0], whole(vae, samples)[0]
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    assert (result - expected)[free].abs().max() < LEVEL / 10
+    assert torch.equal(result[~free], original[0, ~free]) and 0 < free.float().mean() < 0.2
+    assert expected.std() > 20 * LEVEL and (original[0] - expected)[free].abs().max() > 0.5
+
+
+@zoo
+def test_the_decoder_s_reach_is_measured(name, vaes):
+    vae = vaes[name]
+    with torch.no_grad():
+        cut = decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))
+    assert (cut and cut.reach) == REACH.get(name)
+
+
+@local
+def test_context_as_long_as_the_reach_is_needed(name, vaes, monkeypatch):
+    """A window with three cells less around it differs: the measured reach is not idle."""
+    vae = vaes[name]
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
+    plan = decoding.plan
+    short = lambda active, size, cut, tile: plan(active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile)  # noqa: E731
+    monkeypatch.setattr(decoding, "plan", short)
+    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    assert (decoded(vae, samples, tree, original)[0] - whole(vae, samples)[0])[free].abs().max() > LEVEL
+
+
+@pytest.mark.parametrize(("name", "feather"), [("qwen", 32), ("taesd", 0)])
+def test_batches_trees_and_odd_sizes_equal_a_full_decode(name, vaes, feather):
+    vae = vaes[name]
+    cells = 27, 35
+    samples = torch.cat([vae_latent(vae, *cells, seed) for seed in (1, 2)])
+    trees = corners(vae, cells), half_kept(*cells, vae.spacial_compression_decode())
+    original = picture(vae, cells)
+    result, expected = decoded(vae, samples, trees, original, feather), whole(vae, samples)
+    for number, tree in enumerate(trees):
+        composed = decoding.composite(original[0], expected[number], tree, feather)
+        assert (result[number] - composed).abs().max() < LEVEL / 10
+
+
+def test_only_what_changed_is_decoded(vaes):
+    vae = vaes["taesd"]
+    cells = 64, 64
+    samples, original = vae_latent(vae, *cells), picture(vae, cells)
+    small = tree_of([[1.0] + [0.0] * 7] + [[0.0] * 8] * 7, *cells)
+    with Watch(vae) as mine:
+        decoded(vae, samples, small, original)
+    with Watch(vae) as full:
+        whole(vae, samples)
+    assert max(mine.px) < 0.1 * max(full.px) and sum(mine.px) < 0.25 * sum(full.px)
+
+
+def test_where_nothing_changed_the_vae_is_not_called(vaes):
+    vae = vaes["taesd"]
+    original = picture(vae)
+    with Watch(vae) as watch:
+        result = decoded(vae, vae_latent(vae, *SIZE), tree_of([[0.0]], *SIZE), original)
+    assert torch.equal(result, original) and not watch.px
+
+
+@zoo
+def test_where_all_changed_it_is_core_s_decode_to_the_bit(name, vaes):
+    vae = vaes[name]
+    samples = vae_latent(vae, *SIZE)
+    result = decoded(vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae))
+    assert torch.equal(result, whole(vae, samples))
+
+
+@pytest.mark.parametrize("name", ["qwen", "taesd"])
+def test_what_does_not_fit_in_memory_is_decoded_in_windows(name, vaes, monkeypatch):
+    vae = vaes[name]
+    samples = vae_latent(vae, *SIZE)
+    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(vae, "decode", None)
+    result = decoded(vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae))
+    monkeypatch.undo()
+    assert (result - whole(vae, samples)).abs().max() < LEVEL / 10
+
+
+def failing(monkeypatch, error, most_cells):
+    """The second part of the decoder fails for more cells than these."""
+    rest, sizes = decoding.Decoder.rest, []
+
+    def refused(self, features, module, like):
+        sizes.append(features.shape[0] * features.shape[-1] * features.shape[-2])
+        if like.shape[-1] == SIZE[1] and sizes[-1] > most_cells:
+            raise error
+        return rest(self, features, module, like)
+
+    monkeypatch.setattr(decoding.Decoder, "rest", refused)
+    return sizes
+
+
+def test_out_of_memory_it_goes_on_with_smaller_windows(vaes, monkeypatch, caplog):
+    vae = vaes["qwen"]
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), half_kept(*SIZE)
+    monkeypatch.setattr(decoding, "WINDOW_PX", 320)
+    expected = whole(vae, samples)[0]
+    sizes = failing(monkeypatch, torch.OutOfMemoryError("out of memory"), 1100)
+    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    result = decoded(vae, samples, tree, original)[0]
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    assert (result - expected)[free].abs().max() < LEVEL / 10
+    assert max(sizes) > 1100 and "out of memory" in caplog.text
+    failing(monkeypatch, torch.OutOfMemoryError("out of memory"), 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        decoded(vae, samples, tree, original)
+
+
+def test_an_interrupt_ends_it_and_nothing_stays_on_the_vae(vaes, monkeypatch):
+    vae = vaes["qwen"]
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
+    before = whole(vae, samples)
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        decoded(vae, samples, tree, original)
+    comfy.model_management.interrupt_current_processing(False)
+    decoded(vae, samples, tree, original)
+    assert not any(module._forward_hooks for module in vae.first_stage_model.modules())
+    assert torch.equal(whole(vae, samples), before)
+
+
+def test_a_video_is_refused_with_the_node_to_use(vaes):
+    samples = torch.zeros(1, 16, 3, *SIZE)
+    with pytest.raises(ValueError, match=r"video with 3 frames.*Use core's VAE Decode"):
+        decoded(vaes["qwen"], samples, corners(vaes["qwen"]), picture(vaes["qwen"]))
+
+
+def test_a_still_with_or_without_its_time_axis_is_the_same(vaes):
+    for name in ("qwen", "taesd"):
+        vae = vaes[name]
+        samples = vae_latent(vae, *SIZE).reshape(1, -1, *SIZE)
+        four, five = (decoded(vae, one, corners(vae), picture(vae)) for one in (samples, samples[:, :, None]))
+        assert torch.equal(four, five)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"original": torch.zeros(1, 512, 640, 3)},
+            r"640 x 512 px and the decoded image 320 x 256.*Upscale Image \(320 x 256\)",
+        ),
+        ({"original": torch.zeros(2, 256, 320, 3), "samples": torch.zeros(3, 4, *SIZE)}, "2 original images, 3 latents and 1"),
+        ({"trees": "a tree"}, "quadtree is str"),
+        ({"trees": (tree_of([[1.0]], 40, 20),)}, "another aspect"),
+        ({"feather": -2}, "feather is -2"),
+        ({"samples": torch.zeros(1, 64, 100)}, "of no image"),
+        ({"vae": None}, "The VAE is missing"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused(changes, words, vaes):
+    vae = vaes["taesd"]
+    values = {"vae": vae, "samples": vae_latent(vae, *SIZE), "trees": (corners(vae),), "original": picture(vae), **changes}
+    with pytest.raises(ValueError, match=words):
+        decoded(**values)
