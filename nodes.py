@@ -426,7 +426,7 @@ class QuadtreeComposite(io.ComfyNode):
         pictures = []
         for number in range(images):
             tree = trees[number % len(trees)]
-            tree.check_fits(*refined.shape[1:3])
+            tree.check_fits(*refined.shape[1:3], "image", "px")
             pair = (batch[number % len(batch), ..., :3] for batch in (original, refined))
             pictures.append(composite(*pair, tree, feather_px, match=_flag("color_match", color_match)))
         return io.NodeOutput(torch.stack(pictures))

@@ -150,13 +150,13 @@ class Quadtree:
         groups = ((side, x0[some], y0[some], values[some]) for side, some in chosen)
         return painted(groups, self.width, self.height, self.root_px)
 
-    def check_fits(self, height_cells: int, width_cells: int) -> None:
-        """Raise ValueError unless the latent has this image's aspect, give or take a cell of rounding."""
-        expected = height_cells * self.width / self.height
-        if abs(width_cells - expected) > 1.5 * max(1, self.width / self.height):
+    def check_fits(self, height: int, width: int, what: str = "latent", unit: str = "cells") -> None:
+        """Raise ValueError unless `what`, of height x width `unit`, has this image's aspect, give or take one for rounding."""
+        expected = height * self.width / self.height
+        if abs(width - expected) > 1.5 * max(1, self.width / self.height):
             raise ValueError(
-                f"The quadtree was built from an image of {self.width} x {self.height} px, but the latent has "
-                f"{width_cells} x {height_cells} cells, another aspect. Build it from the image that is refined "
+                f"The quadtree was built from an image of {self.width} x {self.height} px, but the {what} has "
+                f"{width} x {height} {unit}, another aspect. Build it from the image that is refined "
                 "(or from a smaller or larger copy of it)."
             )
 

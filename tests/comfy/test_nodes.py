@@ -295,6 +295,11 @@ def test_images_of_two_sizes_are_refused_with_the_node_to_use():
         composed(two_images()[0], two_images(512, 640)[0], visualize(half_busy())[1])
 
 
+def test_a_tree_of_another_aspect_is_refused_in_px():
+    with pytest.raises(ValueError, match=r"image of 320 x 256 px, but the image has 256 x 256 px, another aspect"):
+        composed(*two_images(256, 256), visualize(half_busy())[1])
+
+
 def test_the_facts_are_those_of_the_tree():
     trees, maps = visualize(half_busy())[1:]
     text, tiles, kept, denoise, cost = QuadtreeInfo.execute(trees, 20).args

@@ -16,7 +16,7 @@ from .api import PACK, fetch, get, with_tiny_model
 
 ROOT = demo.ROOT
 NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo", "QuadtreeVAEDecode")
-PICTURED = NODES[:2]
+PICTURED = NODES[:3]
 LANGUAGES = ("en", "zh", "ja")
 EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("example_workflows/*.json")}
 BLUEPRINT = json.loads((ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
