@@ -8,7 +8,8 @@ Where to cut and how far it looks is measured on the decoder itself: a NaN sprea
 A decoder with group norms behind the cut (SD, SDXL, SD3, Flux) takes mean and variance of the whole image at every resolution:
 there the NaN spreads everywhere and no window can be right. Statistics of a half of the image or of a latent of half the size
 put a small trained decoder of that family off by 20 to 40 levels of 255, and repeating with what the windows then measure did
-not converge. So such a VAE decodes the whole image.
+not converge. So such a VAE decodes the whole image, unless the user takes windows that are decoded each by itself, as core's
+VAE Decode (Tiled) does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .blending import METHODS, shares
 from .composite import composite
 from .planning import Cost, Planner, Tiling, Window, units_with
 from .quadtree import Box, Quadtree
@@ -33,6 +35,7 @@ from .tiled_diffusion import batches
 from .utils import ceil_div, info, warn
 
 WINDOW_PX = 1024  # side of the largest window, with what it sees around; batches hold no more than such a window
+OVERLAP_PX = 96  # of each side of windows that are decoded each by itself: half to fade in, half as context beyond
 UNIT_CELLS = 2  # windows begin and end on multiples of it, so that there are few shapes
 CALL_CELLS = 256  # what a call of the decoder costs by itself, in cells' worth
 PROBE_CELLS = 4  # enough to see what goes through the cut
@@ -181,8 +184,20 @@ def reach_along(axis: int, decoder: Decoder, module: nn.Module, probe: Tensor, s
 
 
 @torch.no_grad()
-def decode_changed(vae: Any, latent: Tensor, original: Tensor, trees: Sequence[Quadtree], feather_px: int) -> Tensor:
-    """`original` [B, H, W, 3] in 0..1 with the decoded `latent` [B, C, ..., h, w] composed in where its tree lets it change."""
+def decode_changed(
+    vae: Any,
+    latent: Tensor,
+    original: Tensor,
+    trees: Sequence[Quadtree],
+    feather_px: int,
+    *,
+    approximate: bool = False,
+    match: bool = False,
+) -> Tensor:
+    """`original` [B, H, W, 3] in 0..1 with the decoded `latent` [B, C, ..., h, w] composed in where its tree lets it change.
+
+    `approximate` allows windows where the decoder makes every px from the whole image; `match` is that of `composite`.
+    """
     height, width = original.shape[1:3]
     maps = {tree: tree.denoise_map(height, width) > 0 for tree in dict.fromkeys(trees)}
     if not any(map(torch.any, maps.values())):
@@ -192,17 +207,57 @@ def decode_changed(vae: Any, latent: Tensor, original: Tensor, trees: Sequence[Q
         decoder.load(latent)
         cut = find_cut(decoder, latent)
         if cut is None:
-            info("this VAE's decoder makes every pixel from the whole image, so the whole image is decoded.")
+            what = "windows are decoded each by itself" if approximate else "the whole image is decoded"
+            info("this VAE's decoder makes every pixel from the whole image, so %s.", what)
         for cells, picture, tree in zip(latent.split(1), original, trees, strict=True):
-            refined = decoded(decoder, cut, cells, picture, maps[tree]) if maps[tree].any() else picture
-            pictures.append(composite(picture, refined, tree, feather_px))
+            if not maps[tree].any():
+                refined = picture
+            elif cut is None:
+                refined = each_by_itself(decoder, cells, picture, maps[tree]) if approximate else decoder.whole(cells)[0]
+            else:
+                refined = decoded(decoder, cut, cells, picture, maps[tree])
+            pictures.append(composite(picture, refined, tree, feather_px, match=match))
     return torch.stack(pictures)
 
 
-def decoded(decoder: Decoder, cut: Cut | None, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
+def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
+    """`picture` with windows over what is `changed` decoded as if each were an image, and blended where they overlap."""
+    px, size = decoder.vae.spacial_compression_decode(), latent.shape[-2:]
+    tile, overlap = decoder.window_cells // UNIT_CELLS, max(1, ceil_div(OVERLAP_PX, px * UNIT_CELLS))
+    active = units_with(changed, px * UNIT_CELLS)
+    while True:
+        tiling = Tiling(UNIT_CELLS, tile, tile // 2, 2 * overlap, moving=False, cost=Cost(CALL_CELLS, 0, inf))
+        windows = Planner(size, tiling).plan(active)
+        try:
+            return blended(decoder, latent, picture, windows, overlap * UNIT_CELLS // 2)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:
+            if not comfy.model_management.is_oom(error) or tile <= 4 * overlap:
+                raise
+        tile = max(4 * overlap, tile // 2)
+        warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * px)
+        comfy.model_management.soft_empty_cache()
+
+
+def blended(decoder: Decoder, latent: Tensor, picture: Tensor, windows: Sequence[Window], margin: int) -> Tensor:
+    """Each window decoded, over `picture` where no window counts; neighbours fade over `margin` cells beside their border."""
+    px, progress = decoder.vae.spacial_compression_decode(), comfy.utils.ProgressBar(len(windows))
+    result, held = torch.zeros_like(picture), torch.ones(*picture.shape[:2], 1)
+    weights = shares(windows, latent.shape[-2:], METHODS["Shifted Feather"], margin)
+    for (box, _), weight in zip(windows, weights, strict=True):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pixels = decoder.pixels(decoder(latent[(..., *box.slices)]))[0].to(result)
+        share = weight.to(result).repeat_interleave(px, 0).repeat_interleave(px, 1)[..., None]
+        inside = scaled(box, px).slices
+        result[inside] += pixels * share
+        held[inside] -= share
+        progress.update(1)
+    return result.addcmul_(picture, held.clamp_min_(0).to(result))
+
+
+def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
     """`picture` [H, W, 3] with the latent [1, C, ..., h, w] decoded, at least where px are `changed`."""
-    if cut is None:
-        return decoder.whole(latent)[0]
     todo = units_with(changed, cut.px * UNIT_CELLS)
     tile = decoder.window_cells // UNIT_CELLS
     windows = plan(todo, latent.shape[-2:], cut, tile)

@@ -371,6 +371,16 @@ class QuadtreeDiffusion(io.ComfyNode):
         return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent), progress))
 
 
+def _color_match_input(which: str) -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "color_match",
+        default=False,
+        optional=True,
+        tooltip=f"Gives the {which} image the original's local colour and contrast, tile by tile, before it is put in. For a "
+        "model or VAE that shifts colours.",
+    )
+
+
 class QuadtreeComposite(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -393,13 +403,7 @@ class QuadtreeComposite(io.ComfyNode):
                     step=2,
                     tooltip="Over how many px the refined image fades in beside what is kept. 0 = a hard border.",
                 ),
-                io.Boolean.Input(
-                    "color_match",
-                    default=False,
-                    optional=True,
-                    tooltip="Gives the refined image the original's local colour and contrast, tile by tile, before it is put "
-                    "in. For a model or VAE that shifts colours.",
-                ),
+                _color_match_input("refined"),
             ],
             outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
         )
@@ -483,12 +487,29 @@ class QuadtreeVAEDecode(io.ComfyNode):
                     step=2,
                     tooltip="Over how many px the decoded image fades in beside what is kept. 0 = a hard border.",
                 ),
+                io.Boolean.Input(
+                    "approximate",
+                    default=False,
+                    optional=True,
+                    tooltip="For SD, SDXL, SD3 and Flux, whose VAEs cannot decode a part exactly. On: windows around what "
+                    "changed, each by itself as VAE Decode (Tiled) does it: fast, in a window's memory, colours a little off.",
+                ),
+                _color_match_input("decoded"),
             ],
             outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
         )
 
     @classmethod
-    def execute(cls, samples: dict, vae: Any, quadtree: Any, original: torch.Tensor, feather: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        samples: dict,
+        vae: Any,
+        quadtree: Any,
+        original: torch.Tensor,
+        feather: int,
+        approximate: bool = False,
+        color_match: bool = False,
+    ) -> io.NodeOutput:
         trees = _checked_trees(quadtree)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
         latent = _image_latent(samples["samples"], vae)
@@ -510,7 +531,8 @@ class QuadtreeVAEDecode(io.ComfyNode):
         for tree in trees:
             tree.check_fits(height, width)
         latent, original = (some.repeat(images // len(some), *[1] * (some.ndim - 1)) for some in (latent, original))
-        return io.NodeOutput(decode_changed(vae, latent, original, trees, feather_px))
+        flags = {"approximate": _flag("approximate", approximate), "match": _flag("color_match", color_match)}
+        return io.NodeOutput(decode_changed(vae, latent, original, trees, feather_px, **flags))
 
 
 class QuadtreeExtension(ComfyExtension):

@@ -39,9 +39,9 @@ def corners(vae, cells=SIZE):
     return tree_of(CORNERS, *cells, vae.spacial_compression_decode())
 
 
-def decoded(vae, samples, trees, original, feather=0):
+def decoded(vae, samples, trees, original, feather=0, **options):
     trees = (trees,) if isinstance(trees, Quadtree) else trees
-    return QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, original, feather).args[0]
+    return QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, original, feather, **options).args[0]
 
 
 def whole(vae, samples):
@@ -231,3 +231,71 @@ def test_what_cannot_be_decoded_is_refused(changes, words, vaes):
     values = {"vae": vae, "samples": vae_latent(vae, *SIZE), "trees": (corners(vae),), "original": picture(vae), **changes}
     with pytest.raises(ValueError, match=words):
         decoded(**values)
+
+
+# --- Windows that are decoded each by itself
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_approximately_only_windows_are_decoded_and_kept_px_stay(name, vaes):
+    vae = vaes[name]
+    cells = 64, 64
+    samples, original = vae_latent(vae, *cells), picture(vae, cells)
+    corner = tree_of([[1.0] + [0.0] * 7] + [[0.0] * 8] * 7, *cells)
+    with Watch(vae) as mine:
+        result = decoded(vae, samples, corner, original, approximate=True)
+    with Watch(vae) as full:
+        whole(vae, samples)
+    assert max(mine.px) < 0.3 * max(full.px) and sum(mine.px) < 0.3 * sum(full.px)
+    free = corner.denoise_map(*original.shape[1:3]) > 0
+    assert torch.equal(result[0, ~free], original[0, ~free]) and not torch.equal(result[0, free], original[0, free])
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_approximately_one_window_that_holds_the_image_is_a_full_decode(name, vaes, monkeypatch):
+    vae = vaes[name]
+    monkeypatch.setattr(decoding, "WINDOW_PX", 512)
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), tree_of([[1.0]], *SIZE)
+    result = decoded(vae, samples, tree, original, approximate=True)
+    assert (result[0] - whole(vae, samples)[0]).abs().max() < LEVEL / 10
+
+
+def test_windows_that_are_decoded_each_by_itself_fade_into_each_other(vaes, monkeypatch):
+    """With a decoder that looks no further than the windows overlap, they must add up to the full decode."""
+    vae = vaes["taesd"]
+    monkeypatch.setattr(decoding, "OVERLAP_PX", 8 * 2 * REACH["taesd"])
+    monkeypatch.setattr(decoding, "WINDOW_PX", 640)
+    monkeypatch.setattr(decoding, "find_cut", lambda *_: None)
+    cells = 96, 160
+    samples, original, tree = vae_latent(vae, *cells), picture(vae, cells), half_kept(*cells)
+    with Watch(vae) as watch:
+        result = decoded(vae, samples, tree, original, approximate=True)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    assert (result[0] - whole(vae, samples)[0])[free].abs().max() < LEVEL / 10
+    assert max(watch.px) < 8**2 * cells[0] * cells[1], "more than one window"
+
+
+def test_out_of_memory_the_windows_become_smaller(vaes, monkeypatch):
+    vae = vaes["sd"]
+    monkeypatch.setattr(decoding, "OVERLAP_PX", 16)
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), tree_of([[1.0]], *SIZE)
+    call, seen = decoding.Decoder.__call__, []
+
+    def little_memory(self, cells):
+        seen.append(max(cells.shape[-2:]))
+        if seen[-1] > 16:
+            raise torch.OutOfMemoryError("no memory")
+        return call(self, cells)
+
+    monkeypatch.setattr(decoding, "find_cut", lambda *_: None)
+    monkeypatch.setattr(decoding.Decoder, "__call__", little_memory)
+    result = decoded(vae, samples, tree, original, approximate=True)
+    assert max(seen) > 16 and seen[-1] <= 16 and result.isfinite().all()
+
+
+def test_the_colours_of_the_decoded_image_can_be_matched(vaes):
+    vae = vaes["sd"]
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), half_kept(*SIZE)
+    full = whole(vae, samples)[0]
+    result = decoded(vae, samples, tree, original, color_match=True)
+    assert torch.equal(result[0], decoding.composite(original[0], full, tree, 0, match=True))
