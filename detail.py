@@ -81,10 +81,10 @@ def needs_edges(detail_metric: str) -> bool:
     return detail_metric != "color"
 
 
-def pooled(sums: Tensor, factor: int, align: int) -> Tensor:
-    """Sums of factor x factor blocks of [rows, columns, fields], padded with empty cells to multiples of `align`."""
+def pooled(sums: Tensor, factor: int) -> Tensor:
+    """Sums of factor x factor blocks of [rows, columns, fields]; blocks at the edge are smaller."""
     rows, columns, fields = sums.shape
-    sums = F.pad(sums, (0, 0, 0, -columns % align, 0, -rows % align))
+    sums = F.pad(sums, (0, 0, 0, -columns % factor, 0, -rows % factor))
     return sums.view(sums.shape[0] // factor, factor, sums.shape[1] // factor, factor, fields).sum((1, 3))
 
 

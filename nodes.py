@@ -22,7 +22,7 @@ from .quadtree import DENOISE_BY, MASK_MODES, Quadtree
 from .regions import Painting, Region
 from .run import Settings
 from .tiled_diffusion import attach
-from .utils import checked, info, warn
+from .utils import checked, info, shown, warn
 from .velocity import SCHEDULES
 
 QuadtreeType = io.Custom("QUADTREE")
@@ -592,7 +592,7 @@ def _samples(latent: dict | None) -> torch.Tensor | None:
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be true or false.")
+        raise ValueError(f"{name} is {shown(value)}; it must be true or false.")
     return value
 
 
@@ -614,5 +614,5 @@ def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
 
 def _choice(name: str, value: str, table: dict) -> str:
     if not isinstance(value, str) or value not in table:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(table)}.")
+        raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(table)}.")
     return value

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from .detail import DETAIL_METRICS, GRID_PX, LARGEST_PX, CellSums, needs_edges, pooled
 from .regions import Region, painted_grid
-from .utils import ceil_div, round_down, round_up
+from .utils import ceil_div, round_down, round_up, shown
 
 JSON_VERSION = 1
+MOST_MASK_PX = 1 << 28  # that a text may hold: a compressed mask can grow a thousandfold
 
 
 class Box(NamedTuple):
@@ -82,13 +83,20 @@ class Mask:
         levels = (mask.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
         return cls(mask.shape[-1], mask.shape[-2], levels.cpu().numpy().tobytes(), mode)
 
-    def check(self) -> None:
-        """Raise ValueError unless it is a whole mask; it may come from a file."""
-        size = self.width, self.height
-        if any(type(side) is not int or side <= 0 for side in size) or len(self.levels) != math.prod(size):
-            raise ValueError("the mask's bytes do not fill its width x height")
-        if self.mode not in MASK_MODES:
+    @classmethod
+    def unpacked(cls, width: int, height: int, packed: str, mode: str = "multiply") -> Mask:
+        """From what `Quadtree.to_json` writes; ValueError where it is no whole mask. No more is unpacked than its size says."""
+        if any(type(side) is not int or not 0 < side <= LARGEST_PX for side in (width, height)):
+            raise ValueError(f"the mask has {shown(width)} x {shown(height)} px")
+        if width * height > MOST_MASK_PX:
+            raise ValueError(f"the mask has {width} x {height} px; at most {MOST_MASK_PX} px fit")
+        if mode not in MASK_MODES:
             raise ValueError(f"the mask's mode is none of {', '.join(MASK_MODES)}")
+        stream = zlib.decompressobj()
+        levels = stream.decompress(base64.b64decode(packed), width * height + 1)
+        if len(levels) != width * height or not stream.eof:
+            raise ValueError("the mask's bytes do not fill its width x height")
+        return cls(width, height, levels, mode)
 
     def resampled(self, height: int, width: int) -> Tensor:
         """Mean over each cell, as float64 [height, width] in 0..1."""
@@ -179,40 +187,49 @@ class Quadtree:
         try:
             data = json.loads(text)
             if data["version"] != JSON_VERSION:
-                raise ValueError(f"its version is {data['version']}, not {JSON_VERSION}")
-            size = int(data["width"]), int(data["height"])
+                raise ValueError(f"its version is {shown(data['version'])}, not {JSON_VERSION}")
+            size = data["width"], data["height"]
             leaves = tuple(
                 Leaf(x, y, min(x + side, size[0]), min(y + side, size[1]), side, float(detail), float(denoise))
                 for x, y, side, detail, denoise in data["leaves"]
             )
-            mask = data["mask"] and Mask(*data["mask"][:2], _unpacked(data["mask"][2]), *data["mask"][3:])
-            tree = cls(*size, int(data["root_px"]), leaves, mask, int(data.get("kept_below_px", 0)))
+            mask = None if data["mask"] is None else Mask.unpacked(*data["mask"])
+            tree = cls(*size, data["root_px"], leaves, mask, data.get("kept_below_px", 0))
             tree._check_structure()
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError, zlib.error) as error:
-            raise ValueError(f"This text is not a quadtree as to_json writes it: {error}.") from error
+        except KeyError as error:
+            raise ValueError(f"This text is not a quadtree as to_json writes it: it has no {error}.") from error
+        except (TypeError, ValueError, OverflowError, RecursionError, zlib.error) as error:
+            raise ValueError(f"This text is not a quadtree as to_json writes it: {str(error)[:200]}.") from error
         return tree
 
     def _check_structure(self) -> None:
         """Raise ValueError unless the leaves are squares of halved sides that cover the image exactly once."""
-        if not (0 < self.width <= LARGEST_PX and 0 < self.height <= LARGEST_PX and 0 < self.root_px <= LARGEST_PX):
-            raise ValueError(f"its size is {self.width} x {self.height} px with roots of {self.root_px} px")
+        for name, low in (("width", 1), ("height", 1), ("root_px", 1), ("kept_below_px", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= LARGEST_PX:
+                raise ValueError(f"its {name} is {shown(value)}, not a whole number from {low} to {LARGEST_PX}")
         if not self.leaves:
             raise ValueError("it has no leaves")
         sides = {self.root_px >> level for level in range(self.root_px.bit_length())}
         sides = {side for side in sides if side >= GRID_PX and self.root_px % side == 0}
         for leaf in self.leaves:
             if any(type(value) is not int for value in leaf[:5]):
-                raise ValueError(f"{leaf} has a place or side that is no whole number")
+                raise ValueError(f"{shown(leaf)} has a place or side that is no whole number")
             if leaf.side not in sides or leaf.x0 % leaf.side or leaf.y0 % leaf.side or min(leaf[:2]) < 0:
-                raise ValueError(f"{leaf} does not lie on the grid of a {self.root_px} px root")
-            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1 or not leaf.detail >= 0:
-                raise ValueError(f"{leaf} lies outside the image, has a denoise outside 0..1 or a detail below 0")
-        cover, side = self._painted(1.0 for _ in self.leaves)
-        cover = cover[: ceil_div(self.height, side), : ceil_div(self.width, side)]
-        if not bool(cover.eq(1).all()):
+                raise ValueError(f"{shown(leaf)} does not lie on the grid of a {self.root_px} px root")
+            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1 or not 0 <= leaf.detail < math.inf:
+                raise ValueError(f"{shown(leaf)} lies outside the image, or its denoise outside 0..1 or its detail below 0")
+        # Told by areas and places alone: to paint a huge image's leaves takes memory that a short text may not ask for.
+        places = {(leaf.side, leaf.x0, leaf.y0) for leaf in self.leaves}
+        nested = any(
+            (side, round_down(leaf.x0, side), round_down(leaf.y0, side)) in places
+            for leaf in self.leaves
+            for side in sides
+            if side > leaf.side
+        )
+        area = sum(leaf.box.width * leaf.box.height for leaf in self.leaves)
+        if nested or len(places) < len(self.leaves) or area != self.width * self.height:
             raise ValueError("the leaves do not cover the image exactly once")
-        if self.mask is not None:
-            self.mask.check()
 
 
 class Group(NamedTuple):
@@ -252,13 +269,12 @@ class Subdivision:
         self.sides = tree_sides(min_tile_px, max_tile_px)
         self.limits = min_denoise, max_denoise
         self.busy, self.invert = DENOISE_BY[denoise_by], invert
-        pyramid = [pooled(cells.sums, self.sides[-1] // GRID_PX, self.sides[0] // GRID_PX)]
+        pyramid = [pooled(cells.sums, self.sides[-1] // GRID_PX)]
         for _ in self.sides[1:]:
-            pyramid.insert(0, pooled(pyramid[0], 2, 2))
+            pyramid.insert(0, pooled(pyramid[0], 2))
         self.details = [DETAIL_METRICS[detail_metric](sums) for sums in pyramid]
-        self.inside = [sums[..., 4] > 0 for sums in pyramid]  # blocks that lie wholly outside the image hold no px
         painted = painted_grid(regions, *self.size, self.sides[-1])
-        self.regions = None if painted is None else _region_pyramid(painted, self.inside)
+        self.regions = None if painted is None else _region_pyramid(painted, len(self.sides))
 
     def groups(self, threshold: float) -> list[Group]:
         """The leaves at a threshold, largest first."""
@@ -268,7 +284,7 @@ class Subdivision:
 
     def _split(self, threshold: float) -> Iterable[tuple[Group, Tensor | None]]:
         """Groups without denoise, and what is painted over their leaves: -1 where there is nothing."""
-        candidate = self.inside[0]
+        candidate = torch.ones_like(self.details[0], dtype=torch.bool)
         for level, (side, detail) in enumerate(zip(self.sides, self.details, strict=True)):
             region = None if self.regions is None else self.regions[level]
             last = side == self.sides[-1]
@@ -283,7 +299,8 @@ class Subdivision:
                 group = Group(side, x0, y0, *ends, detail[rows, columns], detail.new_zeros(()))
                 yield group, None if region is None else region[0][rows, columns]
             if not last:
-                candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1) & self.inside[level + 1]
+                rows, columns = self.details[level + 1].shape  # children that lie wholly outside the image are none
+                candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1)[:rows, :columns]
 
     def _with_denoise(self, group: Group, region: Tensor | None, spread: tuple[float, float]) -> Group:
         reference = min(self.sides[0], max(self.size))
@@ -390,14 +407,11 @@ def _check_limits(min_tile_px: int, max_tile_px: int, min_denoise: float, max_de
         )
 
 
-def _region_pyramid(painted: Tensor, inside: Sequence[Tensor]) -> list[Tensor]:
+def _region_pyramid(painted: Tensor, count: int) -> list[Tensor]:
     """[2, rows, columns] per level: the lowest and the highest painted denoise in each block, of px of the image alone."""
-    rows, columns = inside[-1].shape
-    ends = torch.stack([painted, -painted])
-    ends = F.pad(ends, (0, columns - painted.shape[1], 0, rows - painted.shape[0]), value=math.inf)  # outside: no matter
-    levels = [ends]
-    while len(levels) < len(inside):
-        levels.insert(0, -F.max_pool2d(-levels[0], 2))
+    levels = [torch.stack([painted, -painted])]
+    while len(levels) < count:
+        levels.insert(0, -F.max_pool2d(-levels[0], 2, ceil_mode=True))
     return [torch.stack([low, -high]) for low, high in levels]
 
 
@@ -406,8 +420,9 @@ def painted(groups: Iterable[tuple[int, Tensor, Tensor, Tensor]], width: int, he
     side = root_px
     grid = torch.zeros(ceil_div(height, side), ceil_div(width, side), dtype=torch.float64)
     for next_side, x0, y0, values in groups:
-        grid = grid.repeat_interleave(side // next_side, 0).repeat_interleave(side // next_side, 1)
-        side = next_side
+        # No block outside the image is made: a root can be far larger than it.
+        rows, columns = (torch.arange(ceil_div(length, next_side)) * next_side // side for length in (height, width))
+        grid, side = grid[rows][:, columns], next_side
         grid.index_put_((y0 // side, x0 // side), values, accumulate=True)
     return grid, side
 
@@ -442,7 +457,3 @@ def feathered(values: Tensor, radius: int) -> Tensor:
 
 def _packed(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data)).decode("ascii")
-
-
-def _unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))

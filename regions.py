@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .utils import ceil_div
+from .utils import ceil_div, shown
 
 DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}
 MOST_REGIONS = 20_000
@@ -70,7 +70,7 @@ def _region(value: Any) -> Region:
         if len(numbers) == 4 and 0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1:
             return Region(value[0], *map(float, numbers))
     raise ValueError(
-        f"{json.dumps(value)[:80]} in regions is no region. It takes keep, full or auto and then x0, y0, x1, y1 as shares of "
+        f"{shown(value)} in regions is no region. It takes keep, full or auto and then x0, y0, x1, y1 as shares of "
         'the image in 0..1, such as ["keep", 0.25, 0.5, 0.5, 0.75].'
     )
 
@@ -80,18 +80,19 @@ def _size(value: Any) -> tuple[int, int] | None:
         return None
     if isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in value):
         return value[0], value[1]
-    raise ValueError(f"size in regions is {json.dumps(value)[:80]}; it must be [width, height] in px.")
+    raise ValueError(f"size in regions is {shown(value)}; it must be [width, height] in px.")
 
 
 def painted_grid(regions: Sequence[Region], width: int, height: int, side: int) -> Tensor | None:
     """Painted denoise on blocks of `side` px, float64 [rows, columns], by their centres; -1 where there is none."""
     if not regions:
         return None
-    grid = torch.full((ceil_div(height, side), ceil_div(width, side)), DENOISE["auto"], dtype=torch.float64)
+    # A byte each, because many large regions write it over and over.
+    grid = torch.full((ceil_div(height, side), ceil_div(width, side)), int(DENOISE["auto"]), dtype=torch.int8)
     for region in regions:
         rows, columns = _blocks(region.y0, region.y1, height, side), _blocks(region.x0, region.x1, width, side)
-        grid[rows, columns] = DENOISE[region.what]
-    return grid
+        grid[rows, columns] = int(DENOISE[region.what])
+    return grid.double()
 
 
 def _blocks(start: float, end: float, length: int, side: int) -> slice:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
+import reprlib
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
 LOG = logging.getLogger("quadtree_diffusion")
+SHOWN = reprlib.Repr()
+SHOWN.maxstring = SHOWN.maxother = 120
 PREFIX = "Quadtree: "  # ComfyUI's console prints the bare message, so the message says whose it is
 
 
@@ -37,15 +39,20 @@ def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
     return round_up(ceil_div(px, px_per_cell), unit)
 
 
+def shown(value: Any) -> str:
+    """A value as an error message shows it; a long or deep one in part."""
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python itself writes out no number of thousands of digits
+        return f"a number of {value.bit_length()} bits"
+    return SHOWN.repr(value)
+
+
 def checked(name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float) -> Any:
     """`value` as `kind` if it is a finite number in low..high; else a ValueError that says what fits.
 
     ComfyUI checks the range of a widget, but not of a linked value, and lets NaN through.
     """
-    words = f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
+    words = f"{name} is {shown(value)}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
     words += f" {unit}." if unit else "."
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(words)
-    if kind(value) != value or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or kind(value) != value:
         raise ValueError(words)
     return kind(value)

@@ -1,13 +1,18 @@
 """The tree against a naive recursive reference, and the promises of its denoise map."""
 
+import base64
 import json
+import tracemalloc
+import zlib
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quadtree_pack.detail import DETAIL_METRICS, detail_by_color
 from quadtree_pack.quadtree import Box, Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
+from quadtree_pack.tests.hostile import damaged, fuzz, is_clear
 
 
 def detail_of(region):
@@ -57,7 +62,7 @@ def tree_of(image, **options):
     st.integers(1, 300),
     st.integers(1, 300),
     st.integers(0, 1000),
-    st.sampled_from([(8, 64), (16, 64), (32, 128), (64, 64), (8, 512)]),
+    st.sampled_from([(8, 64), (16, 64), (32, 128), (64, 64), (8, 512), (8, 1 << 16)]),
 )
 @settings(max_examples=40, deadline=None)
 def test_the_tree_equals_a_naive_recursion_leaf_for_leaf(height, width, seed, limits):
@@ -114,6 +119,14 @@ def test_denoise_runs_from_min_at_the_reference_to_max_at_zero_side():
 def test_an_image_smaller_than_a_tile_is_measured_against_its_longer_side():
     tree = build_quadtree(torch.full((256, 512, 3), 0.5), max_tile_px=1024)
     assert tree.leaves == (Leaf(0, 0, 512, 256, 1024, tree.leaves[0].detail, 0.2),)
+
+
+def test_roots_far_larger_than_the_image_take_no_memory(monkeypatch):
+    levels = []
+    monkeypatch.setitem(DETAIL_METRICS, "color", lambda sums: levels.append(sums[..., 0].numel()) or detail_by_color(sums))
+    tree = build_quadtree(torch.rand(50, 67, 3), min_tile_px=8, max_tile_px=1 << 16)
+    assert len(levels) == 14 and max(levels) == len(tree.leaves) == 7 * 9
+    assert tree.side_grid()[0].shape == (7, 9)
 
 
 def test_alpha_is_not_looked_at_and_gray_counts_as_three_channels():
@@ -237,6 +250,103 @@ def test_a_damaged_text_is_refused(change):
 def test_a_text_that_is_no_tree_is_refused(text):
     with pytest.raises(ValueError, match="not a quadtree"):
         Quadtree.from_json(text)
+
+
+def check_refused_or_whole(text):
+    """A text gives a clear error, or a tree that covers its image and comes back from its own text."""
+    try:
+        tree = Quadtree.from_json(text)
+    except ValueError as error:
+        assert str(error).startswith("This text is not a quadtree as to_json writes it: ") and is_clear(str(error))
+        return
+    grid, side = tree._painted(1.0 for _ in tree.leaves)
+    assert grid.eq(1).all() and side == min(leaf.side for leaf in tree.leaves)
+    cells = tree.denoise_map(5, 7, 2)
+    assert cells.isfinite().all() and cells.ge(0).all() and cells.le(1).all()
+    assert Quadtree.from_json(tree.to_json()) == tree
+
+
+SOUND = [
+    tree_of(patchwork(40, 72, 2)),
+    tree_of(patchwork(64, 64, 3), mask=torch.rand(3, 5), mask_mode="limit").keep_below(32),
+]
+
+
+@given(damaged(st.sampled_from([tree.to_json() for tree in SOUND])))
+@fuzz(100)
+def test_a_text_damaged_anywhere_is_refused_or_whole(text):
+    check_refused_or_whole(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask": 0},
+        {"mask": False},
+        {"mask": ""},
+        {"mask": []},
+        {"mask": {}},
+        {"mask": [1, 1, "not base64!"]},
+        {"mask": [1, 1, base64.b64encode(b"no zlib").decode()]},
+        {"mask": [2, 2, base64.b64encode(zlib.compress(bytes(4))[:-2]).decode()]},
+        {"mask": [1, 1, base64.b64encode(zlib.compress(bytes(1))).decode(), ["multiply"]]},
+        {"mask": [True, 1, base64.b64encode(zlib.compress(bytes(1))).decode()]},
+        {"kept_below_px": 10**30},
+        {"kept_below_px": -1},
+        {"root_px": 10**400},
+        {"width": 128.5},
+        {"width": "128"},
+        {"height": True},
+        {"version": "x" * 10**6},
+        {"leaves": [[0, 0, 128, float("inf"), 0.5]]},
+        {"leaves": [[0, 0, 128, 0.0, "0.5" * 10**5]]},
+        {"leaves": [[10**400, 0, 64, 0.0, 0.5]]},
+        {"leaves": [[0, 0, 64, 0.0, 10**400]]},
+    ],
+    ids=repr,
+)
+def test_a_text_with_a_hostile_value_is_refused_in_words(changes):
+    data = json.loads(tree_of(patchwork(128, 128, 2), max_tile_px=128).to_json())
+    with pytest.raises(ValueError, match="not a quadtree") as caught:
+        Quadtree.from_json(json.dumps({**data, **changes}))
+    assert is_clear(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**6, '{"version":' * 10**5, "1" * 10**5, '"' + "x" * 10**7, "\ud800", "\0", None, 7, {}]
+)
+def test_a_text_that_is_hardly_json_is_refused(text):
+    with pytest.raises(ValueError, match="not a quadtree") as caught:
+        Quadtree.from_json(text)
+    assert is_clear(str(caught.value))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (1 << 14, 1 << 12), (1 << 16, 1 << 16), (10**9, 10**9)], ids=str)
+def test_a_mask_that_would_unpack_to_more_than_it_says_is_not_unpacked(size):
+    bomb = zlib.compress(bytes(1 << 26 if size != (1 << 14, 1 << 12) else 1 << 20), 9)
+    data = json.loads(tree_of(patchwork(64, 64, 2)).to_json())
+    text = json.dumps({**data, "mask": [*size, base64.b64encode(bomb).decode()]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"the mask('s bytes do not fill| has)"):
+            Quadtree.from_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_short_text_of_a_huge_image_is_checked_without_painting_it(monkeypatch):
+    side, leaves = 1 << 16, []
+    while side > 8:
+        side //= 2
+        leaves += [[x, y, side, 0.0, 0.5] for x, y in ((side, 0), (0, side), (side, side))]
+    leaves.append([0, 0, 8, 0.0, 0.5])
+    data = {"version": 1, "width": 1 << 16, "height": 1 << 16, "root_px": 1 << 16, "leaves": leaves, "mask": None}
+    monkeypatch.setattr(Quadtree, "_painted", None)
+    assert len(Quadtree.from_json(json.dumps(data)).leaves) == 40
+    for wrong in (leaves[1:], [*leaves, leaves[0]], [*leaves[:-1], leaves[-2]], [*leaves[1:], [0, 0, 1 << 16, 0.0, 0.5]]):
+        with pytest.raises(ValueError, match="do not cover the image exactly once"):
+            Quadtree.from_json(json.dumps({**data, "leaves": wrong}))
 
 
 @pytest.mark.parametrize(

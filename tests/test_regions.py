@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.regions import Painting, Region, painted_grid
+from quadtree_pack.tests.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
 
 SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: sorted(end / 8 for end in ends))
 
@@ -91,3 +92,48 @@ def test_an_empty_text_paints_nothing_and_a_bare_list_fits_every_image():
     assert regions == (Region("keep", 0.0, 0.0, 0.5, 1.0),)
     sized = Painting.from_json('{"size": [300, 200], "regions": [["full", 0, 0, 1, 1]]}')
     assert sized.on(1501, 1000) == (Region("full", 0, 0, 1, 1),) and sized.on(200, 300) is None
+
+
+SOUND = ['{"size": [300, 200], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["auto", 0, 0, 1, 1]]}', '[["full", 0, 0, 1, 1]]']
+
+
+@given(damaged(st.sampled_from(SOUND)) | st.text() | JUNK | JUNK.map(json.dumps))
+@fuzz(100)
+def test_any_value_is_refused_in_words_or_paints_inside_the_image(value):
+    try:
+        painting = Painting.from_json(value)
+    except ValueError as error:
+        assert "regions" in str(error) and is_clear(str(error))
+        return
+    for width, height in ((1, 1), (300, 200), (7, 1000)):
+        grid = painted_grid(painting.on(width, height) or (), width, height, 8)
+        assert grid is None or (
+            set(grid.unique().tolist()) <= {-1.0, 0.0, 1.0} and grid.shape == (-(-height // 8), -(-width // 8))
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 10**7 + "[",
+        '["' + "x" * 10**7 + '"]',
+        json.dumps([["keep", 0, 0, 1, 1]] * 600_000),
+        json.dumps([["keep" * 10**6, 0, 0, 1, 1]]),
+        json.dumps([["keep", 0, 0, 1, [[1] * 1000] * 1000]]),
+        '[["keep", 0, 0, 1, ' + "9" * 4000 + "]]",
+        '[["keep", 0, 0, 1, ' + "9" * 10**6 + "]]",
+        '{"size": [' + "9" * 4000 + ', 1], "regions": []}',
+        '{"regions": [["keep", 0, 0, 1, 1e308]]}',
+        '{"regions": [["keep", -1e308, 0, 1, 1]]}',
+        '{"regions": [["keep", 0, 0, 1, -Infinity]]}',
+        '{"regions": ' * 10**5,
+        *(json.dumps([[name, 0, 0, 1, 1]]) for name in ODD_NAMES),
+        *("[" * depth + "1" + "]" * depth for depth in range(50, 1000, 50)),
+        *('{"size":' + "[" * depth + "1" + "]" * depth + ', "regions": []}' for depth in range(50, 1000, 50)),
+    ],
+    ids=lambda text: f"{text[:20]!a} {len(text)}",
+)
+def test_an_overlong_deep_or_odd_value_is_refused_in_few_words(text):
+    with pytest.raises(ValueError, match="regions") as caught:
+        Painting.from_json(text)
+    assert is_clear(str(caught.value))
