@@ -368,7 +368,9 @@ class QuadtreeDiffusion(io.ComfyNode):
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
         )
         progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(attach(model, _checked_trees(quadtree), settings, _samples(clean_latent), progress))
+        return io.NodeOutput(
+            attach(_checked_model(model), _checked_trees(quadtree), settings, _samples(clean_latent), progress)
+        )
 
 
 def _color_match_input(which: str) -> io.Boolean.Input:
@@ -414,7 +416,8 @@ class QuadtreeComposite(io.ComfyNode):
     ) -> io.NodeOutput:
         trees = _checked_trees(quadtree)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        original, refined = _checked_image(original), _checked_image(refined)
+        original = _finite("original image", _checked_image(original, "original image"))
+        refined = _finite("refined image", _checked_image(refined, "refined image"))
         if original.shape[1:3] != refined.shape[1:3]:
             (high, wide), (height, width) = original.shape[1:3], refined.shape[1:3]
             raise ValueError(
@@ -431,7 +434,7 @@ class QuadtreeComposite(io.ComfyNode):
         for number in range(images):
             tree = trees[number % len(trees)]
             tree.check_fits(*refined.shape[1:3], "image", "px")
-            pair = (batch[number % len(batch), ..., :3] for batch in (original, refined))
+            pair = (batch[number % len(batch), ..., :3].expand(-1, -1, 3) for batch in (original, refined))
             pictures.append(composite(*pair, tree, feather_px, match=_flag("color_match", color_match)))
         return io.NodeOutput(torch.stack(pictures))
 
@@ -559,18 +562,32 @@ def progress_text(node_id: str | None) -> Callable[[str], None] | None:
     return show
 
 
-def _checked_image(image: torch.Tensor) -> torch.Tensor:
-    if image.ndim != 4 or len(image) == 0:
+def _checked_image(image: Any, name: str = "image") -> torch.Tensor:
+    _check_tensor(name, image)
+    if image.ndim != 4 or image.numel() == 0 or image.shape[3] not in (1, 3, 4):
         raise ValueError(
-            f"The image has shape {tuple(image.shape)}; it must be [batch, height, width, channels] and not empty."
+            f"The {name} has shape {tuple(image.shape)}; it must be [batch, height, width, 1, 3 or 4] and not empty."
         )
     return image
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_nested:
+        what = str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output.")
+
+
+def _finite(name: str, value: torch.Tensor) -> torch.Tensor:
+    if not bool(torch.stack(value.aminmax()).isfinite().all()):
+        raise ValueError(f"The {name} holds NaN or infinite values; make it again, with a VAE or model in higher precision.")
+    return value
 
 
 def _masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
     """One mask [h, w] per image; a single mask serves them all."""
     if mask is None:
         return [None] * images
+    _check_tensor("mask", mask)
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or mask.numel() == 0 or len(mask) not in (1, images):
         raise ValueError(f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image.")
@@ -583,11 +600,22 @@ def _checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
     return quadtree
 
 
-def _samples(latent: dict | None) -> torch.Tensor | None:
-    samples = None if latent is None else latent["samples"]
-    if samples is not None and samples.is_nested:
+def _checked_model(model: Any) -> Any:
+    if not hasattr(model, "get_model_object"):
+        raise ValueError(f"model is {type(model).__name__}, not a model; connect a MODEL output.")
+    return model
+
+
+def _samples(latent: Any) -> torch.Tensor | None:
+    if latent is None:
+        return None
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if getattr(samples, "is_nested", False):
         raise ValueError("clean_latent holds several latents in one (audio and video); connect an image latent.")
-    return samples
+    _check_tensor("clean_latent", samples)
+    if samples.ndim < 4 or samples.numel() == 0:
+        raise ValueError(f"clean_latent has shape {tuple(samples.shape)}; it must be an image latent and not empty.")
+    return _finite("clean_latent", samples)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -446,6 +446,7 @@ def feathered(values: Tensor, radius: int) -> Tensor:
 
     A minimum over the radius, then a mean over the radius: every mean takes only minima that include the cell itself.
     """
+    radius = min(radius, max(values.shape))  # beyond it nothing changes
     size = 2 * radius + 1
     ramp = values[None, None]
     for kernel, padding in (((size, 1), (radius, 0)), ((1, size), (0, radius))):

@@ -113,6 +113,12 @@ class TiledDiffusion:
                 f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} (several latents in "
                 "one), which cannot be cut into windows. Sample without Quadtree Diffusion."
             )
+        if latent.numel() == 0:
+            raise ValueError(f"The latent that is sampled has shape {tuple(latent.shape)}; it must not be empty.")
+        if not bool(torch.stack(latent.aminmax()).isfinite().all()):
+            raise ValueError(
+                "The latent that is sampled holds NaN or infinite values; encode it again, with a VAE in higher precision."
+            )
         if len(latent) % len(self.trees):
             raise ValueError(
                 f"The quadtree holds {len(self.trees)} trees, one per image, but the latent batch has {len(latent)}. "

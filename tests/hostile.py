@@ -38,11 +38,8 @@ NUMBERS = st.one_of(
     st.sampled_from([-1, 0, 1, 7, 64, 1e308, -1e308, 5e-324, 10**400, -(10**400), 1 << 62, float("nan"), float("inf")]),
 )
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.sampled_from(ODD_NAMES), st.text(max_size=8))
-JUNK = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
+LISTS = st.lists(SCALARS | st.lists(SCALARS, max_size=3), max_size=6)
+JUNK = st.one_of(SCALARS, SCALARS, LISTS, st.dictionaries(st.text(max_size=8), SCALARS | LISTS, max_size=3))
 
 
 def places(data: Any) -> Iterator[tuple[Any, Any]]:

@@ -174,6 +174,11 @@ def test_the_feather_rises_in_equal_steps_on_the_high_side_only():
     assert row.tolist() == pytest.approx([0.0] * 8 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 4)
 
 
+def test_a_feather_wider_than_the_map_is_one_as_wide_as_the_map():
+    tree = tree_of(patchwork(64, 96, 1), min_denoise=0.0)
+    assert torch.equal(tree.denoise_map(16, 24, 1 << 16), tree.denoise_map(16, 24, 48))
+
+
 def test_a_tree_of_a_small_image_fits_its_upscale():
     tree = tree_of(patchwork(128, 192, 5))
     small = tree.denoise_map(16, 24)

@@ -134,7 +134,17 @@ def test_the_two_nodes_together_keep_the_calm_half():
         ({"image": torch.zeros(0, 8, 8, 3)}, "image has shape"),
         ({"image": torch.zeros(1, 0, 8, 3)}, "image has shape"),
         ({"image": torch.full((1, 64, 64, 3), float("nan"))}, "image holds NaN"),
+        ({"image": torch.zeros(1, 8, 8, 2)}, "image has shape"),
+        (
+            {"image": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)},
+            r"image is torch\.uint8, not a tensor of floating point numbers",
+        ),
+        ({"image": "photo.png"}, "image is str"),
         ({"mask": torch.zeros(3, 8, 8)}, "mask has shape .* for 1 images"),
+        ({"mask": torch.zeros(1, 8, 8, dtype=torch.bool)}, r"mask is torch\.bool"),
+        ({"mask": "all"}, "mask is str"),
+        ({"max_tile_size": 10**400}, "max_tile_size is a number of 1329 bits; it must be a whole number from 8 to"),
+        ({"invert": "x" * 10**6}, "invert is 'xxx.{,200}xxx'; it must be true or false"),
     ],
 )
 def test_the_visualizer_refuses_what_cannot_be(changes, words):
@@ -170,12 +180,17 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"tile_overlap": float("nan")}, "tile_overlap is nan"),
         ({"tile_batch_size": -1}, "tile_batch_size is -1"),
         ({"feather": 1.5}, "feather is 1.5"),
+        ({"model": "flux"}, "model is str, not a model"),
+        ({"clean_latent": torch.zeros(1, 16, 8, 8)}, "clean_latent is NoneType"),
+        ({"clean_latent": {}}, "clean_latent is NoneType"),
+        ({"clean_latent": {"samples": torch.zeros(0, 16, 8, 8)}}, "clean_latent has shape"),
+        ({"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}}, "clean_latent holds NaN"),
     ],
 )
 def test_quadtree_diffusion_refuses_what_cannot_be(changes, words):
     entry = ZOO["flux"]()
     with pytest.raises(ValueError, match=words):
-        diffuse(entry.model, **{"quadtree": visualize()[1], **changes})
+        diffuse(**{"model": entry.model, "quadtree": visualize()[1], **changes})
 
 
 def test_the_overlay_of_an_image_in_several_bands_is_one_picture():
@@ -288,6 +303,26 @@ def test_a_tree_of_the_small_image_composes_the_large_one_and_batches_share_what
     assert result.shape == (2, 512, 640, 3) and torch.equal(result[0, :, :200], original[0, :, :200])
     with pytest.raises(ValueError, match="3 original images, 2 refined ones and 2 trees"):
         composed(torch.cat([original] * 3), torch.cat([refined] * 2), trees)
+
+
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1), (4, 1), (3, 4)])
+def test_gray_and_transparent_images_compose_as_colours(channels):
+    trees, maps = visualize(half_busy())[1:]
+    pair = [image[..., :1] if some == 1 else image for image, some in zip(two_images(), channels, strict=True)]
+    padded = [
+        torch.cat([image, image[..., :1]], -1) if some == 4 else image for image, some in zip(pair, channels, strict=True)
+    ]
+    result, colours = composed(*padded, trees), composed(*(image.expand(-1, -1, -1, 3) for image in pair), trees)
+    assert result.shape == (1, 256, 320, 3) and torch.equal(result, colours) and maps.eq(0).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", ["original", "refined"])
+def test_an_image_with_nan_is_not_composed(which, value):
+    images = dict(zip(("original", "refined"), two_images(), strict=True))
+    images[which][0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=f"{which} image holds NaN"):
+        composed(**images, trees=visualize(half_busy())[1])
 
 
 def test_images_of_two_sizes_are_refused_with_the_node_to_use():

@@ -764,6 +764,23 @@ def test_conditioning_that_would_go_to_every_window_uncut_is_refused():
         sample(entry, entry.latent(), model=gligen(patched(entry, half_kept(32, 40))))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_latent_with_nan_is_refused_before_the_run(value):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    latent[0, 3, 1, 2] = value
+    spy = Spy(patched(entry, half_kept(32, 40)))
+    with pytest.raises(ValueError, match="latent that is sampled holds NaN"):
+        sample(entry, latent, model=spy.model)
+    assert spy.calls == 0
+
+
+def test_an_empty_batch_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="must not be empty"):
+        sample(entry, entry.latent()[:0], model=patched(entry, half_kept(32, 40)))
+
+
 def test_rising_sigmas_are_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="sigmas of this run rise"):
