@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one door for development: sets up what a command needs, then runs it. Standard library only.
 
-python dev.py demo | serve | test | bench | lint | pack     (python dev.py --help says more)
+python dev.py demo | serve | test | fuzz | bench | lint | pack     (python dev.py --help says more)
 """
 
 from __future__ import annotations
@@ -738,13 +738,23 @@ def serve(comfyui: Path, args: list[str]) -> int:
     return demo(comfyui, ["--serve", *args])
 
 
+# `python -m pytest` would put the project on sys.path, where its nodes.py and utils.py hide ComfyUI's own.
+PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
+FUZZ_EXAMPLES = 500  # of each test
+
+
 def test(comfyui: Path, args: list[str]) -> int:
     browser = chromium()
     if not browser:
         say("No Chromium, Chrome or Edge found: the browser tests are skipped. QUADTREE_CHROMIUM=PATH names one.")
-    # `python -m pytest` would put the project on sys.path, where its nodes.py and utils.py hide ComfyUI's own.
-    start = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
-    return run_child([PYTHON, "-c", start, *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": browser})
+    return run_child([PYTHON, "-c", PYTEST, *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": browser})
+
+
+def fuzz(comfyui: Path, args: list[str]) -> int:
+    """The tests that hypothesis feeds, with many new examples each; its statistics tell how many, and what came of them."""
+    examples, rest = (args[0], args[1:]) if args and args[0].isdigit() else (str(FUZZ_EXAMPLES), args)
+    chosen = ["-m", "fuzz", "--hypothesis-show-statistics", "-W", "ignore", "--timeout", "3600", *rest]
+    return run_child([PYTHON, "-c", PYTEST, *chosen], {**command_env(comfyui), "QUADTREE_FUZZ": examples})
 
 
 def bench(comfyui: Path, args: list[str]) -> int:
@@ -827,6 +837,7 @@ COMMANDS = {
     "demo": Command(demo, REAL_COMFYUI, "", "refine a photo on a real ComfyUI server; pictures in demo/output"),
     "serve": Command(serve, REAL_COMFYUI, "", "leave that server running, its workflow ready to open"),
     "test": Command(test, (*REAL_COMFYUI, CHROMIUM_STEP), "[pytest's arguments]", "run the tests"),
+    "fuzz": Command(fuzz, REAL_COMFYUI, "[examples]", "feed every node hostile and odd values, 500 for each test"),
     "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
     "lint": Command(lint, (VENV_STEP, tool_step("ruff")), "[--fix]", "check the code's style; --fix mends what it can", False),
     "pack": Command(pack, (VENV_STEP, tool_step("comfy-cli")), "", "make node.zip, the archive for the Comfy Registry", False),

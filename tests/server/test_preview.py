@@ -10,13 +10,14 @@ from quadtree_pack.tests.demo import demo
 from quadtree_pack.tests.demo import running as running_server
 
 VALUES = {"content_threshold": 25, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
+ODD_FILES = ("bäume 木.png", "two  blanks/it's 100% {x} #1 & co.png", "💥 é\u0301.png")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     base = tmp_path_factory.mktemp("preview")
     photo = Image.open(demo.DEMO / "photo.png").convert("RGB").resize((900, 616))
-    for name in ("a.jpg", "sub/b [1].png", "bäume 木.png"):
+    for name in ("a.jpg", "sub/b [1].png", *ODD_FILES):
         path = base / "input" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path)
@@ -51,7 +52,7 @@ def ask(running, body, headers=None):
         return error.code, json.loads(text) if text.startswith("{") else text
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "turned.jpg"])
+@pytest.mark.parametrize("name", ["a.jpg", "turned.jpg", *ODD_FILES])
 @pytest.mark.parametrize("regions", ["", '[["keep", 0, 0, 0.5, 0.5], ["full", 0.5, 0.5, 1, 1]]'])
 def test_the_tree_is_the_one_of_a_run(running, name, regions):
     """The image's own pixels as Load Image decodes them, through the same code: every leaf is equal."""
@@ -77,7 +78,7 @@ def test_the_tree_is_the_one_of_a_run(running, name, regions):
     assert area == of_file["width"] * of_file["height"]
 
 
-@pytest.mark.parametrize("name", ["sub/b [1].png", "sub/../a.jpg", "bäume 木.png", "made.png [output]"])
+@pytest.mark.parametrize("name", ["sub/b [1].png", "sub/../a.jpg", *ODD_FILES, "made.png [output]"])
 def test_files_in_comfyui_s_folders_are_found(running, name):
     assert ask(running, {"image": name, **VALUES})[0] == 200
 
