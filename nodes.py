@@ -367,10 +367,9 @@ class QuadtreeDiffusion(io.ComfyNode):
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
         )
+        clean = None if clean_latent is None else _samples("clean_latent", clean_latent)
         progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(
-            attach(_checked_model(model), _checked_trees(quadtree), settings, _samples(clean_latent), progress)
-        )
+        return io.NodeOutput(attach(_checked_model(model), _checked_trees(quadtree), settings, clean, progress))
 
 
 def _color_match_input(which: str) -> io.Boolean.Input:
@@ -515,8 +514,8 @@ class QuadtreeVAEDecode(io.ComfyNode):
     ) -> io.NodeOutput:
         trees = _checked_trees(quadtree)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        latent = _image_latent(samples["samples"], vae)
-        original = _checked_image(original)[..., :3]
+        latent = _image_latent(_samples("samples", samples), vae)
+        original = _finite("original image", _checked_image(original, "original image"))[..., :3].expand(-1, -1, -1, 3)
         px = vae.spacial_compression_decode()
         (height, width), (high, wide) = (length * px for length in latent.shape[-2:]), original.shape[1:3]
         if (height, width) != (high, wide):
@@ -606,16 +605,16 @@ def _checked_model(model: Any) -> Any:
     return model
 
 
-def _samples(latent: Any) -> torch.Tensor | None:
-    if latent is None:
-        return None
-    samples = latent.get("samples") if isinstance(latent, dict) else None
+def _samples(name: str, latent: Any) -> torch.Tensor:
+    samples = latent.get("samples") if isinstance(latent, dict) else latent
     if getattr(samples, "is_nested", False):
-        raise ValueError("clean_latent holds several latents in one (audio and video); connect an image latent.")
-    _check_tensor("clean_latent", samples)
+        raise ValueError(f"{name} holds several latents in one (audio and video); connect an image latent.")
+    if not isinstance(latent, dict):
+        raise ValueError(f"{name} is {type(latent).__name__}, not a latent; connect a LATENT output.")
+    _check_tensor(name, samples)
     if samples.ndim < 4 or samples.numel() == 0:
-        raise ValueError(f"clean_latent has shape {tuple(samples.shape)}; it must be an image latent and not empty.")
-    return _finite("clean_latent", samples)
+        raise ValueError(f"{name} has shape {tuple(samples.shape)}, of no image, or is empty; connect an image latent.")
+    return _finite(name, samples)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -628,8 +627,10 @@ def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
     """The latent [B, C, h, w], or [B, C, 1, h, w] for a VAE of videos; ValueError where it is none of an image."""
     if vae is None:
         raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
-    shape = "several latents in one" if latent.is_nested else tuple(latent.shape)
-    if latent.is_nested or vae.latent_dim == 1 or vae.extra_1d_channel is not None or latent.ndim not in (4, 5):
+    if not hasattr(vae, "spacial_compression_decode"):
+        raise ValueError(f"vae is {type(vae).__name__}, not a VAE; connect Load VAE.")
+    if vae.latent_dim == 1 or vae.extra_1d_channel is not None or latent.ndim not in (4, 5):
+        shape = tuple(latent.shape)
         raise ValueError(f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it.")
     if latent.ndim == 5 and latent.shape[2] != 1:
         raise ValueError(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import json
 import math
 import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,19 @@ import torch
 from comfy_api.latest import io
 from hypothesis import event, given
 from hypothesis import strategies as st
-from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeExtension, QuadtreeInfo, QuadtreeVisualizer
+from quadtree_pack.nodes import (
+    QuadtreeComposite,
+    QuadtreeDiffusion,
+    QuadtreeExtension,
+    QuadtreeInfo,
+    QuadtreeVAEDecode,
+    QuadtreeVisualizer,
+)
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import Geometry, estimate
 from quadtree_pack.tests.comfy.support import Spy
 from quadtree_pack.tests.comfy.tiny_models import clean_latent, entry_of, sample
+from quadtree_pack.tests.comfy.tiny_vaes import VAES, vae_latent
 from quadtree_pack.tests.conftest import ROOT
 from quadtree_pack.tests.hostile import JUNK, damaged, fuzz, is_clear
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
@@ -114,6 +124,18 @@ def quadtrees(draw: st.DrawFn, height_px: int | None = None, width_px: int | Non
     return trees_of(noise((draw(st.integers(1, most)), *size, 3), draw(st.integers(0, 9))), **values)
 
 
+@cache
+def vae_of(name: str) -> Any:
+    return VAES[name]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _vaes_are_freed_before_the_interpreter_ends():
+    yield
+    vae_of.cache_clear()
+    gc.collect()
+
+
 LATENTS = st.just({"samples": clean_latent((1, 16, 8, 8))})
 OTHER_LATENTS = st.sampled_from([torch.zeros(1), torch.zeros(0, 16, 8, 8), None, [1], torch.full((1, 16, 8, 8), math.nan)])
 BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits, and what does not
@@ -123,6 +145,7 @@ BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits
     "MODEL": (st.sampled_from(FAMILIES).map(lambda name: entry_of(name).model), st.just(object())),
     "LATENT": (st.none() | LATENTS, st.just({}) | OTHER_LATENTS.map(lambda samples: {"samples": samples})),
     "BOOLEAN": (st.booleans(), JUNK),
+    "VAE": (st.sampled_from(["taesd", "qwen", "sd"]).map(vae_of), st.just(object())),
 }
 BY_NAME = {"regions": (PAINTINGS, damaged(PAINTED))}
 
@@ -181,7 +204,7 @@ def clear_error_or_right(*named: str):
 
 def names_of(node: type) -> list[str]:
     """Words by which an error can name an input of a node."""
-    return [*(entry.id for entry in node.define_schema().inputs), "image", "mask", "latent", "tree"]
+    return [*(entry.id for entry in node.define_schema().inputs), "image", "mask", "latent", "tree", "VAE"]
 
 
 def copies(values: dict[str, Any]) -> dict[str, Tensor]:
@@ -212,21 +235,33 @@ def visualize(values: dict[str, Any]) -> None:
         assert maps.eq(0).all()
 
 
+def check_kept(pictures: Tensor, original: Tensor, trees: tuple[Quadtree, ...]) -> None:
+    """The original's own px, to the bit, where the tree has denoise 0."""
+    for number, picture in enumerate(pictures):
+        kept = trees[number % len(trees)].denoise_map(*picture.shape[:2]) == 0
+        own = original[number % len(original), ..., :3].expand(-1, -1, 3)
+        assert torch.equal(picture[kept], own[kept].to(picture))
+
+
 def compose(values: dict[str, Any]) -> None:
     original, refined, trees = (values[name] for name in ("original", "refined", "quadtree"))
     result = QuadtreeComposite.execute(**values).args[0]
-    images = max(len(original), len(refined))
-    check_picture(result, (images, *refined.shape[1:3], 3))
-    for number, picture in enumerate(result):
-        kept = trees[number % len(trees)].denoise_map(*refined.shape[1:3]) == 0
-        own = original[number % len(original), ..., :3].expand(-1, -1, 3)
-        assert torch.equal(picture[kept], own[kept])
+    check_picture(result, (max(len(original), len(refined)), *refined.shape[1:3], 3))
+    check_kept(result, original, trees)
 
 
 def tell(values: dict[str, Any]) -> None:
     text, tiles, kept, denoise, cost = QuadtreeInfo.execute(**values).args
     assert f"{tiles} tiles" in text and tiles == sum(len(tree.leaves) for tree in values["quadtree"])
     assert 0 <= kept <= 1 and 0 <= denoise <= 1 and 0 <= cost < 4 and math.isfinite(cost)
+
+
+def decode(values: dict[str, Any]) -> None:
+    vae, samples, original, trees = (values[name] for name in ("vae", "samples", "original", "quadtree"))
+    result = QuadtreeVAEDecode.execute(**values).args[0]
+    height, width = (length * vae.spacial_compression_decode() for length in samples["samples"].shape[-2:])
+    check_picture(result, (max(len(samples["samples"]), len(original), len(trees)), height, width, 3))
+    check_kept(result, original, trees)
 
 
 def patch(values: dict[str, Any]) -> None:
@@ -240,6 +275,7 @@ RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
     QuadtreeDiffusion: patch,
     QuadtreeComposite: compose,
     QuadtreeInfo: tell,
+    QuadtreeVAEDecode: decode,
 }
 
 
@@ -276,10 +312,29 @@ def composites(draw: st.DrawFn) -> dict[str, Any]:
     return draw(inputs_of(QuadtreeComposite, **named))
 
 
-@given(values=composites() | inputs_of(QuadtreeComposite))
+@given(values=composites() | composites() | inputs_of(QuadtreeComposite))
 @fuzz(50)
 def test_the_composite_refuses_in_words_or_keeps_to_the_bit(values):
     check_node(QuadtreeComposite, values)
+
+
+@st.composite
+def decodes(draw: st.DrawFn) -> dict[str, Any]:
+    """A latent, its VAE, and the original and a tree of its size."""
+    vae = vae_of(draw(st.sampled_from(["taesd", "taesd", "qwen", "sd"])))
+    cells = draw(st.tuples(*[st.integers(1, 12)] * 2))
+    height, width = (length * vae.spacial_compression_decode() for length in cells)
+    original = noise((draw(st.integers(1, 2)), height, width, draw(st.sampled_from([3, 3, 1, 4])))).to(
+        draw(st.sampled_from(KINDS))
+    )
+    named = {"vae": vae, "samples": {"samples": vae_latent(vae, *cells)}, "original": original}
+    return draw(inputs_of(QuadtreeVAEDecode, **named, quadtree=draw(quadtrees(height, width))))
+
+
+@given(values=decodes())
+@fuzz(50)
+def test_the_decode_refuses_in_words_or_keeps_to_the_bit(values):
+    check_node(QuadtreeVAEDecode, values)
 
 
 @given(values=inputs_of(QuadtreeInfo))

@@ -181,7 +181,7 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"tile_batch_size": -1}, "tile_batch_size is -1"),
         ({"feather": 1.5}, "feather is 1.5"),
         ({"model": "flux"}, "model is str, not a model"),
-        ({"clean_latent": torch.zeros(1, 16, 8, 8)}, "clean_latent is NoneType"),
+        ({"clean_latent": torch.zeros(1, 16, 8, 8)}, "clean_latent is Tensor, not a latent"),
         ({"clean_latent": {}}, "clean_latent is NoneType"),
         ({"clean_latent": {"samples": torch.zeros(0, 16, 8, 8)}}, "clean_latent has shape"),
         ({"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}}, "clean_latent holds NaN"),
