@@ -32,9 +32,8 @@ def composite(original: Tensor, refined: Tensor, tree: Quadtree, feather_px: int
         share = feathered(free[first:last], feather_px // 2)[start - first : stop - first, :, None].to(original)
         share = share * share * (3 - 2 * share)  # a soft start and end
         rows = slice(start, stop)
-        new = refined[rows].to(original)
-        new = new if matched is None else matched(new, start)
-        result[rows] = torch.where(share > 0, original[rows].lerp(new, share), original[rows])
+        new = refined[rows] if matched is None else matched(refined[rows].float(), start)
+        result[rows] = torch.where(share > 0, original[rows].lerp(new.to(original), share), original[rows])
     return result
 
 

@@ -316,6 +316,15 @@ def test_gray_and_transparent_images_compose_as_colours(channels):
     assert result.shape == (1, 256, 320, 3) and torch.equal(result, colours) and maps.eq(0).any()
 
 
+@pytest.mark.parametrize("kinds", [(torch.float16, torch.float32), (torch.float32, torch.bfloat16), (torch.float64,) * 2])
+@pytest.mark.parametrize("match", [False, True])
+def test_images_of_two_precisions_compose_in_the_original_s(kinds, match):
+    trees, maps = visualize(half_busy())[1:]
+    original, refined = (image.to(kind) for image, kind in zip(two_images(), kinds, strict=True))
+    result = QuadtreeComposite.execute(original, refined, trees, 32, match).args[0]
+    assert result.dtype == original.dtype and torch.equal(result[maps == 0], original[maps == 0])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", ["original", "refined"])
 def test_an_image_with_nan_is_not_composed(which, value):
