@@ -456,3 +456,12 @@ except KeyboardInterrupt:
         process.send_signal(number)
         assert process.stdout.read() == "cleaned up\n"
         assert process.wait() == 7
+
+
+@pytest.mark.parametrize(("args", "examples", "rest"), [([], "500", []), (["20"], "20", []), (["-x"], "500", ["-x"])])
+def test_fuzz_runs_its_tests_with_so_many_examples(args, examples, rest, monkeypatch):
+    started = []
+    monkeypatch.setattr(dev, "run_child", lambda argv, env: started.append((argv, env)) or 0)
+    assert dev.fuzz(dev.OWN_COMFYUI, args) == 0
+    ((argv, env),) = started
+    assert env["QUADTREE_FUZZ"] == examples and argv[3:5] == ["-m", "fuzz"] and argv[len(argv) - len(rest) :] == rest
