@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .detail import GRID_PX
-from .quadtree import Quadtree, feathered
+from .quadtree import Quadtree, feathered, window_mean
 from .utils import ceil_div
 
 BAND_ROWS = 512  # composed at once, whole cells: a whole 8192 px picture would need several times its own memory
@@ -93,9 +93,8 @@ def _local(cells: Tensor, reach: int) -> tuple[Tensor, Tensor]:
 
 
 def _box_mean(cells: Tensor, reach: int) -> Tensor:
-    for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
-        cells = F.avg_pool2d(cells, kernel, 1, padding, count_include_pad=False)
-    return cells
+    """[C, H, W], over the cells up to `reach` away."""
+    return window_mean(window_mean(cells, reach, 1), reach, 2)
 
 
 def _at_px(cells: Tensor, start: int, height: int, width: int) -> Tensor:
