@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .detail import CellSums
-from .quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, centre_blocks, painted
+from .quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, busy_by_detail, centre_blocks, painted
 from .run import ROUGH_PX, TYPICAL_STEPS, rough_cost
 from .utils import ceil_div
 from .velocity import free_steps
 
 LOWEST = 0.05  # of the full cost
-HIGHEST_THRESHOLD = 256.0  # no image has more detail; a threshold of 0 halves all that is not one colour
-HALVINGS = 10  # of the range of thresholds: to a quarter of a unit
+PER_UNIT = 10  # thresholds that are tried in 0..1: what is told to one digit is then what was used
+SCANNED = 32  # thresholds that are looked at where the cost does not fall steadily
 ROUNDS = 3
 NEAR = 0.02  # of the full cost: an estimate this far from the budget has met it, and one a quarter as far is not improved
 
@@ -56,18 +57,19 @@ def threshold_for(cells: CellSums, budget: float, mask: Mask | None = None, **li
     """
     coarse = CoarseMaps(cells, mask, **limits)
     overhead = 1.0
-    met: list[Choice] = []
+    met: dict[float, float] = {}
     for _ in range(ROUNDS):
         threshold = coarse.threshold_of(budget / overhead)
-        if any(choice.threshold == threshold for choice in met):
+        if threshold in met:
             break
-        denoise = coarse.denoise(threshold)
-        cost, share = rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
-        met.append(Choice(threshold, cost, budget))
-        if abs(cost - budget) <= NEAR / 4 or share == 0:
+        met[threshold], share = coarse.cost(threshold)
+        if abs(met[threshold] - budget) <= NEAR / 4 or share == 0:
             break
-        overhead = cost / share
-    return min(met, key=lambda choice: abs(choice.cost - budget))
+        overhead = met[threshold] / share
+    if all(abs(cost - budget) > NEAR for cost in met.values()):  # perhaps out of reach: the ends are what is nearest then
+        met |= {end: coarse.cost(end)[0] for end in (0.0, coarse.most / PER_UNIT)}
+    threshold = min(met, key=lambda threshold: abs(met[threshold] - budget))
+    return Choice(threshold, met[threshold], budget)
 
 
 def active_share(denoise: Tensor) -> float:
@@ -82,7 +84,15 @@ class CoarseMaps:
         self.subdivision = Subdivision(cells, **limits)
         self.size = ceil_div(cells.height, ROUGH_PX), ceil_div(cells.width, ROUGH_PX)
         self.mask = mask and (MASK_MODES[mask.mode], mask.resampled(*self.size))
-        self.shares = {end: active_share(self.denoise(end)) for end in (0.0, HIGHEST_THRESHOLD)}
+        self.most = ceil(
+            max(float(detail.max()) for detail in self.subdivision.details) * PER_UNIT
+        )  # above it nothing is halved
+        self.shares: dict[int, float] = {}
+
+    def cost(self, threshold: float) -> tuple[float, float]:
+        """The estimated share of the full model cost at a threshold, and the active share."""
+        denoise = self.denoise(threshold)
+        return rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
 
     def denoise(self, threshold: float) -> Tensor:
         """[H, W] float64: that of the leaf at each cell's centre, after the mask has had its say."""
@@ -94,14 +104,24 @@ class CoarseMaps:
         return values if self.mask is None else self.mask[0](values, self.mask[1])
 
     def threshold_of(self, share: float) -> float:
-        """The threshold whose active share is nearest to `share`, by bisection; the share moves in steps."""
-        low, high = 0.0, HIGHEST_THRESHOLD
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            if middle not in self.shares:
-                self.shares[middle] = active_share(self.denoise(middle))
-            if (self.shares[middle] > share) != self.subdivision.invert:
+        """The threshold whose active share is nearest to `share`, of those that a bisection meets; the share moves in steps."""
+        low, high = 0, self.most
+        if self.subdivision.busy is busy_by_detail:  # the leaves' denoise follows the spread of all: it may rise and fall
+            step = ceil(self.most / SCANNED) or 1
+            best = min(range(0, self.most + step, step), key=lambda place: abs(self.share(place) - share))
+            low, high = max(low, best - step), min(high, best + step)
+        for place in (low, high):
+            self.share(place)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if (self.share(middle) > share) != self.subdivision.invert:
                 low = middle
             else:
                 high = middle
-        return min(self.shares, key=lambda threshold: abs(self.shares[threshold] - share))
+        return min(self.shares, key=lambda place: abs(self.shares[place] - share)) / PER_UNIT
+
+    def share(self, place: int) -> float:
+        """The active share at a threshold of `place` / PER_UNIT."""
+        if place not in self.shares:
+            self.shares[place] = active_share(self.denoise(place / PER_UNIT))
+        return self.shares[place]

@@ -41,12 +41,13 @@ class ColourMatch:
     """Gives `refined` the mean and deviation that `original` has around each leaf, in linear light (Reinhard et al. 2001).
 
     They are taken of means over 8 x 8 px cells, in a window of twice the leaf's side: new fine detail counts as nothing, so
-    it is not evened out. What changes from leaf to leaf is smoothed over the smallest leaf, so no leaf shows.
+    it is not evened out. What changes from leaf to leaf is smoothed over the smallest leaf, so no leaf shows. The result
+    lies in 0..1.
     """
 
     def __init__(self, original: Tensor, refined: Tensor, tree: Quadtree) -> None:
-        was, now = (_linear_cells(image) for image in (original, refined))
-        sides = tree.sides_at(*was.shape[-2:])
+        was, now = (_linear_cells(image, original.device) for image in (original, refined))
+        sides = tree.sides_at(*was.shape[-2:]).to(was.device)
         gain, offset = torch.ones_like(was), torch.zeros_like(was)
 
         def cells_of(leaf_px: int) -> int:
@@ -57,7 +58,8 @@ class ColourMatch:
             here = ((deviation + EVEN) / (new_deviation + EVEN)).clamp(1 / MOST_CONTRAST, MOST_CONTRAST)
             gain = torch.where(sides == leaf_px, here, gain)
             offset = torch.where(sides == leaf_px, mean - here * new_mean, offset)
-        self.gain, self.offset = (_box_mean(cells, ceil_div(cells_of(int(sides.min())), 2)) for cells in (gain, offset))
+        reach = cells_of(int(sides.min()))
+        self.gain, self.offset = (_box_mean(_box_mean(cells, reach), reach) for cells in (gain, offset))
 
     def __call__(self, refined: Tensor, start: int) -> Tensor:
         """Rows of the refined image [h, W, C] from `start`, a multiple of 8 px, with the original's colours."""
@@ -80,9 +82,12 @@ def _encoded(linear: Tensor) -> Tensor:
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def _linear_cells(image: Tensor) -> Tensor:
+def _linear_cells(image: Tensor, device: torch.device) -> Tensor:
     """Means of linear light over 8 x 8 px cells of [H, W, C], as [C, rows, columns]; cells at the edge are smaller."""
-    bands = [F.avg_pool2d(_linear(image[a:b].float()).movedim(-1, 0), GRID_PX, ceil_mode=True) for a, b in _bands(len(image))]
+    bands = [
+        F.avg_pool2d(_linear(image[a:b].to(device, torch.float32)).movedim(-1, 0), GRID_PX, ceil_mode=True)
+        for a, b in _bands(len(image))
+    ]
     return torch.cat(bands, 1)
 
 

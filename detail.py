@@ -43,7 +43,7 @@ class CellSums:
         sums = _colour_sums(image)
         if edges:
             sums = torch.cat([sums, _edge_sums(image)[..., None]], -1)
-        return cls(width, height, sums)
+        return cls(width, height, sums.cpu())  # small; trees are built on the CPU wherever the image lies
 
     @property
     def edges(self) -> bool:

@@ -51,7 +51,7 @@ class QuadtreeVisualizer(io.ComfyNode):
                     default=25.0,
                     min=1.0,
                     max=200.0,
-                    step=0.5,
+                    step=0.1,
                     tooltip="A tile is split while its detail is above this: the standard deviation of R, G and B together, in "
                     "0-255 units, or what detail_metric says. Lower = more, smaller tiles.",
                 ),

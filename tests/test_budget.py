@@ -49,7 +49,7 @@ def enlarged(name, side):
 @pytest.mark.parametrize("name", ["coffee", "rocket"])
 @pytest.mark.parametrize("invert", [False, True], ids=["detail", "inverted"])
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
-@pytest.mark.parametrize("denoise_by", ["area", "depth"])
+@pytest.mark.parametrize("denoise_by", ["area", "depth", "detail"])
 def test_no_other_threshold_comes_much_nearer_to_the_budget(name, invert, masked, denoise_by):
     cells = enlarged(name, 2048)
     limits = {**LIMITS, "max_tile_px": 512, "denoise_by": denoise_by, "invert": invert}
@@ -70,6 +70,21 @@ def test_what_was_found_costs_what_was_asked_for(metric, budget):
     assert tree == build_quadtree(cells, content_threshold=choice.threshold, **limits)
     assert typical_cost(tree, TYPICAL_STEPS) == pytest.approx(budget, abs=0.05)
     assert choice.text().startswith(f"content_threshold {choice.threshold:.1f} for about {100 * choice.cost:.0f}%")
+
+
+def test_an_image_of_hard_edges_has_thresholds_as_high_as_its_detail():
+    stripes = torch.zeros(512, 512, 1)
+    stripes[:, ::4] = stripes[:, 1::4] = torch.linspace(0, 1, 512)[:, None, None]
+    limits = {**LIMITS, "detail_metric": "edges"}
+    choice = threshold_for(CellSums.of_image(stripes, edges=True), 0.05, **limits)
+    assert choice.threshold > 256 and choice.cost < 0.2
+
+
+def test_the_threshold_that_is_told_is_the_one_that_was_used():
+    cells = enlarged("coffee", 1024)
+    for budget in (0.1, 0.3, 0.5, 0.7):
+        choice = threshold_for(cells, budget, **{**LIMITS, "max_tile_px": 256})
+        assert float(choice.text().split()[1]) == choice.threshold
 
 
 def test_a_budget_that_no_threshold_reaches_gets_the_nearest_and_says_so():
