@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one door for development: sets up what a command needs, then runs it. Standard library only.
 
-python dev.py demo | serve | test | fuzz | bench | lint | pack     (python dev.py --help says more)
+python dev.py demo | serve | test | fuzz | bench | lint | figures | pack     (python dev.py --help says more)
 """
 
 from __future__ import annotations
@@ -612,26 +612,31 @@ def cure_imports(comfyui: Path) -> None:
 
 # --- Step: one tool alone, for the commands that need no ComfyUI -------------------------------------------------------
 
-TOOLS = ("ruff", "comfy-cli")
+TOOLS = {
+    "ruff": ("ruff",),
+    "comfy-cli": ("comfy-cli",),
+    "plotting": ("matplotlib", "numpy", "pillow", "scikit-image", "torch"),
+}
 
 
-def tool_line(name: str) -> str:
-    return next(pin.line for pin in read_requirements(REQUIREMENTS) if pin.name == name)
+def tool_lines(name: str) -> list[str]:
+    """Of each package all lines: there may be one for older and one for newer Pythons."""
+    return [pin.line for pin in read_requirements(REQUIREMENTS) if pin.name in TOOLS[name]]
 
 
 def tool_digest(name: str) -> str:
-    return digest_of(venv_config(), tool_line(name))
+    return digest_of(venv_config(), *tool_lines(name))
 
 
 def install_tool(name: str) -> None:
     with changing_venv():
-        install([tool_line(name)])
+        install(tool_lines(name))
     stamp_path(name).write_text(tool_digest(name), encoding="utf-8")
 
 
 def tool_step(name: str) -> Step:
     return Step(
-        title=lambda _: f"installing {name} into .venv",
+        title=lambda _: f"installing {' and '.join(TOOLS[name])} into .venv",
         ready=lambda comfyui: venv_ready(comfyui) and stamped(name, tool_digest(name)),
         make=lambda _: install_tool(name),
     )
@@ -771,6 +776,10 @@ def lint(_comfyui: Path, args: list[str]) -> int:
     return checked or formatted
 
 
+def figures(_comfyui: Path, args: list[str]) -> int:
+    return run_child([PYTHON, "-m", "docs", *args], tool_env())
+
+
 # What the registry gets: .comfyignore says what is in it, these say when something went wrong.
 ARCHIVE = ROOT / "node.zip"  # comfy-cli's own name for it
 ARCHIVE_LIMIT_BYTES = 300_000
@@ -840,12 +849,15 @@ COMMANDS = {
     "fuzz": Command(fuzz, REAL_COMFYUI, "[examples]", "feed every node hostile and odd values, 500 for each test"),
     "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
     "lint": Command(lint, (VENV_STEP, tool_step("ruff")), "[--fix]", "check the code's style; --fix mends what it can", False),
+    "figures": Command(
+        figures, (VENV_STEP, tool_step("plotting")), "[a part of a name]", "draw the pictures of the docs", False
+    ),
     "pack": Command(pack, (VENV_STEP, tool_step("comfy-cli")), "", "make node.zip, the archive for the Comfy Registry", False),
 }
 
 
 def usage() -> str:
-    commands = "\n".join(f"  {name:6}{one.args:22}{one.about}" for name, one in COMMANDS.items())
+    commands = "\n".join(f"  {name:8}{one.args:22}{one.about}" for name, one in COMMANDS.items())
     return f"""\
 usage: python dev.py [--comfyui PATH] COMMAND [arguments]
 

@@ -1,17 +1,13 @@
-"""Draws the icon and the banner that the Comfy Registry shows: a quadtree around a disc, built and coloured by the pack.
-
-python docs/icon.py             writes docs/icon.png and docs/banner.png
-"""
+"""The icon and the banner that the Comfy Registry shows: a quadtree around a disc, built and coloured by the pack."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from pictures import overlay, quadtree
 from PIL import Image, ImageDraw, ImageFont
+from quadtree_pack import overlay, quadtree
 
-DOCS = Path(__file__).resolve().parent
+from .drawing import saved
+
 ICON_PX = 400  # the registry's largest: square
 BANNER_PX = (1260, 540)  # 21:9, as the registry asks
 
@@ -84,10 +80,4 @@ def banner() -> Image.Image:
     return picture
 
 
-def main() -> None:
-    for name, picture in {"icon": icon(), "banner": banner()}.items():
-        picture.save(DOCS / f"{name}.png", optimize=True)
-
-
-if __name__ == "__main__":
-    main()
+DRAWINGS = {"docs/icon.png": saved(icon), "docs/banner.png": saved(banner)}

@@ -1,71 +1,21 @@
-"""Draws the thumbnails of the example workflows and the pictures of the help pages, with the pack's own code.
-
-python docs/pictures.py         writes example_workflows/*.jpg and web/docs/*.webp
-
-The photo is the demo's (CC0). It needs torch, numpy and Pillow: any ComfyUI's Python has them.
-"""
+"""The thumbnails of the example workflows and the pictures of the help pages. The photo is the demo's (CC0)."""
 
 from __future__ import annotations
 
-import importlib.util
-from importlib import import_module
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from quadtree_pack import composite, quadtree, regions, run
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-THUMBNAILS = ROOT / "example_workflows"
-HELP = ROOT / "web" / "docs"
+from .drawing import as_picture, denoise_of, overlaid, photo, saved, sheet
 
 THUMBNAIL_PX = 512
 SAVED_PX = 384  # what the browser shows of a thumbnail; the archive for the registry is to stay small
-PANEL_PX = (306, 204)
-GAP_PX, LABEL_PX, FONT_PX = 8, 36, 20
-PAPER, INK = (24, 24, 27), (228, 228, 231)
-QUALITY = 66
 
 UPSCALED_PX = (1920, 1280)  # what the windows of the help page are planned for
 STEPS = 20
 SHOWN_STEPS = (8, 10, 12, 20)
 HELD = 0.3  # brightness of what is held at a step
-
-
-def load_pack() -> str:
-    """The pack's name as a package, registered where the benchmarks do it."""
-    spec = importlib.util.spec_from_file_location("quadtree_registration", ROOT / "benchmarks" / "pack.py")
-    registration = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(registration)
-    registration.register_pack()
-    return registration.PACKAGE
-
-
-PACK = load_pack()
-MODULES = ("composite", "overlay", "quadtree", "regions", "run")
-composite, overlay, quadtree, regions, run = (import_module(f"{PACK}.{name}") for name in MODULES)
-
-
-# --- Pictures and tensors ---------------------------------------------------------------------------------------------
-
-
-def photo(size: tuple[int, int]) -> Tensor:
-    """The demo's photo as [H, W, 3] in 0..1."""
-    picture = Image.open(ROOT / "demo" / "photo.png").convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
-
-
-def as_picture(image: Tensor) -> Image.Image:
-    """[H, W] or [H, W, 3] in 0..1."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).convert("RGB")
-
-
-def tiled(image: Tensor, line_px: int = 2, **limits: object) -> tuple[Tensor, Tensor]:
-    """What Quadtree Visualizer shows of an image: (the picture with its tiles, the denoise map)."""
-    tree = quadtree.build_quadtree(image, **limits)
-    denoise = tree.denoise_map(*image.shape[:2]).float()
-    return overlay.draw_overlay(image, denoise, tree, line_px), denoise
 
 
 def ellipse(height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]) -> Tensor:
@@ -74,38 +24,40 @@ def ellipse(height: int, width: int, centre: tuple[float, float], radii: tuple[f
     return (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 > 1).float()
 
 
-def sheet(panels: dict[str, Image.Image]) -> Image.Image:
-    """Panels in two columns, each below its label: ComfyUI's side panel is narrow."""
-    width, height = PANEL_PX
-    rows = (len(panels) + 1) // 2
-    canvas = Image.new("RGB", (2 * (width + GAP_PX) + GAP_PX, rows * (height + LABEL_PX) + GAP_PX), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for index, (label, panel) in enumerate(panels.items()):
-        x = GAP_PX + index % 2 * (width + GAP_PX)
-        y = index // 2 * (height + LABEL_PX)
-        draw.text((x, y + LABEL_PX // 2), label, INK, ImageFont.load_default(FONT_PX), anchor="lm")
-        canvas.paste(panel.resize(PANEL_PX, Image.Resampling.LANCZOS), (x, y + LABEL_PX))
-    return canvas
-
-
 # --- Thumbnails -------------------------------------------------------------------------------------------------------
 
 
-def thumbnails() -> dict[str, Image.Image]:
-    """By the name of the workflow."""
+def square_photo() -> Tensor:
     image = photo((THUMBNAIL_PX * 3 // 2, THUMBNAIL_PX))
-    image = image[:, THUMBNAIL_PX // 8 : THUMBNAIL_PX // 8 + THUMBNAIL_PX].contiguous()
-    fine, _ = tiled(image, min_tile_px=16, max_tile_px=64, content_threshold=45, min_denoise=0.0, max_denoise=1.0)
-    coarse, _ = tiled(image, 3, min_tile_px=32, max_tile_px=128, content_threshold=75, min_denoise=0.0, max_denoise=1.0)
+    return image[:, THUMBNAIL_PX // 8 : THUMBNAIL_PX // 8 + THUMBNAIL_PX].contiguous()
+
+
+def thumbnail(image: Tensor) -> Image.Image:
+    return as_picture(image).resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
+
+
+FINE = {"min_tile_px": 16, "max_tile_px": 64, "content_threshold": 45}
+COARSE = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 75}
+
+
+def flux_thumbnail() -> Image.Image:
+    image = square_photo()
+    tiles = overlaid(image, quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0))
     rows = torch.arange(THUMBNAIL_PX)
     right = (rows[None] + rows[:, None] // 4 > THUMBNAIL_PX * 5 // 8)[..., None]  # a slanted border through the cup
+    return thumbnail(tiles.where(right, image))
+
+
+def sdxl_thumbnail() -> Image.Image:
+    image = square_photo()
+    return thumbnail(overlaid(image, quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0), 3))
+
+
+def mask_thumbnail() -> Image.Image:
+    image = square_photo()
     cup = ellipse(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
-    kept, _ = tiled(image, 1, min_tile_px=16, max_tile_px=64, content_threshold=45, min_denoise=0.4, max_denoise=1.0, mask=cup)
-    return {
-        "Flux upscale": as_picture(fine.where(right, image)),
-        "SDXL upscale": as_picture(coarse),
-        "Keep the face with a mask": as_picture(kept),
-    }
+    tree = quadtree.build_quadtree(image, **FINE, min_denoise=0.4, max_denoise=1.0, mask=cup)
+    return thumbnail(overlaid(image, tree, 1))
 
 
 # --- Help pages -------------------------------------------------------------------------------------------------------
@@ -114,9 +66,14 @@ def thumbnails() -> dict[str, Image.Image]:
 def visualizer_page() -> Image.Image:
     image = photo((960, 640))
     limits = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 50, "min_denoise": 0.0, "max_denoise": 0.9}
-    tiles, denoise = tiled(image, 3, **limits)
-    painted, _ = tiled(image, 3, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),))
-    panels = {"image": image, "tiles: blue is kept": tiles, "denoise map": denoise, "cup painted as kept": painted}
+    tree = quadtree.build_quadtree(image, **limits)
+    painted = quadtree.build_quadtree(image, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),))
+    panels = {
+        "image": image,
+        "tiles: blue is kept": overlaid(image, tree, 3),
+        "denoise map": denoise_of(image, tree),
+        "cup painted as kept": overlaid(image, painted, 3),
+    }
     return sheet({label: as_picture(panel) for label, panel in panels.items()})
 
 
@@ -159,18 +116,11 @@ def composite_page() -> Image.Image:
     return sheet({label: as_picture(panel) for label, panel in panels.items()})
 
 
-def main() -> None:
-    for name, picture in thumbnails().items():
-        small = picture.resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
-        small.save(THUMBNAILS / f"{name}.jpg", quality=QUALITY, optimize=True, progressive=True)
-    pages = {
-        "QuadtreeVisualizer": visualizer_page(),
-        "QuadtreeDiffusion": diffusion_page(),
-        "QuadtreeComposite": composite_page(),
-    }
-    for node, picture in pages.items():
-        picture.save(HELP / f"{node}.webp", quality=QUALITY, method=6)
-
-
-if __name__ == "__main__":
-    main()
+DRAWINGS = {
+    "example_workflows/Flux upscale.jpg": saved(flux_thumbnail),
+    "example_workflows/SDXL upscale.jpg": saved(sdxl_thumbnail),
+    "example_workflows/Keep the face with a mask.jpg": saved(mask_thumbnail),
+    "web/docs/QuadtreeVisualizer.webp": saved(visualizer_page),
+    "web/docs/QuadtreeDiffusion.webp": saved(diffusion_page),
+    "web/docs/QuadtreeComposite.webp": saved(composite_page),
+}

@@ -1,7 +1,6 @@
 """dev.py's own promises, without a network, a package index or a ComfyUI."""
 
 import hashlib
-import importlib.util
 import io
 import os
 import re
@@ -13,25 +12,12 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
-
-DEV = Path(__file__).resolve().parents[1] / "dev.py"
-
-
-def load_dev() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quadtree_dev", DEV)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-dev = load_dev()
+from quadtree_pack.tests.dev import DEV, dev
 
 
 @pytest.fixture
@@ -280,7 +266,7 @@ def test_all_pins_of_a_package_give_way_when_one_does(project):
     assert dev.wanted_packages(project)[0] == ["numpy<2.3"]
 
 
-TOOLS = "ruff==1.0\ncomfy-cli==1.0\n"
+TOOLS = "".join(f"{package}==1.0\n" for packages in dev.TOOLS.values() for package in packages)
 
 
 def give_requirements(folder: Path, ours: str = TOOLS, theirs: str = "torch\n", config: str = "3.11") -> None:
@@ -332,9 +318,16 @@ def test_a_tool_is_installed_alone_and_again_when_its_pin_changes(project, monke
     dev.PYTHON.touch()
     for _ in range(2):
         dev.set_up([dev.tool_step(name)], project)
-    give_requirements(project, ours=TOOLS.replace(f"{name}==1.0", f"{name}==1.1"))
+    *others, last = dev.TOOLS[name]
+    give_requirements(project, ours=TOOLS.replace(f"{last}==1.0", f"{last}==1.1"))
     dev.set_up([dev.tool_step(name)], project)
-    assert installed == [[f"{name}==1.0"], [f"{name}==1.1"]]
+    assert installed == [[f"{one}==1.0" for one in (*others, last)], [*(f"{one}==1.0" for one in others), f"{last}==1.1"]]
+
+
+def test_of_a_tool_with_pins_for_older_and_newer_pythons_pip_gets_both(project):
+    pins = ['ruff==1.0 ; python_version >= "3.11"', 'ruff==0.9 ; python_version < "3.11"']
+    give_requirements(project, ours="\n".join(["torch==1.0", *pins]))
+    assert dev.tool_lines("ruff") == pins
 
 
 # --- The archive for the registry -------------------------------------------------------------------------------------

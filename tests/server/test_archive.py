@@ -1,8 +1,6 @@
 """The registry's archive, as comfy-cli packs it, unpacked alone into the custom_nodes folder of a real ComfyUI."""
 
-import importlib.util
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 from PIL import Image
 from quadtree_pack.tests.demo import demo
 from quadtree_pack.tests.demo import running as running_server
+from quadtree_pack.tests.dev import dev
 
 from .api import PACK, fetch, get, short_prompt
 
@@ -18,17 +17,9 @@ PARTS = {"web", "locales", "example_workflows", "subgraphs"}
 TEXTS = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
 
 
-def load_dev():
-    spec = importlib.util.spec_from_file_location("quadtree_dev_packing", ROOT / "dev.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """Made as `python dev.py pack` makes it."""
-    dev = load_dev()
     assert dev.pack(Path(), []) == 0
     return zipfile.ZipFile(dev.ARCHIVE)
 

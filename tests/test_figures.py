@@ -1,0 +1,94 @@
+"""`python dev.py figures` draws what is committed: no picture is out of date, none lies about that nothing draws."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from quadtree_pack.docs import drawing, figures, icon, pictures
+from quadtree_pack.tests.dev import dev
+
+DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
+FOLDERS = {"docs": ("*.png", "*.webp"), "docs/figures": ("*",), "web/docs": ("*.webp",), "example_workflows": ("*.jpg",)}
+BY_THE_DEMO = {"docs/demo.png"}
+# Another processor rounds otherwise, and a picture is compressed; a digit in a label differs by far more.
+LEVELS = 32
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dev, "PYTHON", sys.executable)
+        assert dev.COMMANDS["figures"].run(dev.OWN_COMFYUI, ["--into", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_committed_picture_is_the_one_that_is_drawn(drawn, name):
+    now, before = pixels(drawn / name), pixels(dev.ROOT / name)
+    assert now.shape == before.shape
+    assert abs(now - before).max() <= LEVELS
+
+
+@pytest.mark.slow
+def test_drawing_twice_gives_the_same_bytes(drawn, tmp_path):
+    for name in ("docs/figures/trajectories.png", "web/docs/QuadtreeVisualizer.webp"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        DRAWINGS[name](tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (drawn / name).read_bytes()
+
+
+def test_one_digit_of_a_label_is_more_than_the_tolerance():
+    picture = drawing.as_picture(pictures.photo((240, 160)))
+    one, other = (np.asarray(drawing.sheet({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2))
+    assert abs(one - other).max() > LEVELS
+
+
+def test_every_picture_in_the_project_is_drawn():
+    found = {
+        path.relative_to(dev.ROOT).as_posix()
+        for folder, patterns in FOLDERS.items()
+        for pattern in patterns
+        for path in (dev.ROOT / folder).glob(pattern)
+        if path.is_file()
+    }
+    assert found == {*DRAWINGS, *BY_THE_DEMO}
+
+
+@pytest.mark.parametrize("name", figures.DRAWINGS)
+def test_a_figure_is_small_and_has_a_background_of_its_own(name):
+    path = dev.ROOT / name
+    assert path.stat().st_size < 100_000
+    with Image.open(path) as picture:
+        assert picture.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def test_a_name_that_no_picture_has_is_refused(tmp_path):
+    command = [sys.executable, "-m", "docs", "--into", str(tmp_path), "nothing"]
+    told = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
+    assert told.returncode == 2 and "no picture's name holds 'nothing'" in told.stderr and "icon.png" in told.stderr
+
+
+# --- The plot of the trajectories says what it says --------------------------------------------------------------------
+
+
+def test_a_held_cell_ends_at_its_clean_value_and_a_frozen_one_in_its_noise():
+    start = (1 - figures.FROM) * figures.CLEAN + figures.FROM * figures.NOISE
+    assert figures.trajectory(figures.SIGMAS, 0.0)[-1] == pytest.approx(figures.CLEAN, abs=1e-12)
+    assert figures.trajectory(figures.SIGMAS, None) == pytest.approx([start] * len(figures.SIGMAS))
+
+
+def test_until_its_release_a_cell_follows_clean_plus_noise_and_then_goes_to_what_the_model_knows():
+    held, released = (figures.trajectory(figures.SIGMAS, denoise) for denoise in (0.0, 0.5))
+    expected = [(1 - sigma) * figures.CLEAN + sigma * figures.NOISE for sigma in figures.SIGMAS]
+    assert held == pytest.approx(expected)
+    assert released[: figures.STEPS // 2 + 1] == pytest.approx(expected[: figures.STEPS // 2 + 1])
+    assert min(abs(released[-1] - mode) for mode in figures.MODES) < 2 * figures.SPREAD
+    assert abs(held[-1] - released[-1]) > 4 * figures.SPREAD
