@@ -202,6 +202,11 @@ def decode_changed(
     maps = {tree: tree.denoise_map(height, width) > 0 for tree in dict.fromkeys(trees)}
     if not any(map(torch.any, maps.values())):
         return original.clone()
+    together = list(zip(latent.split(1), original, trees, strict=True))
+    if not isinstance(getattr(vae, "first_stage_model", None), nn.Module):
+        info("this VAE is no network of ComfyUI's, so it decodes the whole image.")
+        whole = ((picture, as_images(vae.decode(cells))[0], tree) for cells, picture, tree in together)
+        return torch.stack([composite(*parts, feather_px, match=match) for parts in whole])
     decoder, pictures = Decoder(vae), []
     with comfy.model_management.cuda_device_context(vae.device):
         decoder.load(latent)
@@ -209,7 +214,7 @@ def decode_changed(
         if cut is None:
             what = "windows are decoded each by itself" if approximate else "the whole image is decoded"
             info("this VAE's decoder makes every pixel from the whole image, so %s.", what)
-        for cells, picture, tree in zip(latent.split(1), original, trees, strict=True):
+        for cells, picture, tree in together:
             if not maps[tree].any():
                 refined = picture
             elif cut is None:

@@ -629,16 +629,17 @@ def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
         raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
     if not hasattr(vae, "spacial_compression_decode"):
         raise ValueError(f"vae is {type(vae).__name__}, not a VAE; connect Load VAE.")
-    if vae.latent_dim == 1 or vae.extra_1d_channel is not None or latent.ndim not in (4, 5):
+    dimensions = getattr(vae, "latent_dim", 2)  # another pack's VAE need not have all that core's has
+    if dimensions == 1 or getattr(vae, "extra_1d_channel", None) is not None or latent.ndim not in (4, 5):
         shape = tuple(latent.shape)
         raise ValueError(f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it.")
     if latent.ndim == 5 and latent.shape[2] != 1:
         raise ValueError(
             f"The latent is a video with {latent.shape[2]} frames; this node decodes single images. Use core's VAE Decode."
         )
-    if vae.latent_dim == 2 and latent.ndim == 5:
+    if dimensions == 2 and latent.ndim == 5:
         return latent[:, :, 0]
-    return latent[:, :, None] if vae.latent_dim == 3 and latent.ndim == 4 else latent
+    return latent[:, :, None] if dimensions == 3 and latent.ndim == 4 else latent
 
 
 def _choice(name: str, value: str, table: dict) -> str:

@@ -7,6 +7,7 @@ from quadtree_pack import decoding
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.tests.comfy.support import half_kept, tree_of
+from quadtree_pack.tests.comfy.test_seams import refiner
 from quadtree_pack.tests.comfy.tiny_vaes import VAES, vae_latent
 
 LEVEL = 1 / 255
@@ -209,6 +210,16 @@ def test_a_still_with_or_without_its_time_axis_is_the_same(vaes):
         samples = vae_latent(vae, *SIZE).reshape(1, -1, *SIZE)
         four, five = (decoded(vae, one, corners(vae), picture(vae)) for one in (samples, samples[:, :, None]))
         assert torch.equal(four, five)
+
+
+def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image():
+    """The demo's: an object with `decode` and little else of what core's VAEs have."""
+    _, vae, _ = refiner()
+    original = picture(vae)
+    samples = vae.encode(1 - original)
+    result = decoded(vae, samples, corners(vae), original)
+    free = corners(vae).denoise_map(*original.shape[1:3]) > 0
+    assert torch.equal(result[0][free], vae.decode(samples)[0][free]) and torch.equal(result[0][~free], original[0][~free])
 
 
 @pytest.mark.parametrize(
