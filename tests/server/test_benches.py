@@ -1,0 +1,53 @@
+"""Every benchmark runs to its rows, with less of everything; as `python dev.py bench` runs it, but for what it writes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from quadtree_pack.tests.dev import dev
+from quadtree_pack.tests.guide import BENCHMARKS
+
+ONE_FAMILY = """
+from benchmarks.pack import register_comfyui
+register_comfyui("--cpu")
+from quadtree_pack.tests.comfy.tiny_models import ZOO
+flux = ZOO["flux"]
+ZOO.clear()
+ZOO["flux"] = flux
+it.register_comfyui = lambda *options: None
+from pathlib import Path
+it.ROOT = Path(FOLDER)
+(it.ROOT / "docs").mkdir()
+"""
+# What makes a benchmark, `it`, a small one.
+SMALL = {
+    "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
+    "plan": "photo = it.photo; it.photo = lambda name, px: photo(name, min(px, 1536)); it.PHOTOS = ('rocket',)",
+    "overhead": "it.REPEATS = 1",
+    "gpu": "",  # QUADTREE_BENCH_TINY
+    "families": ONE_FAMILY,
+    "web": "it.REPEATS = 2",
+    "decode": "it.VAES, it.SHARES = ('taesd',), (0.25,)",
+}
+RUN = """
+import sys
+FOLDER = sys.argv.pop()
+from benchmarks.pack import register_pack
+register_pack()
+import benchmarks.{name} as it
+{small}
+rows = it.run()
+print("rows:", len(rows), all(isinstance(row, dict) for row in rows))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_runs_to_its_rows(name, tmp_path):
+    env = {**os.environ, "QUADTREE_BENCH_TINY": "1", "QUADTREE_CHROMIUM": ""}
+    code = RUN.format(name=name, small=SMALL[name])
+    told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=dev.ROOT, env=env, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-2000:]
+    *_, last = told.stdout.splitlines()
+    assert last.startswith("rows: ") and last.endswith(" True") and int(last.split()[1]) > 0

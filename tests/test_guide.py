@@ -1,0 +1,124 @@
+"""README, CONTRIBUTING and the guide: every command is run by a test, every link leads somewhere, every message exists."""
+
+import ast
+import re
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from quadtree_pack.benchmarks.plan import photo
+from quadtree_pack.docs import figures
+from quadtree_pack.quadtree import build_quadtree
+from quadtree_pack.run import TYPICAL_STEPS, typical_cost
+from quadtree_pack.tests.dev import dev
+from quadtree_pack.tests.guide import BENCHMARKS, DOCUMENTS, GUIDE, commands, rows
+
+ROOT = dev.ROOT
+COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands(text)}
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+# What runs a command, as file::test; benchmarks are below.
+RUN_BY = {
+    "demo": "tests/server/test_demo.py::test_the_demo_refines_its_photo_and_leaves_pictures",
+    "serve": "tests/server/test_demo.py::test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
+    "test": "tests/test_guide.py::test_the_command_test_runs_what_is_named",
+    "fuzz": "tests/test_dev.py::test_fuzz_runs_its_tests_with_so_many_examples",
+    "lint": "tests/test_guide.py::test_the_command_lint_mends_what_it_can",
+    "figures": "tests/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
+    "pack": "tests/server/test_archive.py::test_the_archive_holds_the_pack_and_nothing_else",
+    "bench": "tests/server/test_benches.py::test_a_benchmark_runs_to_its_rows",
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_of_the_documents_is_known_and_run_by_a_test(words):
+    request = dev.parse(words)
+    file, test = RUN_BY[request.command].split("::")
+    functions = [node.name for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body if hasattr(node, "name")]
+    assert test in functions
+    assert request.command != "bench" or set(request.args) <= set(BENCHMARKS)
+
+
+def test_the_documents_name_every_command_and_every_benchmark():
+    assert {words[0] for words in COMMANDS.values()} == dev.COMMANDS.keys()
+    assert {words[1] for words in COMMANDS.values() if words[0] == "bench" and len(words) > 1} == set(BENCHMARKS)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """dev.py takes this Python for its own, so that nothing is set up."""
+    monkeypatch.setattr(dev, "PYTHON", sys.executable)
+    monkeypatch.setattr(dev, "chromium", lambda: "")
+
+
+def test_the_command_test_runs_what_is_named(here, capfd):
+    assert dev.COMMANDS["test"].run(dev.OWN_COMFYUI, ["tests/test_utils.py", "-q", "-p", "no:cacheprovider"]) == 0
+    assert "passed" in capfd.readouterr().out
+
+
+def test_the_command_lint_mends_what_it_can(here, tmp_path, monkeypatch):
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    (tmp_path / "odd.py").write_text("import sys\nx =  {  }\n", encoding="utf-8")
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    assert dev.COMMANDS["lint"].run(dev.OWN_COMFYUI, []) != 0
+    assert dev.COMMANDS["lint"].run(dev.OWN_COMFYUI, ["--fix"]) == 0
+    assert (tmp_path / "odd.py").read_text(encoding="utf-8") == "x = {}\n"
+
+
+# --- Links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    """Of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(document):
+    targets = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document])
+    for target in targets:
+        place, _, anchor = target.partition("#")
+        if place.startswith("https://"):
+            continue
+        path = (ROOT / document).parent / unquote(place) if place else ROOT / document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_every_figure_is_in_the_guide_with_words_for_those_who_cannot_see_it():
+    shown = dict(re.findall(r"!\[(.+?)\]\(figures/(.+?)\)", GUIDE))
+    assert sorted(shown.values()) == sorted(Path(name).name for name in figures.DRAWINGS)
+    assert all(len(words) > 50 for words in shown)
+
+
+# --- What it says -----------------------------------------------------------------------------------------------------
+
+
+def texts_of(path):
+    """Every text in a module, with … for what is filled in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[dsr]", "…", node.value)
+
+
+TEXTS = [text for path in ROOT.glob("*.py") if path.name != "dev.py" for text in texts_of(path)]
+MESSAGES = [cells[0].strip("`") for cells in rows(GUIDE, "message")]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_guide_is_one_of_the_pack(message):
+    pattern = ".*".join(re.escape(part) for part in message.split("…"))
+    assert any(re.search(pattern, text) for text in TEXTS)
+
+
+def test_with_the_default_sizes_the_threshold_hardly_changes_a_small_portrait_s_price():
+    image = photo("astronaut", figures.LONG_SIDE_PX)
+    for threshold in (15, 70):
+        cost = typical_cost(build_quadtree(image, content_threshold=threshold), TYPICAL_STEPS)
+        assert f"the portrait below costs {100 * cost:.0f}% of the full\nmodel cost at threshold 15 and at 70 alike" in GUIDE
