@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, units_with, with_shared_shapes
+from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, penalties, units_with, with_shared_shapes
 from quadtree_pack.run import Geometry, Settings, new_run
 
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
@@ -172,6 +172,28 @@ def test_a_moving_lattice_keeps_away_from_its_recent_borders():
     plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(8)]
     moves = [np.mean([min(abs(x - border) for border in before) for x in now]) for before, now in pairwise(plans)]
     assert np.mean(moves) >= 8 and np.count_nonzero(moves) >= len(moves) - 1
+
+
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_a_moving_lattice_leaves_the_last_step_s_borders_where_every_place_was_used_lately(overlap):
+    """Short axes have few places: the oldest borders are taken again, not the cheapest ones step after step."""
+    tiling = Tiling(4, 8, 4, overlap, True, TRANSFORMER, 4)
+    planner = Planner((64, 84), tiling)
+    units = units_with(torch.ones(64, 84, dtype=torch.bool), 4)
+    plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(12)]
+    assert all(before != now for before, now in pairwise(plans))
+
+
+def test_a_lattice_without_overlap_pays_more_to_move():
+    """Nothing else hides its borders: it moves where half a percent of the cost would not make it."""
+    places = range(25)
+    bare, soft = (penalties(24, [[8, 16]], Tiling(4, 8, 4, overlap, True, TRANSFORMER)) for overlap in (0, 2))
+    assert all(bare[place] >= soft[place] for place in places) and bare[8] > soft[8] > 1 == soft[12]
+
+
+def test_older_borders_repel_less():
+    new, old = (penalties(24, recent, Tiling(4, 8, 4, 2, True, TRANSFORMER))[8] for recent in ([[], [8]], [[8], []]))
+    assert new > old > 1
 
 
 def test_a_fixed_lattice_stands_still():
