@@ -38,7 +38,7 @@ def test_shares_add_up_to_one_at_every_active_cell(method, tiling, height, width
 
 
 @pytest.mark.parametrize(
-    ("method", "moving", "largest"), [("Shifted Feather", True, 0.25), ("Mixture of Diffusers", False, 0.6)]
+    ("method", "moving", "largest"), [("Shifted Feather", True, 0.25), ("Mixture of Diffusers", False, 0.25)]
 )
 @pytest.mark.parametrize("turns", range(1, 6))
 def test_shares_change_without_a_jump(method, moving, largest, turns):
@@ -54,3 +54,18 @@ def test_the_feather_is_a_linear_ramp_across_the_overlap():
     row = dense[0, 0]
     (ramp,) = torch.where((row > 0) & (row < 1))
     assert len(ramp) == 8 and torch.allclose(row[ramp], torch.arange(7.5, 0, -1, dtype=torch.float64) / 8)
+
+
+@pytest.mark.parametrize("overlap", [2, 4, 8])
+@pytest.mark.parametrize("core", [8, 30, 500])
+def test_gaussians_of_any_two_lengths_are_equal_where_their_cores_meet_and_begin_without_a_jump(core, overlap):
+    margin, meet = overlap // 2, core
+    cells = torch.arange(meet - margin, meet + margin, dtype=torch.float64) + 0.5
+    left = METHODS["Mixture of Diffusers"].weight(cells, slice(0, meet + margin), slice(0, meet), 2000, margin)
+    right = METHODS["Mixture of Diffusers"].weight(
+        cells, slice(meet - margin, meet + 50), slice(meet, meet + 50 - margin), 2000, margin
+    )
+    share = right / (left + right)
+    assert (share.diff() > 0).all()
+    assert share[0] < 0.6 / overlap and 1 - share[-1] < 0.6 / overlap  # a linear ramp begins with 0.5 / overlap
+    assert share[margin - 1] < 0.5 < share[margin]
