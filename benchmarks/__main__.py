@@ -9,7 +9,7 @@ import json
 from benchmarks.pack import ROOT, register_pack
 
 RESULTS = ROOT / "benchmarks" / "output"
-NAMES = ("build", "plan", "overhead", "gpu", "families", "web", "decode")
+NAMES = ("build", "plan", "overhead", "gpu", "families", "web", "decode", "quality")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from quadtree_pack.tests.dev import dev
 DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
 FOLDERS = {"docs": ("*.png", "*.webp"), "docs/figures": ("*",), "web/docs": ("*.webp",), "example_workflows": ("*.jpg",)}
 BY_THE_DEMO = {"docs/demo.png"}
+BY_BENCHMARKS = {"docs/figures/quality-seams.png", "docs/figures/quality-texture.png"}
 # Another processor rounds otherwise, and a picture is compressed; a digit in a label differs by far more.
 LEVELS = 32
 
@@ -59,10 +60,10 @@ def test_every_picture_in_the_project_is_drawn():
         for path in (dev.ROOT / folder).glob(pattern)
         if path.is_file()
     }
-    assert found == {*DRAWINGS, *BY_THE_DEMO}
+    assert found == {*DRAWINGS, *BY_THE_DEMO, *BY_BENCHMARKS}
 
 
-@pytest.mark.parametrize("name", figures.DRAWINGS)
+@pytest.mark.parametrize("name", [*figures.DRAWINGS, *sorted(BY_BENCHMARKS)])
 def test_a_figure_is_small_and_has_a_background_of_its_own(name):
     path = dev.ROOT / name
     assert path.stat().st_size < 100_000

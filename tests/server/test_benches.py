@@ -20,6 +20,13 @@ from pathlib import Path
 it.ROOT = Path(FOLDER)
 (it.ROOT / "docs").mkdir()
 """
+ONE_PHOTO = """
+from pathlib import Path
+it.PHOTOS = it.HELD_OUT = ("coffee",)
+it.PHOTO_PX = it.GRADIENT_PX = (256, 512)
+it.OVERLAPPING, it.UNIFORM_STEPS = it.METHODS[:1], (4,)
+it.charts.ROOT = it.charts.OUTPUT = it.charts.FIGURES = Path(FOLDER)
+"""
 # What makes a benchmark, `it`, a small one.
 SMALL = {
     "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
@@ -29,6 +36,7 @@ SMALL = {
     "families": ONE_FAMILY,
     "web": "it.REPEATS = 2",
     "decode": "it.VAES, it.SHARES = ('taesd',), (0.25,)",
+    "quality": ONE_PHOTO,
 }
 RUN = """
 import sys
