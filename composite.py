@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .detail import GRID_PX
-from .quadtree import Quadtree, feathered, window_mean
+from .quadtree import Box, Quadtree, feathered, window_mean
 from .utils import ceil_div
 
 BAND_ROWS = 512  # composed at once, whole cells: a whole 8192 px picture would need several times its own memory
@@ -17,19 +18,48 @@ EVEN = 1 / 255  # deviation, in linear light, below which an area counts as plai
 MOST_CONTRAST = 2.0  # by which a deviation is raised, or lowered
 
 
-def composite(original: Tensor, refined: Tensor, tree: Quadtree, feather_px: int, *, match: bool = False) -> Tensor:
-    """`refined` [H, W, C] in 0..1 over `original` of the same shape, the original's own px where the tree has denoise 0.
+class Canvas(NamedTuple):
+    """One image to compose into: the original [H, W, 3] in 0..1, its tree, and the px [H, W] that the tree lets change."""
+
+    original: Tensor
+    tree: Quadtree
+    free: Tensor
+
+
+def canvases(original: Tensor, trees: Sequence[Quadtree], size: tuple[int, int], count: int) -> list[Canvas]:
+    """`count` canvases of `size` (height, width) from original [B, H, W, 3] and trees, which repeat.
+
+    Of a larger original it is the middle, as core's VAE Encode crops it. A tree lies on the original before the crop, so what
+    it keeps is kept where it was seen; a tree of an image that was cropped itself lies on the crop.
+    """
+    whole, (height, width) = original.shape[1:3], size
+    y, x = (whole[0] - height) // 2, (whole[1] - width) // 2
+    middle = Box(x, y, x + width, y + height).slices
+
+    def free_px(tree: Quadtree) -> Tensor:
+        if (tree.height, tree.width) == size:
+            return tree.denoise_map(*size) > 0
+        tree.check_fits(*whole, "image", "px")
+        return (tree.denoise_map(*whole) > 0)[middle]
+
+    free = {tree: free_px(tree) for tree in dict.fromkeys(trees)}
+    chosen = ((original[number % len(original)][middle], trees[number % len(trees)]) for number in range(count))
+    return [Canvas(picture, tree, free[tree]) for picture, tree in chosen]
+
+
+def composite(canvas: Canvas, refined: Tensor, feather_px: int, *, match: bool = False) -> Tensor:
+    """`refined` [H, W, C] in 0..1 over the canvas' original of the same shape, which stays where the tree has denoise 0.
 
     From there the refined image fades in over `feather_px`. Kept px are copied, so they are equal to the bit. `match` gives
     the refined image the original's local colour first, see `ColourMatch`.
     """
-    height, width = original.shape[:2]
-    free = (tree.denoise_map(height, width) > 0).float()
+    original, tree, free = canvas
+    height = len(original)
     matched = ColourMatch(original, refined, tree) if match else None
     result = torch.empty_like(original)
     for start, stop in _bands(height):
         first, last = max(0, start - feather_px), min(height, stop + feather_px)
-        share = feathered(free[first:last], feather_px // 2)[start - first : stop - first, :, None].to(original)
+        share = feathered(free[first:last].float(), feather_px // 2)[start - first : stop - first, :, None].to(original)
         share = share * share * (3 - 2 * share)  # a soft start and end
         rows = slice(start, stop)
         new = refined[rows] if matched is None else matched(refined[rows].float(), start)

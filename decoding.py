@@ -16,21 +16,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .blending import METHODS, shares
-from .composite import composite
+from .composite import Canvas, composite
 from .planning import Cost, Planner, Tiling, Window, units_with
-from .quadtree import Box, Quadtree
+from .quadtree import Box
 from .tiled_diffusion import batches
 from .utils import ceil_div, info, warn
 
@@ -39,7 +41,9 @@ OVERLAP_PX = 96  # of each side of windows that are decoded each by itself: half
 UNIT_CELLS = 2  # windows begin and end on multiples of it, so that there are few shapes
 CALL_CELLS = 256  # what a call of the decoder costs by itself, in cells' worth
 PROBE_CELLS = 4  # enough to see what goes through the cut
-STRIP_CELLS = 64  # long enough to see how far the rest looks
+STRIP_CELLS = 48, 2  # long enough to see how far the rest looks, wide enough for a reflected edge
+MOST_TRIES = 8  # modules at which a cut is tried
+FEW_CELLS = 1024  # to look for a cut takes longer than what could be saved
 
 
 class Reached(BaseException):
@@ -64,13 +68,18 @@ class Decoder:
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
-        self.model = vae.first_stage_model
+        self.model = getattr(vae, "first_stage_model", None)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it is core's own VAE; what another VAE's decode does is not known, so it is called as it is."""
+        return getattr(type(self.vae), "decode", None) is comfy.sd.VAE.decode
 
     def __call__(self, cells: Tensor) -> Tensor:
         return self.model.decode(cells.to(self.vae.device, self.vae.vae_dtype))
 
-    def features(self, cells: Tensor, module: nn.Module) -> Tensor:
-        """What `module` puts out for these latent cells; what follows it is not run."""
+    def features(self, cells: Tensor, module: nn.Module) -> Tensor | None:
+        """What `module` puts out first for these latent cells; what follows is not run. None where it does not run."""
         found = []
 
         def reached(_module: nn.Module, _args: tuple, output: Tensor) -> None:
@@ -79,7 +88,7 @@ class Decoder:
 
         with hooked(reached, module), suppress(Reached):
             self(cells)
-        return found[0]
+        return found[0] if found else None
 
     def rest(self, features: Tensor, module: nn.Module, like: Tensor) -> Tensor:
         """The picture [B, C, ..., H, W] from features. What comes before `module` gets one cell of NaN and does not count."""
@@ -92,7 +101,21 @@ class Decoder:
         return as_images(self.vae.process_output(picture).movedim(1, -1))
 
     def whole(self, latent: Tensor) -> Tensor:
-        return as_images(self.vae.decode(latent))
+        return self._of_its_size(as_images(self.vae.decode(latent)), latent)
+
+    def alone(self, cells: Tensor) -> Tensor:
+        """These latent cells decoded as if they were an image of their own, [B, H, W, 3]."""
+        return self._of_its_size(self.pixels(self(cells)), cells)
+
+    def _of_its_size(self, images: Tensor, cells: Tensor) -> Tensor:
+        px = self.vae.spacial_compression_decode()
+        (high, wide), (height, width) = cells.shape[-2:], images.shape[1:3]
+        if (height, width) != (high * px, wide * px):
+            raise ValueError(
+                f"The VAE decodes a latent of {wide} x {high} cells to {width} x {height} px, but says of itself that a cell "
+                f"has {px} px. Use core's VAE Decode, and Quadtree Composite with an original of {width} x {height} px."
+            )
+        return images
 
     @property
     def window_cells(self) -> int:
@@ -130,55 +153,76 @@ def hooked(hook: Callable, *modules: nn.Module) -> Iterator[None]:
         yield
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Of what kind such an error is depends on the device: core knows."""
+    interrupt = isinstance(error, comfy.model_management.InterruptProcessingException)  # an Exception in older versions
+    return not interrupt and comfy.model_management.is_oom(error)
+
+
+@contextmanager
+def tried() -> Iterator[None]:
+    """Goes on behind the block where the VAE's own code fails in it, but not out of memory or interrupted."""
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+
+
 def find_cut(decoder: Decoder, latent: Tensor) -> Cut | None:
-    """Where the decoder may be cut; None where every px is made from the whole image, so that no window can be right."""
+    """Where the decoder may be cut; None where no window can be right, or no cut was found."""
     probe = latent.new_zeros(1, *latent.shape[1:-2], PROBE_CELLS, PROBE_CELLS)
     px = decoder.vae.spacial_compression_decode()
-    # The last module at the lowest resolution leaves the least to do; where something bypasses it, an earlier one.
-    for module, scale in reversed(modules_at_lowest(decoder, probe)):
-        try:
-            picture = decoder.rest(decoder.features(probe, module), module, probe)
-        except RuntimeError:  # what bypasses it has the shape of the one cell
-            continue
-        if picture.shape[-2:] == (px * PROBE_CELLS, px * PROBE_CELLS) and picture.isfinite().all():
-            across = reach_along(-1, decoder, module, probe, scale)
-            down = None if across is None else reach_along(-2, decoder, module, probe, scale)
-            return None if down is None else Cut(module, scale, px, max(across, down))
+    with tried():
+        # The last module at the lowest resolution leaves the least to do; where something bypasses it, an earlier one.
+        for module, features in reversed(at_lowest(decoder, probe)[-MOST_TRIES:]):
+            with tried():  # what bypasses it has the shape of the one cell
+                picture = decoder.rest(features, module, probe)
+                if picture.shape[-2:] == (px * PROBE_CELLS, px * PROBE_CELLS) and picture.isfinite().all():
+                    across = reach_along(-1, decoder, module, features, probe)
+                    down = None if across is None else reach_along(-2, decoder, module, features, probe)
+                    scale = features.shape[-1] // PROBE_CELLS
+                    return None if down is None else Cut(module, scale, px, max(across, down))
     return None
 
 
-def modules_at_lowest(decoder: Decoder, probe: Tensor) -> list[tuple[nn.Module, int]]:
-    """Modules that put out the lowest resolution, with its features per cell, in the order in which they finish.
+def at_lowest(decoder: Decoder, probe: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """Modules that put out the lowest resolution, and what they put out, in the order in which they finish.
 
-    Of those that run once: what a module puts out at its second call is not what it put out at its first.
+    Of those that run once: what a module puts out at its second call is not what it put out at its first. And none that lies
+    in another of them: that one has the same output, or something bypasses the inner one.
     """
     calls: Counter[nn.Module] = Counter()
-    seen: list[tuple[nn.Module, int]] = []
+    seen: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, _args: tuple, output: Any) -> None:
         calls[module] += 1
         if isinstance(output, Tensor) and output.ndim >= 4 and output.shape[-2] == output.shape[-1]:
-            scale, rest = divmod(output.shape[-1], PROBE_CELLS)
-            if scale and not rest:
-                seen.append((module, scale))
+            side = output.shape[-1]
+            if side and side % PROBE_CELLS == 0 and side <= min((some.shape[-1] for _, some in seen), default=side):
+                seen.append((module, output.clone()))  # what follows may write into it
 
     with hooked(note, *decoder.model.modules()):
         decoder(probe)
-    lowest = min((scale for _, scale in seen), default=0)
-    return [(module, scale) for module, scale in seen if scale == lowest and calls[module] == 1]
+    lowest = min((some.shape[-1] for _, some in seen), default=0)
+    found = [(module, some) for module, some in seen if some.shape[-1] == lowest and calls[module] == 1]
+    inner = {child for module, _ in found for child in module.modules() if child is not module}
+    return [(module, some) for module, some in found if module not in inner]
 
 
-def reach_along(axis: int, decoder: Decoder, module: nn.Module, probe: Tensor, scale: int) -> int | None:
+def reach_along(axis: int, decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor) -> int | None:
     """How many cells away, along an axis, a cell has a say in the picture; None if it has in all of it."""
-    size = [PROBE_CELLS, PROBE_CELLS]
-    size[axis] = STRIP_CELLS
-    features = decoder.features(probe.new_zeros(*probe.shape[:-2], *size), module).clone()
-    middle = STRIP_CELLS // 2
-    features.narrow(axis, middle * scale, scale).fill_(torch.nan)
+    (length, width), scale = STRIP_CELLS, features.shape[-1] // PROBE_CELLS
+    repeats = [length // PROBE_CELLS if dim - features.ndim == axis else 1 for dim in range(features.ndim)]
+    strip = features.narrow(-3 - axis, 0, width * scale).repeat(repeats)
+    middle = length // 2
+    strip.narrow(axis, middle * scale, scale).fill_(torch.nan)
     # Fast convolutions (Winograd, Fourier) would carry the NaN further than the sum that they stand for.
     with torch.backends.cudnn.flags(enabled=False):
-        picture = decoder.rest(features, module, probe)
-    cells = picture.isnan().movedim(axis, -1).unflatten(-1, (STRIP_CELLS, -1)).movedim(-2, 0).flatten(1).any(1)
+        picture = decoder.rest(strip, module, probe)
+    cells = picture.isnan().movedim(axis, -1).unflatten(-1, (length, -1)).movedim(-2, 0).flatten(1).any(1)
     spoilt = cells.nonzero().flatten().tolist()
     return None if cells[0] or cells[-1] else max(middle - spoilt[0], spoilt[-1] - middle)
 
@@ -187,42 +231,46 @@ def reach_along(axis: int, decoder: Decoder, module: nn.Module, probe: Tensor, s
 def decode_changed(
     vae: Any,
     latent: Tensor,
-    original: Tensor,
-    trees: Sequence[Quadtree],
+    canvases: Sequence[Canvas],
     feather_px: int,
     *,
     approximate: bool = False,
     match: bool = False,
 ) -> Tensor:
-    """`original` [B, H, W, 3] in 0..1 with the decoded `latent` [B, C, ..., h, w] composed in where its tree lets it change.
+    """The decoded `latent` [B, C, ..., h, w] composed into the canvases where it may change them, [canvases, H, W, 3].
 
-    `approximate` allows windows where the decoder makes every px from the whole image; `match` is that of `composite`.
+    `approximate` allows windows where the decoder cannot be cut; `match` is that of `composite`.
     """
-    height, width = original.shape[1:3]
-    maps = {tree: tree.denoise_map(height, width) > 0 for tree in dict.fromkeys(trees)}
-    if not any(map(torch.any, maps.values())):
-        return original.clone()
-    together = list(zip(latent.split(1), original, trees, strict=True))
-    if not isinstance(getattr(vae, "first_stage_model", None), nn.Module):
-        info("this VAE is no network of ComfyUI's, so it decodes the whole image.")
-        whole = ((picture, as_images(vae.decode(cells))[0], tree) for cells, picture, tree in together)
-        return torch.stack([composite(*parts, feather_px, match=match) for parts in whole])
+    if not any(canvas.free.any() for canvas in canvases):
+        return torch.stack([canvas.original for canvas in canvases])
     decoder, pictures = Decoder(vae), []
-    with comfy.model_management.cuda_device_context(vae.device):
-        decoder.load(latent)
-        cut = find_cut(decoder, latent)
-        if cut is None:
-            what = "windows are decoded each by itself" if approximate else "the whole image is decoded"
-            info("this VAE's decoder makes every pixel from the whole image, so %s.", what)
-        for cells, picture, tree in together:
-            if not maps[tree].any():
-                refined = picture
-            elif cut is None:
-                refined = each_by_itself(decoder, cells, picture, maps[tree]) if approximate else decoder.whole(cells)[0]
-            else:
-                refined = decoded(decoder, cut, cells, picture, maps[tree])
-            pictures.append(composite(picture, refined, tree, feather_px, match=match))
+    with comfy.model_management.cuda_device_context(vae.device) if decoder.has_parts else nullcontext():
+        refine = way_to_decode(decoder, latent, approximate)
+        for number, canvas in enumerate(canvases):
+            cells = latent[number % len(latent), None]
+            refined = refine(cells, canvas.original, canvas.free) if canvas.free.any() else canvas.original
+            pictures.append(composite(canvas, refined, feather_px, match=match))
     return torch.stack(pictures)
+
+
+def way_to_decode(decoder: Decoder, latent: Tensor, approximate: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What makes the refined picture [H, W, 3] of one image's latent, the original and the px that may change."""
+
+    def whole(cells: Tensor, _picture: Tensor, _changed: Tensor) -> Tensor:
+        return decoder.whole(cells)[0]
+
+    if not decoder.has_parts:
+        info("this VAE is no network of ComfyUI's, so it decodes the whole image.")
+        return whole
+    if latent[0, 0].numel() <= FEW_CELLS and decoder.fits(latent):
+        return whole
+    decoder.load(latent)
+    cut = find_cut(decoder, latent)
+    if cut is not None:
+        return partial(decoded, decoder, cut)
+    what = "windows are decoded each by itself" if approximate else "the whole image is decoded"
+    info("this VAE cannot be decoded in parts, so %s.", what)
+    return partial(each_by_itself, decoder) if approximate else whole
 
 
 def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
@@ -235,10 +283,8 @@ def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: T
         windows = Planner(size, tiling).plan(active)
         try:
             return blended(decoder, latent, picture, windows, overlap * UNIT_CELLS // 2)
-        except comfy.model_management.InterruptProcessingException:
-            raise
         except Exception as error:
-            if not comfy.model_management.is_oom(error) or tile <= 4 * overlap:
+            if not out_of_memory(error) or tile <= 4 * overlap:
                 raise
         tile = max(4 * overlap, tile // 2)
         warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * px)
@@ -252,7 +298,7 @@ def blended(decoder: Decoder, latent: Tensor, picture: Tensor, windows: Sequence
     weights = shares(windows, latent.shape[-2:], METHODS["Shifted Feather"], margin)
     for (box, _), weight in zip(windows, weights, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pixels = decoder.pixels(decoder(latent[(..., *box.slices)]))[0].to(result)
+        pixels = decoder.alone(latent[(..., *box.slices)])[0].to(result)
         share = weight.to(result).repeat_interleave(px, 0).repeat_interleave(px, 1)[..., None]
         inside = scaled(box, px).slices
         result[inside] += pixels * share
@@ -268,8 +314,10 @@ def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed
     windows = plan(todo, latent.shape[-2:], cut, tile)
     if sum(box.width * box.height for box, _ in windows) >= latent[0, 0].numel() and decoder.fits(latent):
         return decoder.whole(latent)[0]
+    features = features_at(cut, decoder, latent)
+    if features is None:
+        return decoder.whole(latent)[0]
     refined, progress = picture.clone(), comfy.utils.ProgressBar(int(todo.sum()))
-    features = decoder.features(latent, cut.module)
     while todo.any():
         try:
             for core, pixels in in_windows(decoder, cut, features, latent, windows, (tile * UNIT_CELLS) ** 2):
@@ -277,16 +325,32 @@ def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed
                 units = tuple(slice(ends.start // UNIT_CELLS, ceil_div(ends.stop, UNIT_CELLS)) for ends in core.slices)
                 progress.update(int(todo[units].sum()))
                 todo[units] = False
-        except comfy.model_management.InterruptProcessingException:
-            raise
-        except Exception as error:  # of what kind running out of memory is depends on the device: core knows
-            if not comfy.model_management.is_oom(error) or tile <= least_tile(cut):
+        except Exception as error:
+            if not out_of_memory(error) or tile <= least_tile(cut):
                 raise
             tile = max(least_tile(cut), tile // 2)
             warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * cut.px)
             windows = plan(todo, latent.shape[-2:], cut, tile)
         comfy.model_management.soft_empty_cache()
     return refined
+
+
+def features_at(cut: Cut, decoder: Decoder, latent: Tensor) -> Tensor | None:
+    """The features of the whole latent; None where memory is short, or the decoder goes over the latent in tiles itself."""
+    try:
+        features = decoder.features(latent, cut.module)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        features = None
+    else:
+        if features is not None and features.shape[-2:] == tuple(length * cut.scale for length in latent.shape[-2:]):
+            return features
+        info("this VAE decodes in tiles of its own, so the whole image is decoded.")
+        return None
+    warn("out of memory for what is made of the whole latent; ComfyUI decodes the whole image, in tiles if it must.")
+    comfy.model_management.soft_empty_cache()
+    return None
 
 
 def in_windows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from server import PromptServer
 
 from .blending import METHODS
 from .budget import LOWEST, Choice, build_for_cost
-from .composite import composite
+from .composite import Canvas, canvases, composite
 from .decoding import decode_changed
 from .detail import DETAIL_METRICS, LARGEST_PX, CellSums
 from .facts import facts_of
@@ -28,6 +29,7 @@ from .velocity import SCHEDULES
 QuadtreeType = io.Custom("QUADTREE")
 MAX_PX = 16384
 TELL_EVERY_S = 0.2
+MOST_CELL_PX = 32  # of the VAEs in ComfyUI
 
 
 class QuadtreeVisualizer(io.ComfyNode):
@@ -372,6 +374,17 @@ class QuadtreeDiffusion(io.ComfyNode):
         return io.NodeOutput(attach(_checked_model(model), _checked_trees(quadtree), settings, clean, progress))
 
 
+def _feather_input(which: str) -> io.Int.Input:
+    return io.Int.Input(
+        "feather",
+        default=32,
+        min=0,
+        max=4096,
+        step=2,
+        tooltip=f"Over how many px the {which} image fades in beside what is kept. 0 = a hard border.",
+    )
+
+
 def _color_match_input(which: str) -> io.Boolean.Input:
     return io.Boolean.Input(
         "color_match",
@@ -396,14 +409,7 @@ class QuadtreeComposite(io.ComfyNode):
                 io.Image.Input("original", tooltip="The image that was encoded, at the size of the refined one."),
                 io.Image.Input("refined", tooltip="The decoded result."),
                 QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
-                io.Int.Input(
-                    "feather",
-                    default=32,
-                    min=0,
-                    max=4096,
-                    step=2,
-                    tooltip="Over how many px the refined image fades in beside what is kept. 0 = a hard border.",
-                ),
+                _feather_input("refined"),
                 _color_match_input("refined"),
             ],
             outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
@@ -413,29 +419,13 @@ class QuadtreeComposite(io.ComfyNode):
     def execute(
         cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int, color_match: bool = False
     ) -> io.NodeOutput:
-        trees = _checked_trees(quadtree)
+        trees, match = _checked_trees(quadtree), _flag("color_match", color_match)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        original = _finite("original image", _checked_image(original, "original image"))
-        refined = _finite("refined image", _checked_image(refined, "refined image"))
-        if original.shape[1:3] != refined.shape[1:3]:
-            (high, wide), (height, width) = original.shape[1:3], refined.shape[1:3]
-            raise ValueError(
-                f"The original has {wide} x {high} px and the refined image {width} x {height}; both must have one size. Put "
-                f"Upscale Image ({width} x {height}) between the original and this node."
-            )
-        images = max(len(original), len(refined))
-        if any(images % len(some) for some in (original, refined, trees)):
-            raise ValueError(
-                f"There are {len(original)} original images, {len(refined)} refined ones and {len(trees)} trees; give one of "
-                "each, or as many as there are images."
-            )
-        pictures = []
-        for number in range(images):
-            tree = trees[number % len(trees)]
-            tree.check_fits(*refined.shape[1:3], "image", "px")
-            pair = (batch[number % len(batch), ..., :3].expand(-1, -1, 3) for batch in (original, refined))
-            pictures.append(composite(*pair, tree, feather_px, match=_flag("color_match", color_match)))
-        return io.NodeOutput(torch.stack(pictures))
+        original, refined = _colours("original image", original), _colours("refined image", refined)
+        size = tuple(refined.shape[1:3])
+        ready = _canvases(original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined")
+        pictures = (composite(one, refined[at % len(refined)], feather_px, match=match) for at, one in enumerate(ready))
+        return io.NodeOutput(torch.stack(list(pictures)))
 
 
 class QuadtreeInfo(io.ComfyNode):
@@ -481,14 +471,7 @@ class QuadtreeVAEDecode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The one that encoded the original."),
                 QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
                 io.Image.Input("original", tooltip="The image that was encoded, at the size of the decoded one."),
-                io.Int.Input(
-                    "feather",
-                    default=32,
-                    min=0,
-                    max=4096,
-                    step=2,
-                    tooltip="Over how many px the decoded image fades in beside what is kept. 0 = a hard border.",
-                ),
+                _feather_input("decoded"),
                 io.Boolean.Input(
                     "approximate",
                     default=False,
@@ -512,29 +495,13 @@ class QuadtreeVAEDecode(io.ComfyNode):
         approximate: bool = False,
         color_match: bool = False,
     ) -> io.NodeOutput:
-        trees = _checked_trees(quadtree)
-        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        latent = _image_latent(_samples("samples", samples), vae)
-        original = _finite("original image", _checked_image(original, "original image"))[..., :3].expand(-1, -1, -1, 3)
-        px = vae.spacial_compression_decode()
-        (height, width), (high, wide) = (length * px for length in latent.shape[-2:]), original.shape[1:3]
-        if (height, width) != (high, wide):
-            raise ValueError(
-                f"The original has {wide} x {high} px and the decoded image {width} x {height}; both must have one size. Put "
-                f"Upscale Image ({width} x {height}) between the original and this node."
-            )
-        images = max(len(latent), len(original), len(trees))
-        if any(images % len(some) for some in (latent, original, trees)):
-            raise ValueError(
-                f"There are {len(original)} original images, {len(latent)} latents and {len(trees)} trees; give one of each, "
-                "or as many as there are images."
-            )
-        trees = trees * (images // len(trees))
-        for tree in trees:
-            tree.check_fits(height, width)
-        latent, original = (some.repeat(images // len(some), *[1] * (some.ndim - 1)) for some in (latent, original))
         flags = {"approximate": _flag("approximate", approximate), "match": _flag("color_match", color_match)}
-        return io.NodeOutput(decode_changed(vae, latent, original, trees, feather_px, **flags))
+        trees, original = _checked_trees(quadtree), _colours("original image", original)
+        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        latent, px = _image_latent(_samples("samples", samples), vae), vae.spacial_compression_decode()
+        size = tuple(length * px for length in latent.shape[-2:])
+        ready = _canvases(original, trees, size, px, len(latent), "decoded")
+        return io.NodeOutput(decode_changed(vae, latent, ready, feather_px, **flags))
 
 
 class QuadtreeExtension(ComfyExtension):
@@ -574,6 +541,35 @@ def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_nested:
         what = str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
         raise ValueError(f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output.")
+
+
+def _colours(name: str, image: Any) -> torch.Tensor:
+    """The image as [B, H, W, 3]."""
+    return _finite(name, _checked_image(image, name))[..., :3].expand(-1, -1, -1, 3)
+
+
+def _canvases(
+    original: torch.Tensor, trees: Sequence[Quadtree], size: tuple[int, int], cell_px: int, count: int, which: str
+) -> list[Canvas]:
+    """What the `count` refined images of `size` (height, width) are composed into, whose VAE has cells of `cell_px`.
+
+    The original may have what VAE Encode crops: less than a cell per axis.
+    """
+    (height, width), (high, wide) = size, original.shape[1:3]
+    if any(had // cell_px * cell_px != has for had, has in ((high, height), (wide, width))):
+        raise ValueError(
+            f"The original has {wide} x {high} px and the {which} image {width} x {height}; both must have one size. Put "
+            f"Upscale Image ({width} x {height}) between the original and this node."
+        )
+    if (high, wide) != size:
+        info("of the original's %d x %d px the middle is used, as VAE Encode crops it: %d x %d.", wide, high, width, height)
+    images = max(count, len(original))
+    if images % count or images % len(original) or images % len(trees):
+        raise ValueError(
+            f"There are {len(original)} original images, {count} {which} ones and {len(trees)} trees; give one of each, or as "
+            "many as there are images."
+        )
+    return canvases(original, trees, size, images)
 
 
 def _finite(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -627,8 +623,10 @@ def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
     """The latent [B, C, h, w], or [B, C, 1, h, w] for a VAE of videos; ValueError where it is none of an image."""
     if vae is None:
         raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
-    if not hasattr(vae, "spacial_compression_decode"):
+    if not hasattr(vae, "spacial_compression_decode") or not hasattr(vae, "decode"):
         raise ValueError(f"vae is {type(vae).__name__}, not a VAE; connect Load VAE.")
+    if hasattr(vae, "throw_exception_if_invalid"):
+        vae.throw_exception_if_invalid()
     dimensions = getattr(vae, "latent_dim", 2)  # another pack's VAE need not have all that core's has
     if dimensions == 1 or getattr(vae, "extra_1d_channel", None) is not None or latent.ndim not in (4, 5):
         shape = tuple(latent.shape)

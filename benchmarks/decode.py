@@ -53,6 +53,7 @@ def measured(work: Callable[[], torch.Tensor], cuda: bool) -> tuple[torch.Tensor
 
 
 def rows_of(case: str, cuda: bool) -> list[dict]:
+    from quadtree_pack.composite import canvases
     from quadtree_pack.decoding import Decoder, decode_changed
     from quadtree_pack.tests.comfy import tiny_vaes
 
@@ -62,16 +63,18 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
     side = (4096 if cuda else 768) // px
     samples, decoder = tiny_vaes.vae_latent(vae, side, side), Decoder(vae)
     original = torch.rand(1, side * px, side * px, 3)
-    decode_changed(
-        vae, samples[..., :32, :32], original[:, : 32 * px, : 32 * px], [changed_tree(0.25, 32, 32, px)], 0
-    )  # warm-up
+
+    def canvas_of(share: float, side: int) -> list:
+        return canvases(original[:, : side * px, : side * px], [changed_tree(share, side, side, px)], (side * px,) * 2, 1)
+
+    decode_changed(vae, samples[..., :40, :40], canvas_of(0.25, 40), 0)  # warm-up
     full, full_s, full_bytes = measured(lambda: decoder.whole(samples), cuda)
     rows = []
     for wanted in SHARES:
-        tree = changed_tree(wanted, side, side, px)
-        work = lambda tree=tree: decode_changed(vae, samples, original, [tree], 0, approximate=bool(tilde))  # noqa: E731
+        canvas = canvas_of(wanted, side)
+        work = lambda canvas=canvas: decode_changed(vae, samples, canvas, 0, approximate=bool(tilde))  # noqa: E731
         result, seconds, extra = measured(work, cuda)
-        free = tree.denoise_map(side * px, side * px) > 0
+        free = canvas[0].free
         rows.append(
             {
                 "vae": case,

@@ -107,11 +107,12 @@ def composite_page() -> Image.Image:
     limits = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 60, "min_denoise": 0.0, "max_denoise": 0.9}
     tree = quadtree.build_quadtree(image, **limits)
     refined = (image * torch.tensor([0.82, 1.0, 0.85]) + torch.tensor([0.0, 0.04, 0.0])).clamp(0, 1)
+    canvas = composite.canvases(image[None], [tree], image.shape[:2], 1)[0]
     panels = {
         "original": image,
         "refined, colours off": refined,
-        "composed": composite.composite(image, refined, tree, 32),
-        "with color_match": composite.composite(image, refined, tree, 32, match=True),
+        "composed": composite.composite(canvas, refined, 32),
+        "with color_match": composite.composite(canvas, refined, 32, match=True),
     }
     return sheet({label: as_picture(panel) for label, panel in panels.items()})
 

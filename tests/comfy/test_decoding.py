@@ -1,20 +1,26 @@
 """Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not decoded."""
 
+from functools import partial
+
 import comfy.model_management
+import comfy.sd
 import pytest
 import torch
 from quadtree_pack import decoding
+from quadtree_pack.composite import canvases, composite
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.tests.comfy.support import half_kept, tree_of
 from quadtree_pack.tests.comfy.test_seams import refiner
-from quadtree_pack.tests.comfy.tiny_vaes import VAES, vae_latent
+from quadtree_pack.tests.comfy.tiny_vaes import VAES, ltx2, pixels, taesd, vae_latent
 
 LEVEL = 1 / 255
 LOCAL = ("qwen", "wan22", "taesd")  # nothing of the whole image behind their lowest resolution
 # By hand: 3 x 3 convolutions at 2, 4 and 8 times the latent's resolution (Wan 2.2: from 1 to 8), rounded up to whole cells.
 REACH = {"qwen": 7, "wan22": 13, "taesd": 9}
 SIZE = 32, 40
+LARGE = 64, 64  # for which windows are less than the whole
+CORNER = tree_of([[1.0] + [0.0] * 7] + [[0.0] * 8] * 7, *LARGE)
 CORNERS = [[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0.5], [0, 0, 0, 0, 0]]
 
 zoo = pytest.mark.parametrize("name", VAES)
@@ -29,6 +35,7 @@ def vaes():
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch):
     monkeypatch.setattr(decoding, "WINDOW_PX", 256)
+    monkeypatch.setattr(decoding, "FEW_CELLS", 0)
 
 
 def picture(vae, cells=SIZE, images=1):
@@ -49,6 +56,11 @@ def whole(vae, samples):
     with torch.no_grad():
         images = vae.decode(samples)
     return images.reshape(-1, *images.shape[-3:])
+
+
+def composed(original, refined, tree, feather=0, **options):
+    """What Quadtree Composite makes of two images [H, W, 3]."""
+    return composite(canvases(original[None], (tree,), tuple(original.shape[:2]), 1)[0], refined, feather, **options)
 
 
 class Watch:
@@ -113,17 +125,15 @@ def test_batches_trees_and_odd_sizes_equal_a_full_decode(name, vaes, feather):
     original = picture(vae, cells)
     result, expected = decoded(vae, samples, trees, original, feather), whole(vae, samples)
     for number, tree in enumerate(trees):
-        composed = decoding.composite(original[0], expected[number], tree, feather)
-        assert (result[number] - composed).abs().max() < LEVEL / 10
+        wanted = composed(original[0], expected[number], tree, feather)
+        assert (result[number] - wanted).abs().max() < LEVEL / 10
 
 
 def test_only_what_changed_is_decoded(vaes):
     vae = vaes["taesd"]
-    cells = 64, 64
-    samples, original = vae_latent(vae, *cells), picture(vae, cells)
-    small = tree_of([[1.0] + [0.0] * 7] + [[0.0] * 8] * 7, *cells)
+    samples, original = vae_latent(vae, *LARGE), picture(vae, LARGE)
     with Watch(vae) as mine:
-        decoded(vae, samples, small, original)
+        decoded(vae, samples, CORNER, original)
     with Watch(vae) as full:
         whole(vae, samples)
     assert max(mine.px) < 0.1 * max(full.px) and sum(mine.px) < 0.25 * sum(full.px)
@@ -229,9 +239,15 @@ def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image
             {"original": torch.zeros(1, 512, 640, 3)},
             r"640 x 512 px and the decoded image 320 x 256.*Upscale Image \(320 x 256\)",
         ),
-        ({"original": torch.zeros(2, 256, 320, 3), "samples": torch.zeros(3, 4, *SIZE)}, "2 original images, 3 latents and 1"),
+        ({"original": torch.zeros(1, 264, 327, 3)}, r"both must have one size"),
+        (
+            {"original": torch.zeros(2, 256, 320, 3), "samples": torch.zeros(3, 4, *SIZE)},
+            "2 original images, 3 decoded ones and 1",
+        ),
+        ({"trees": (tree_of([[1.0]], *SIZE), tree_of([[0.0]], *SIZE))}, "1 original images, 1 decoded ones and 2 trees"),
+        ({"color_match": 1, "trees": (tree_of([[1.0]], 40, 20),)}, "color_match is 1"),
         ({"trees": "a tree"}, "quadtree is str"),
-        ({"trees": (tree_of([[1.0]], 40, 20),)}, "another aspect"),
+        ({"trees": (tree_of([[1.0]], 40, 20),)}, "image has 320 x 256 px, another aspect"),
         ({"feather": -2}, "feather is -2"),
         ({"samples": torch.zeros(1, 64, 100)}, "of no image"),
         ({"vae": None}, "The VAE is missing"),
@@ -250,15 +266,13 @@ def test_what_cannot_be_decoded_is_refused(changes, words, vaes):
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_approximately_only_windows_are_decoded_and_kept_px_stay(name, vaes):
     vae = vaes[name]
-    cells = 64, 64
-    samples, original = vae_latent(vae, *cells), picture(vae, cells)
-    corner = tree_of([[1.0] + [0.0] * 7] + [[0.0] * 8] * 7, *cells)
+    samples, original = vae_latent(vae, *LARGE), picture(vae, LARGE)
     with Watch(vae) as mine:
-        result = decoded(vae, samples, corner, original, approximate=True)
+        result = decoded(vae, samples, CORNER, original, approximate=True)
     with Watch(vae) as full:
         whole(vae, samples)
     assert max(mine.px) < 0.3 * max(full.px) and sum(mine.px) < 0.3 * sum(full.px)
-    free = corner.denoise_map(*original.shape[1:3]) > 0
+    free = CORNER.denoise_map(*original.shape[1:3]) > 0
     assert torch.equal(result[0, ~free], original[0, ~free]) and not torch.equal(result[0, free], original[0, free])
 
 
@@ -309,4 +323,146 @@ def test_the_colours_of_the_decoded_image_can_be_matched(vaes):
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), half_kept(*SIZE)
     full = whole(vae, samples)[0]
     result = decoded(vae, samples, tree, original, color_match=True)
-    assert torch.equal(result[0], decoding.composite(original[0], full, tree, 0, match=True))
+    assert torch.equal(result[0], composed(original[0], full, tree, match=True))
+
+
+# --- VAEs that are otherwise
+
+
+def in_tiles(vae, cells):
+    """The VAE, whose model now decodes tiles of so many cells and puts them together, as some of core's do by themselves."""
+    decode = vae.first_stage_model.decode
+
+    def tiled(latent):
+        rows = (row.split(cells, -1) for row in latent.split(cells, -2))
+        return torch.cat([torch.cat([decode(tile) for tile in row], -1) for row in rows], -2)
+
+    vae.first_stage_model.decode = tiled
+    return vae
+
+
+def test_a_vae_that_goes_over_the_latent_in_tiles_itself_decodes_all_of_it():
+    vae = in_tiles(taesd(), 16)
+    samples, original, tree = vae_latent(vae, *LARGE), picture(vae, LARGE), CORNER
+    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+
+
+def test_without_memory_for_the_features_core_decodes_in_its_own_way(vaes, monkeypatch, caplog):
+    vae = vaes["taesd"]
+    samples, original, tree = vae_latent(vae, *LARGE), picture(vae, LARGE), CORNER
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(decoding.Decoder, "features", no_memory)
+    result = decoded(vae, samples, tree, original)
+    assert torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree)) and "out of memory" in caplog.text
+
+
+def test_a_file_without_a_vae_is_refused_in_core_s_words():
+    empty = comfy.sd.VAE(sd={"x": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="does not contain a valid VAE"):
+        decoded(empty, torch.zeros(1, 4, *SIZE), tree_of([[1.0]], *SIZE), torch.zeros(1, 256, 320, 3))
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_vae_whose_px_are_not_what_it_says_is_refused(approximate):
+    vae = ltx2()
+    samples, tree = vae_latent(vae, 8, 8), tree_of([[1.0]], 8, 8, 16)
+    with pytest.raises(ValueError, match=r"8 x 8 cells to 256 x 256 px, but says of itself that a cell has 16 px.*Use core's"):
+        decoded(vae, samples, tree, torch.zeros(1, 128, 128, 3), approximate=approximate)
+
+
+def test_a_vae_without_a_decoder_is_said_not_to_be_decoded_in_parts(caplog):
+    vae = pixels()
+    samples, original, tree = torch.rand(1, 3, 64, 64), torch.rand(1, 64, 64, 3), half_kept(64, 64, 1)
+    with caplog.at_level("INFO"):
+        result = decoded(vae, samples, tree, original)
+    assert torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree))
+    assert "this VAE cannot be decoded in parts, so the whole image is decoded" in caplog.text
+
+
+def failing_below(vae, cells, error):
+    """The VAE, whose own code fails for a latent with fewer cells than these."""
+    decode = vae.first_stage_model.decode
+
+    def picky(latent):
+        if latent.shape[-1] < cells:
+            raise error
+        return decode(latent)
+
+    vae.first_stage_model.decode = picky
+    return vae
+
+
+@pytest.mark.parametrize("error", [KeyError("size"), ZeroDivisionError(), RuntimeError("shapes"), AssertionError()])
+def test_a_vae_that_fails_on_the_probe_decodes_the_whole_image(error):
+    vae = failing_below(taesd(), 16, error)
+    samples, original, tree = vae_latent(vae, *LARGE), picture(vae, LARGE), CORNER
+    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("none left"), comfy.model_management.InterruptProcessingException(), KeyboardInterrupt()]
+)
+def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failures(error):
+    vae = failing_below(taesd(), 16, error)
+    with pytest.raises(type(error)):
+        decoded(vae, vae_latent(vae, *LARGE), CORNER, picture(vae, LARGE))
+
+
+@pytest.mark.parametrize("name", ["sd", "wan22"])
+def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
+    vae, cells = vaes[name], []
+    rest = decoding.Decoder.rest
+    note = lambda self, features, *more: cells.append(features[0, 0].numel()) or rest(self, features, *more)  # noqa: E731
+    monkeypatch.setattr(decoding.Decoder, "rest", note)
+    with torch.no_grad():
+        decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))
+    strips = [some for some in cells if some > decoding.PROBE_CELLS**2]
+    assert len(cells) <= 6 and len(strips) == (2 if name in REACH else 1) and sum(cells) < 300
+
+
+def test_of_a_small_latent_all_is_decoded_and_nothing_probed(vaes, monkeypatch):
+    vae = vaes["taesd"]
+    monkeypatch.setattr(decoding, "FEW_CELLS", SIZE[0] * SIZE[1])
+    monkeypatch.setattr(decoding, "find_cut", None)
+    samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
+    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+
+
+# --- Sizes and batches
+
+
+@pytest.mark.parametrize("spare", [(0, 7), (5, 3), (7, 1)])
+def test_of_an_original_that_vae_encode_crops_the_middle_is_kept(spare, vaes):
+    """The tree of the whole original keeps the px that it kept there, as those of core's own crop."""
+    vae = vaes["taesd"]
+    height, width = (length * 8 + more for length, more in zip(SIZE, spare, strict=True))
+    original = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
+    tree = Quadtree(width, height, 64, half_kept(SIZE[0] + 1, SIZE[1] + 1).leaves)
+    leaves = (leaf._replace(x1=min(leaf.x1, width), y1=min(leaf.y1, height)) for leaf in tree.leaves)
+    tree = Quadtree(width, height, 64, tuple(leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0))
+    samples = vae_latent(vae, *SIZE)
+    result = decoded(vae, samples, tree, original)[0]
+    crop = partial(vae.vae_encode_crop_pixels)
+    cropped, free = crop(original)[0], crop((tree.denoise_map(height, width) > 0)[None, ..., None].expand(1, -1, -1, 3))[0]
+    assert result.shape == cropped.shape and 0.2 < free.float().mean() < 0.8
+    assert torch.equal(result[~free], cropped[~free])
+    assert (result - whole(vae, samples)[0])[free].abs().max() < LEVEL / 10
+
+
+def test_a_tree_of_the_cropped_image_lies_on_the_crop(vaes):
+    vae = vaes["taesd"]
+    original, tree = torch.rand(1, 261, 323, 3), half_kept(*SIZE)
+    result = decoded(vae, vae_latent(vae, *SIZE), tree, original)
+    kept = tree.denoise_map(*result.shape[1:3]) == 0
+    assert torch.equal(result[0, kept], vae.vae_encode_crop_pixels(original)[0, kept])
+
+
+def test_a_tree_s_px_are_told_once_for_a_whole_batch(vaes, monkeypatch):
+    vae, asked = vaes["taesd"], []
+    samples, tree = torch.cat([vae_latent(vae, *SIZE, seed) for seed in (1, 2)]), corners(vae)
+    denoise_map = Quadtree.denoise_map
+    monkeypatch.setattr(Quadtree, "denoise_map", lambda *values: asked.append(values) or denoise_map(*values))
+    assert len(decoded(vae, samples, tree, picture(vae))) == 2 and len(asked) == 1

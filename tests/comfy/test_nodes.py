@@ -339,6 +339,24 @@ def test_images_of_two_sizes_are_refused_with_the_node_to_use():
         composed(two_images()[0], two_images(512, 640)[0], visualize(half_busy())[1])
 
 
+def test_one_image_with_two_trees_is_refused():
+    with pytest.raises(ValueError, match="1 original images, 1 refined ones and 2 trees"):
+        composed(*two_images(), visualize(half_busy(batch=2))[1])
+
+
+def test_a_flag_that_is_none_is_named_before_the_trees_are_looked_at():
+    with pytest.raises(ValueError, match="color_match is 1"):
+        composed(*two_images(256, 256), visualize(half_busy())[1], color_match=1)
+
+
+@pytest.mark.parametrize("spare", [(16, 0), (0, 32), (-1, 0)])
+def test_an_original_that_lost_no_part_of_a_cell_is_refused(spare):
+    """To 240 x 320 px, whose largest cells can be of 16 px."""
+    original = torch.rand(1, 240 + spare[0], 320 + spare[1], 3)
+    with pytest.raises(ValueError, match="both must have one size"):
+        composed(original, two_images(240)[1], visualize(half_busy())[1])
+
+
 def test_a_tree_of_another_aspect_is_refused_in_px():
     with pytest.raises(ValueError, match=r"image of 320 x 256 px, but the image has 256 x 256 px, another aspect"):
         composed(*two_images(256, 256), visualize(half_busy())[1])

@@ -5,7 +5,7 @@ The Tiny Refiner on photos that it was not trained on; latents of a second stage
 
 import pytest
 import torch
-from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeVisualizer
+from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.tests.comfy.test_nodes import DIFFUSION, VISUALIZER
 from quadtree_pack.tests.comfy.test_seams import refiner
 from skimage import data
@@ -74,6 +74,23 @@ def test_kept_px_are_the_photo_s_own_after_encode_sample_decode_and_composite(na
     assert not torch.equal(decoded[0, kept], image[0, kept]), "the VAE alone changes kept px"
     assert torch.equal(finished[0, kept], image[0, kept])
     assert (finished - image)[0, ~kept].abs().mean() > 0.005
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0], ids=["tree of the image", "tree of a larger copy"])
+def test_an_image_of_no_whole_cells_keeps_the_px_of_its_crop(scale):
+    """VAE Encode takes the middle 592 x 392 of 599 x 397 px: both nodes put the same px back, where the tree kept them."""
+    model, vae, cond = refiner()
+    image = photo("coffee", 397, 599)
+    tree = tree_of_image(upscaled(image, scale), PHOTOS["coffee"])
+    result = sampled(diffused(model, tree), cond, nodes.VAEEncode().encode(vae, image)[0])
+    decoded = nodes.VAEDecode().decode(vae, result)[0]
+    finished = QuadtreeComposite.execute(image, decoded, tree, 32).args[0]
+    assert torch.equal(finished, QuadtreeVAEDecode.execute(result, vae, tree, image, 32).args[0])
+    inner = (slice(2, 2 + 392), slice(3, 3 + 592))
+    kept, cropped = kept_by(tree, image)[inner], image[0][inner]
+    assert torch.equal(finished[0, kept], cropped[kept]) and not torch.equal(finished[0, ~kept], cropped[~kept])
+    shifts = {(y, x): (decoded[0] - image[0, y : y + 392, x : x + 592]).abs().mean() for y in range(6) for x in range(8)}
+    assert min(shifts, key=shifts.get) == (2, 3), "the crop lies where the decoded image lies"
 
 
 @pytest.mark.parametrize("name", PHOTOS)

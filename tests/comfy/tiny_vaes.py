@@ -18,6 +18,8 @@ import comfy.ldm.wan.vae2_2
 import comfy.sd
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.pixel_space_convert import PixelspaceConversionVAE
+from comfy.taesd.taehv import TAEHV
 from comfy.taesd.taesd import TAESD
 from torch import Tensor
 
@@ -67,6 +69,16 @@ def wan22(width: int = WIDTH) -> Any:
 
 def taesd(channels: int = 4) -> Any:
     return vae_of(TAESD(latent_channels=channels))
+
+
+def ltx2() -> Any:
+    """Core says 16 px per cell, but its decode makes 32."""
+    return vae_of(TAEHV(latent_channels=128, latent_format=None))
+
+
+def pixels() -> Any:
+    """What pixel-space models get: nothing to decode, so nothing to hook."""
+    return vae_of(PixelspaceConversionVAE())
 
 
 VAES: dict[str, Callable[[], Any]] = {make.__name__: make for make in (sd, flux, qwen, wan22, taesd)}
