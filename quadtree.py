@@ -160,9 +160,12 @@ class Quadtree:
         return painted(groups, self.width, self.height, self.root_px)
 
     def check_fits(self, height: int, width: int, what: str = "latent", unit: str = "cells") -> None:
-        """Raise ValueError unless `what`, of height x width `unit`, has this image's aspect, give or take one for rounding."""
-        expected = height * self.width / self.height
-        if abs(width - expected) > 1.5 * max(1, self.width / self.height):
+        """Raise ValueError unless `what`, of height x width `unit`, has this image's aspect, give or take one for rounding.
+
+        The image's own px may be rounded, too: half of 599 x 397 px are 300 x 198.
+        """
+        aspect, scale = self.width / self.height, height / self.height
+        if abs(width - height * aspect) > 1.5 * max(1, aspect) + 0.5 * (1 + aspect) * scale:
             raise ValueError(
                 f"The quadtree was built from an image of {self.width} x {self.height} px, but the {what} has "
                 f"{width} x {height} {unit}, another aspect. Build it from the image that is refined "

@@ -198,6 +198,12 @@ def test_the_mask_limits_the_map_and_keeps_its_own_sharp_edge():
     assert (cells[:, :12] == 0).all() and (cells[:, 12:] == 0.5).all()
 
 
+def test_a_tree_of_a_rounded_half_fits_the_whole():
+    tree_of(patchwork(198, 300, 0)).check_fits(397, 599, "image", "px")
+    with pytest.raises(ValueError, match="another aspect"):
+        tree_of(patchwork(198, 300, 0)).check_fits(397, 612, "image", "px")
+
+
 def test_skipped_leaves_are_kept():
     tree = tree_of(patchwork(128, 128, 2)).keep_below(32)
     assert {leaf.denoise for leaf in tree.leaves if leaf.side < 32} == {0.0}
