@@ -7,11 +7,11 @@ import comfy.sd
 import pytest
 import torch
 from quadtree_pack import decoding
+from quadtree_pack.benchmarks.refiner import load as refiner
 from quadtree_pack.composite import canvases, composite
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.tests.comfy.support import half_kept, tree_of
-from quadtree_pack.tests.comfy.test_seams import refiner
 from quadtree_pack.tests.comfy.tiny_vaes import VAES, ltx2, pixels, taesd, vae_latent
 
 LEVEL = 1 / 255
