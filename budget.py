@@ -84,9 +84,8 @@ class CoarseMaps:
         self.subdivision = Subdivision(cells, **limits)
         self.size = ceil_div(cells.height, ROUGH_PX), ceil_div(cells.width, ROUGH_PX)
         self.mask = mask and (MASK_MODES[mask.mode], mask.resampled(*self.size))
-        self.most = ceil(
-            max(float(detail.max()) for detail in self.subdivision.details) * PER_UNIT
-        )  # above it nothing is halved
+        most_detail = max(float(detail.max()) for detail in self.subdivision.details)
+        self.most = ceil(most_detail * PER_UNIT)  # above it nothing is halved
         self.shares: dict[int, float] = {}
 
     def cost(self, threshold: float) -> tuple[float, float]:

@@ -342,12 +342,12 @@ def features_at(cut: Cut, decoder: Decoder, latent: Tensor) -> Tensor | None:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        features = None
     else:
         if features is not None and features.shape[-2:] == tuple(length * cut.scale for length in latent.shape[-2:]):
             return features
         info("this VAE decodes in tiles of its own, so the whole image is decoded.")
         return None
+    # Here, and not above, since an error that is being handled holds what the decoder had at hand.
     warn("out of memory for what is made of the whole latent; ComfyUI decodes the whole image, in tiles if it must.")
     comfy.model_management.soft_empty_cache()
     return None

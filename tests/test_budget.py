@@ -7,7 +7,7 @@ from quadtree_pack.budget import NEAR, CoarseMaps, active_share, build_for_cost,
 from quadtree_pack.detail import CellSums
 from quadtree_pack.quadtree import MASK_MODES, Mask, build_quadtree
 from quadtree_pack.run import ROUGH_PX, TYPICAL_STEPS, rough_cost, typical_cost
-from quadtree_pack.tests.test_detail import photo
+from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.tests.test_quadtree import patchwork
 from quadtree_pack.velocity import hold
 
@@ -42,7 +42,7 @@ def test_the_coarse_map_is_the_tree_s_own_map(seed, denoise_by, invert, threshol
 
 def enlarged(name, side):
     """Cell sums of a photo enlarged to side x side px."""
-    image = F.interpolate(photo(name).permute(2, 0, 1)[None], size=(side, side), mode="bicubic")[0].permute(1, 2, 0)
+    image = F.interpolate(sample_photo(name).permute(2, 0, 1)[None], size=(side, side), mode="bicubic")[0].permute(1, 2, 0)
     return CellSums.of_image(image.clamp(0, 1), edges=True)
 
 

@@ -3,14 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack import detail
+from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.detail import CellSums, detail_by_both, detail_by_color, detail_by_edges
 from quadtree_pack.quadtree import build_quadtree
-from skimage import data
 from skimage.filters import scharr
-
-
-def photo(name):
-    return torch.from_numpy(getattr(data, name)()[..., :3].copy()) / 255
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([1, 3, 4]), st.integers(0, 99))
@@ -46,7 +42,7 @@ def test_one_threshold_splits_photos_about_as_often_by_edges_as_by_color():
     ratios = []
     for name in ("astronaut", "coffee", "rocket", "hubble_deep_field", "chelsea"):
         color, edges = (
-            len(build_quadtree(photo(name), detail_metric=metric, min_tile_px=16, max_tile_px=256).leaves)
+            len(build_quadtree(sample_photo(name), detail_metric=metric, min_tile_px=16, max_tile_px=256).leaves)
             for metric in ("color", "edges")
         )
         ratios.append(edges / color)
@@ -61,7 +57,7 @@ def test_sums_without_edges_are_refused_where_edges_are_asked_for(metric):
 
 
 def test_by_both_a_leaf_is_split_where_either_measure_splits_it():
-    image = photo("coffee")
+    image = sample_photo("coffee")
     trees = {metric: build_quadtree(image, detail_metric=metric, max_tile_px=256) for metric in ("color", "edges", "both")}
     detail_at = {metric: {leaf[:5]: leaf.detail for leaf in tree.leaves} for metric, tree in trees.items()}
     for box, value in detail_at["both"].items():

@@ -7,11 +7,11 @@ import pytest
 import torch
 from comfy_api.latest import io
 from quadtree_pack import composite as composite_module
+from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import TYPICAL, Settings, estimate
 from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
-from skimage import data
 
 VISUALIZER = {
     "content_threshold": 25.0,
@@ -261,7 +261,7 @@ def test_a_large_composite_is_the_same_in_bands(monkeypatch, match):
 
 def cast_photo():
     """A photo, its tree with kept parts, and the photo with a colour cast, as a model or a VAE leaves one behind."""
-    photo = torch.from_numpy(data.coffee()).float()[None] / 255
+    photo = sample_photo("coffee")[None]
     trees = visualize(photo, max_tile_size=128, min_tile_size=32, min_denoise=0.0, content_threshold=40.0)[1]
     cast = photo * torch.tensor([0.93, 1.0, 0.95]) + torch.tensor([0.0, 0.02, 0.05])
     return photo, trees, cast.clamp(0, 1)

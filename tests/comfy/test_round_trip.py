@@ -5,10 +5,10 @@ The Tiny Refiner on photos that it was not trained on; latents of a second stage
 
 import pytest
 import torch
+from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.benchmarks.refiner import load as refiner
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.tests.comfy.test_nodes import DIFFUSION, VISUALIZER
-from skimage import data
 
 import nodes
 
@@ -32,7 +32,7 @@ def the_refiner_is_freed():
 
 def photo(name, height=256, width=384):
     """[1, height, width, 3] out of a photo's middle."""
-    pixels = torch.from_numpy(getattr(data, name)()).float() / 255
+    pixels = sample_photo(name)
     y, x = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[None, y : y + height, x : x + width].contiguous()
 
