@@ -42,7 +42,11 @@ def core_only(cells: Tensor, window: slice, core: slice, length: int, margin: in
 
 
 def feathered(cells: Tensor, window: slice, core: slice, length: int, margin: int) -> Tensor:
-    """Shifted Feather: a linear ramp over `margin` cells on both sides of each inner border of the core."""
+    """Shifted Feather: a linear ramp over `margin` cells on both sides of each inner border of the core.
+
+    Linear, since that spreads what two windows differ by evenly. Smooth steps, and shorter ramps with an average between
+    them, come closer to the untiled result on plain gradients by 0.1 dB, but gather the difference on a line or two.
+    """
     if margin == 0:
         return core_only(cells, window, core, length, margin)
     rise = (cells - (core.start - margin)) / (2 * margin) if core.start > 0 else torch.ones_like(cells)

@@ -67,6 +67,16 @@ def window_seam_index(change: Tensor, untiled: Tensor, borders: Lines, free: Ten
     return border_contrast(change, borders, free) / border_contrast(untiled, borders, free)
 
 
+def without(borders: Lines, others: Lines) -> Lines:
+    """Those of `borders` that are not among `others`."""
+    return borders[0] & ~others[0], borders[1] & ~others[1]
+
+
+def free_lines(borders: Lines, free: Tensor) -> int:
+    """How many of `borders` lie between cells that are free [h, w]."""
+    return int((borders[0] & free[:, 1:] & free[:, :-1]).sum() + (borders[1] & free[1:] & free[:-1]).sum())
+
+
 def leaf_seam_index(change: Tensor, borders: Lines) -> float:
     """Gradient of the change across leaf borders over that across the lines one cell to either side, as root mean squares; at
     most 1 = no seam.

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.budget import NEAR, CoarseMaps, active_share, build_for_cost, threshold_for
 from quadtree_pack.detail import CellSums
 from quadtree_pack.quadtree import MASK_MODES, Mask, build_quadtree
 from quadtree_pack.run import ROUGH_PX, TYPICAL_STEPS, rough_cost, typical_cost
-from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.tests.test_quadtree import patchwork
 from quadtree_pack.velocity import hold
 

@@ -101,3 +101,15 @@ def test_texture_is_invented_where_the_original_is_calm():
 
 def test_psnr_of_a_known_error():
     assert measures.psnr(torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)) == pytest.approx(20)
+
+
+def test_lines_are_counted_between_free_cells_and_taken_out_by_name():
+    columns = torch.zeros(12, 15, dtype=torch.bool)
+    columns[:, 7] = True
+    other = columns.clone()
+    other[:4] = False
+    rows = torch.zeros(11, 16, dtype=torch.bool)
+    left = measures.without((columns, rows), (other, rows))
+    free = FREE.clone()
+    free[0] = False
+    assert measures.free_lines((columns, rows), free) == 11 and measures.free_lines(left, free) == 3
