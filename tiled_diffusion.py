@@ -499,6 +499,11 @@ def _report(run: Run) -> None:
 
 def _checked_sigmas(sigmas: Tensor) -> list[float]:
     values = sigmas.detach().double().cpu().tolist()
+    if not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"The sigmas of this run are not all numbers: {', '.join(f'{value:.4g}' for value in values)}. The scheduler "
+            "cannot make them for this model and so few steps (kl_optimal needs two); take another scheduler, or more steps."
+        )
     for here, below in pairwise(values):
         if below > here:
             raise ValueError(

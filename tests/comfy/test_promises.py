@@ -787,6 +787,12 @@ def test_rising_sigmas_are_refused():
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), sigmas=torch.tensor([0.0, 0.5, 1.0]))
 
 
+def test_a_scheduler_that_gives_no_numbers_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match=r"not all numbers: nan, 0\..*more steps"):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), steps=1, scheduler="kl_optimal")
+
+
 def test_a_clean_latent_of_another_size_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="clean_latent has shape"):
