@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -12,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from .pack import ROOT
+from .rows import USUAL, of
 
 OUTPUT, FIGURES = ROOT / "benchmarks" / "output", ROOT / "docs" / "figures"
 IN_DOCS = ("seams", "texture")  # those that the README shows
@@ -22,6 +24,14 @@ COLOURS = {  # Okabe and Ito's
     "SpotDiffusion": "#CC79A7",
     "uniform, equal evaluations": "#999999",
     "uniform, full strength": "#444444",
+}
+GROUPS = {  # of bars: what is compared
+    "photos\n8 steps, 64 px": {"photos": True, "steps": 8, "overlap_px": 64},
+    "photos\n20 steps, 64 px": {"photos": True, "steps": 20, "overlap_px": 64},
+    "gradient\n8 steps, 32 px": {"photos": False, "steps": 8, "overlap_px": 32},
+    "gradient\n8 steps, 64 px": {"photos": False, "steps": 8, "overlap_px": 64},
+    "gradient\n8 steps, 128 px": {"photos": False, "steps": 8, "overlap_px": 128},
+    "gradient\n20 steps, 64 px": {"photos": False, "steps": 20, "overlap_px": 64},
 }
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
 
@@ -58,49 +68,22 @@ def bars(axes: Any, groups: Sequence[str], series: dict[str, Sequence[float | No
     axes.grid(axis="y", alpha=0.3)
 
 
-def average(rows: Sequence[dict], column: str, pictures: Sequence[str], **wanted: Any) -> float | None:
-    wanted = {"schedule": "hold", "feather_px": 32, "leaves": "fine", "tiled": True, "uniform": False, **wanted}
-    values = [
-        row[column]
-        for row in rows
-        if column in row and row["picture"] in pictures and all(row[name] == value for name, value in wanted.items())
-    ]
-    return sum(values) / len(values) if values else None
-
-
-def by_method(rows: Sequence[dict], column: str, groups: dict[str, tuple[Sequence[str], dict]]) -> dict:
+def by_method(rows: Sequence[dict], column: str) -> dict[str, list[float | None]]:
     methods = [name for name in COLOURS if any(row.get("method") == name for row in rows)]
-    return {
-        method: [average(rows, column, pictures, method=method, **wanted) for pictures, wanted in groups.values()]
-        for method in methods
-    }
-
-
-def groups_of(rows: Sequence[dict]) -> dict[str, tuple[Sequence[str], dict]]:
-    """What is compared: all photos, and the gradient."""
-    photos = sorted({row["picture"] for row in rows} - {"gradient"})
-    return {
-        "photos\n8 steps, 64 px": (photos, {"steps": 8, "overlap_px": 64}),
-        "photos\n20 steps, 64 px": (photos, {"steps": 20, "overlap_px": 64}),
-        "gradient\n8 steps, 32 px": (["gradient"], {"steps": 8, "overlap_px": 32}),
-        "gradient\n8 steps, 64 px": (["gradient"], {"steps": 8, "overlap_px": 64}),
-        "gradient\n8 steps, 128 px": (["gradient"], {"steps": 8, "overlap_px": 128}),
-        "gradient\n20 steps, 64 px": (["gradient"], {"steps": 20, "overlap_px": 64}),
-    }
+    found = {method: [of(rows, column, method=method, **USUAL, **wanted) for wanted in GROUPS.values()] for method in methods}
+    return {method: [mean(values) if values else None for values in lists] for method, lists in found.items()}
 
 
 def seams(axes: Any, rows: Sequence[dict]) -> None:
-    groups = groups_of(rows)
-    bars(axes, list(groups), by_method(rows, "seam", groups))
+    bars(axes, list(GROUPS), by_method(rows, "seam"))
     axes.axhline(1, color="black", linewidth=1)
     axes.set(ylabel="seam index (1 = invisible)", ylim=(0.6, None), title="Seams at window borders, by steps and overlap")
     axes.legend(fontsize=8, frameon=False)
 
 
 def untiled(axes: Any, rows: Sequence[dict]) -> None:
-    groups = groups_of(rows)
-    series = by_method(rows, "psnr", groups)
-    bars(axes, list(groups), series)
+    series = by_method(rows, "psnr")
+    bars(axes, list(GROUPS), series)
     low = min(value for values in series.values() for value in values if value is not None)
     axes.set(ylabel="PSNR, dB", ylim=(low - 2, None), title="Closeness to the untiled result (higher is closer)")
     axes.legend(fontsize=8, frameon=False, ncols=2)

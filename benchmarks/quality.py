@@ -25,10 +25,10 @@ from benchmarks import charts, measures
 from benchmarks.pack import register_comfyui
 from benchmarks.plan import sample_photo
 from benchmarks.refiner import Refined, plain_gradient, refine
+from benchmarks.rows import GRADIENT, USUAL, of
 
 HELD_OUT = ("chelsea", "coffee")
 PHOTOS = (*HELD_OUT, "astronaut", "rocket", "motorcycle_left")
-GRADIENT = "gradient"
 PHOTO_PX, GRADIENT_PX = (512, 1024), (512, 768)  # height, width
 BLUR = 3
 DENOISE = 0.5  # KSampler's
@@ -50,7 +50,6 @@ SEAM_LIMITS = {"Shifted Feather": 1.03, "Mixture of Diffusers": 1.05}
 LONG, SHORT = 20, 8  # steps
 UNIFORM_STEPS = (4, 8, 12, 16)  # of LONG, for the curve of one uniform denoise
 WITHOUT = "no pack"
-USUAL = {"overlap_px": 64, "schedule": "hold", "feather_px": 32, "leaves": "fine", "tiled": True, "uniform": False}
 
 LEGEND = {
     "seam": "gradient of the change across the last step's window borders over that elsewhere, by the same of the untiled run",
@@ -231,17 +230,6 @@ def case_of(row: dict) -> Case:
     return Case(**{name: row[name] for name in Case.__dataclass_fields__})
 
 
-def of(rows: Iterable[dict], column: str, *, photos: bool, **wanted: Any) -> list[float]:
-    """A column of the rows of photos, or of the gradient, whose other columns are as wanted."""
-    return [
-        row[column]
-        for row in rows
-        if column in row
-        and (row["picture"] != GRADIENT) == photos
-        and all(row[name] == value for name, value in wanted.items())
-    ]
-
-
 # --- What is printed --------------------------------------------------------------------------------------------------
 
 HEAD = f"{'photos: mean (worst)':>83}{'gradient':>34}"
@@ -311,13 +299,13 @@ def targets(rows: Sequence[dict], compared: Sequence[dict]) -> list[dict]:
     for method, limit in SEAM_LIMITS.items():
         for kind, photos, of_all in (("photos, mean", True, mean), ("photos, worst", True, max), ("gradient", False, mean)):
             for steps in (SHORT, LONG):
-                wanted = {"method": method, "steps": steps, **USUAL}
+                wanted = {"method": method, "steps": steps, "overlap_px": 64, **USUAL}
                 for column, border in (("seam", "windows"), ("seam_all", "windows of all steps"), ("leaf_seam", "leaves")):
                     value = of_all(of(rows, column, photos=photos, **wanted))
                     target(f"seam index, {method}, {kind}, {steps} steps, {border}", value, limit)
     for photos, kind in ((True, "photos"), (False, "gradient")):
         for steps in (SHORT, LONG):
-            wanted = {"steps": steps, **USUAL}
+            wanted = {"steps": steps, "overlap_px": 64, **USUAL}
             mine, *others = (mean(of(rows, "psnr", photos=photos, method=method, **wanted)) for method in METHODS)
             name = f"PSNR to untiled, Shifted Feather over the best other, {kind}, {steps} steps, dB"
             target(name, mine - max(others), 0.0, at_most=False)

@@ -1,7 +1,5 @@
 """Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not decoded."""
 
-from functools import partial
-
 import comfy.model_management
 import comfy.sd
 import pytest
@@ -446,7 +444,7 @@ def test_of_an_original_that_vae_encode_crops_the_middle_is_kept(spare, vaes):
     tree = Quadtree(width, height, 64, tuple(leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0))
     samples = vae_latent(vae, *SIZE)
     result = decoded(vae, samples, tree, original)[0]
-    crop = partial(vae.vae_encode_crop_pixels)
+    crop = vae.vae_encode_crop_pixels
     cropped, free = crop(original)[0], crop((tree.denoise_map(height, width) > 0)[None, ..., None].expand(1, -1, -1, 3))[0]
     assert result.shape == cropped.shape and 0.2 < free.float().mean() < 0.8
     assert torch.equal(result[~free], cropped[~free])
