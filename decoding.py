@@ -31,10 +31,8 @@ from torch import Tensor, nn
 
 from .blending import METHODS, shares
 from .composite import Canvas, composite
-from .planning import Cost, Planner, Tiling, Window, units_with
-from .quadtree import Box
-from .tiled_diffusion import batches
-from .utils import ceil_div, info, warn
+from .planning import Cost, Planner, Tiling, Window, batches, units_with
+from .utils import Box, ceil_div, info, warn
 
 WINDOW_PX = 1024  # side of the largest window, with what it sees around; batches hold no more than such a window
 OVERLAP_PX = 96  # of each side of windows that are decoded each by itself: half to fade in, half as context beyond

@@ -9,7 +9,7 @@ taken; a moving lattice takes, of those that are about as cheap, one whose borde
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -19,8 +19,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from .quadtree import Box
-from .utils import ceil_div
+from .utils import Box, ceil_div
 
 CANDIDATES = 40  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
 FINALISTS = 8  # of these, ways whose windows are given shared shapes and priced as they will be evaluated
@@ -317,6 +316,14 @@ def cost_of(windows: Iterable[Window], tiling: Tiling) -> float:
     shapes = Counter((window.box.height, window.box.width) for window in windows)
     area = tiling.unit**2
     return sum(tiling.cost.of_shape(height * width * area, count, tiling.batch) for (height, width), count in shapes.items())
+
+
+def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
+    """Indices of windows of one shape, at most `most` together."""
+    by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, window in enumerate(windows):
+        by_shape[window.box.height, window.box.width].append(number)
+    return [same[start : start + most] for same in by_shape.values() for start in range(0, len(same), most)]
 
 
 def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Tiling) -> list[Window]:

@@ -22,33 +22,11 @@ from torch import Tensor
 
 from .detail import DETAIL_METRICS, GRID_PX, LARGEST_PX, CellSums, needs_edges, pooled
 from .regions import Region, painted_grid
-from .utils import ceil_div, round_down, round_up, shown
+from .utils import Box, ceil_div, round_down, round_up, shown
 
 JSON_VERSION = 1
 MEAN_NOISE = 1e-6  # of sums that are taken apart again; a hundred times less than one step of a run of 100 tells apart
 MOST_MASK_PX = 1 << 28  # that a text may hold: a compressed mask can grow a thousandfold
-
-
-class Box(NamedTuple):
-    """Half-open rectangle x0 <= x < x1, y0 <= y < y1, in whatever unit its name says."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-    @property
-    def width(self) -> int:
-        return self.x1 - self.x0
-
-    @property
-    def height(self) -> int:
-        return self.y1 - self.y0
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Index of this box in the trailing [y, x] dimensions of a tensor: `tensor[(..., *box.slices)]`."""
-        return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
 
 class Leaf(NamedTuple):

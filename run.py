@@ -14,8 +14,8 @@ from torch import Tensor
 from .blending import METHODS, Method, shares
 from .detail import LARGEST_PX
 from .planning import Cost, Planner, Tiling, Window, units_with
-from .quadtree import Box, Quadtree
-from .utils import ceil_div, cells_from_px
+from .quadtree import Quadtree
+from .utils import Box, ceil_div, cells_from_px
 from .velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.

@@ -7,7 +7,6 @@ copy of the model options carries for the length of that run and no longer.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,10 +20,10 @@ from torch import Tensor
 from .conditioning import ONE_ROW_PATCHES, Cutter, narrowed, patch_names, select_conds, unstack_windows, window_args
 from .control import Deferred, Deferring, cut_features
 from .parallel import Devices, on_device
-from .planning import Tiling, Window
-from .quadtree import Box, Quadtree
+from .planning import Tiling, batches
+from .quadtree import Quadtree
 from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run, per_image
-from .utils import info, warn
+from .utils import Box, info, warn
 
 # Core's samplers that call the model once a step and then their callback: it tells which step is next. For others, and for ones
 # not known, the step is read from sigma, which waits for the device.
@@ -433,14 +432,6 @@ def _announcing(run: Run, callback: Callable | None) -> Callable:
             callback(step, *args)
 
     return announce
-
-
-def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
-    """Indices of windows of one shape, at most `most` together."""
-    by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, window in enumerate(windows):
-        by_shape[window.box.height, window.box.width].append(number)
-    return [same[start : start + most] for same in by_shape.values() for start in range(0, len(same), most)]
 
 
 def _progress(run: Run, step: Step, done: int) -> str:

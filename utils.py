@@ -1,4 +1,4 @@
-"""Units, integer helpers, the pack's logger and its number checks. Imports the standard library only."""
+"""Units, boxes, integer helpers, the pack's logger and its number checks. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,34 @@ import logging
 import reprlib
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 LOG = logging.getLogger("quadtree_diffusion")
 SHOWN = reprlib.Repr()
 SHOWN.maxstring = SHOWN.maxother = 120
 PREFIX = "Quadtree: "  # ComfyUI's console prints the bare message, so the message says whose it is
+
+
+class Box(NamedTuple):
+    """Half-open rectangle x0 <= x < x1, y0 <= y < y1, in whatever unit its name says."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of this box in the trailing [y, x] dimensions of a tensor: `tensor[(..., *box.slices)]`."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
 
 def info(message: str, *args: object) -> None:

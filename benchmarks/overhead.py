@@ -50,10 +50,11 @@ def one_window() -> dict:
 
 def many_windows() -> list[dict]:
     """One call of the wrapper on 512 x 512 cells in 25 windows, with a model that returns what it gets."""
+    from quadtree_pack.planning import batches
     from quadtree_pack.run import Mode, Settings, denoise_maps, new_run
     from quadtree_pack.tests.comfy.support import tree_of
     from quadtree_pack.tests.comfy.tiny_models import flux
-    from quadtree_pack.tiled_diffusion import KEY, attach, batches
+    from quadtree_pack.tiled_diffusion import KEY, attach
 
     rows = []
     entry = flux()

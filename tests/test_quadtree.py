@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.detail import DETAIL_METRICS, detail_by_color
-from quadtree_pack.quadtree import Box, Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
+from quadtree_pack.quadtree import Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
 from quadtree_pack.tests.hostile import damaged, fuzz, is_clear
+from quadtree_pack.utils import Box
 
 
 def detail_of(region):

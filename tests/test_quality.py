@@ -6,7 +6,7 @@ import pytest
 import torch
 from quadtree_pack.benchmarks import measures
 from quadtree_pack.planning import Window
-from quadtree_pack.quadtree import Box
+from quadtree_pack.utils import Box
 
 CELLS = (12, 16)
 FREE = torch.ones(CELLS, dtype=torch.bool)
