@@ -6,10 +6,7 @@ image it can be used on the 4096 px upscale. Pure torch, no ComfyUI.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .detail import DETAIL_METRICS, GRID_PX, LARGEST_PX, CellSums, needs_edges, pooled
+from .detail import DETAIL_METRICS, GRID_PX, CellSums, needs_edges, pooled
 from .regions import Region, painted_grid
-from .utils import Box, ceil_div, round_down, round_up, shown
+from .utils import Box, ceil_div, round_down, round_up
 
-JSON_VERSION = 1
 MEAN_NOISE = 1e-6  # of sums that are taken apart again; a hundred times less than one step of a run of 100 tells apart
-MOST_MASK_PX = 1 << 28  # that a text may hold: a compressed mask can grow a thousandfold
 
 
 class Leaf(NamedTuple):
@@ -61,21 +56,6 @@ class Mask:
             raise ValueError("mask holds NaN or infinite values; it must hold numbers from 0 (keep) to 1.")
         levels = (mask.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
         return cls(mask.shape[-1], mask.shape[-2], levels.cpu().numpy().tobytes(), mode)
-
-    @classmethod
-    def unpacked(cls, width: int, height: int, packed: str, mode: str = "multiply") -> Mask:
-        """From what `Quadtree.to_json` writes; ValueError where it is no whole mask. No more is unpacked than its size says."""
-        if any(type(side) is not int or not 0 < side <= LARGEST_PX for side in (width, height)):
-            raise ValueError(f"the mask has {shown(width)} x {shown(height)} px")
-        if width * height > MOST_MASK_PX:
-            raise ValueError(f"the mask has {width} x {height} px; at most {MOST_MASK_PX} px fit")
-        if mode not in MASK_MODES:
-            raise ValueError(f"the mask's mode is none of {', '.join(MASK_MODES)}")
-        stream = zlib.decompressobj()
-        levels = stream.decompress(base64.b64decode(packed), width * height + 1)
-        if len(levels) != width * height or not stream.eof:
-            raise ValueError("the mask's bytes do not fill its width x height")
-        return cls(width, height, levels, mode)
 
     def resampled(self, height: int, width: int) -> Tensor:
         """Mean over each cell, as float64 [height, width] in 0..1."""
@@ -154,64 +134,6 @@ class Quadtree:
         """The same tree with denoise 0 in every leaf whose side is smaller than `side_px`."""
         leaves = tuple(leaf._replace(denoise=0.0) if leaf.side < side_px else leaf for leaf in self.leaves)
         return replace(self, leaves=leaves, kept_below_px=max(side_px, self.kept_below_px))
-
-    def to_json(self) -> str:
-        """One line of JSON; leaves as [x0, y0, side, detail, denoise]."""
-        mask = self.mask and [self.mask.width, self.mask.height, _packed(self.mask.levels), self.mask.mode]
-        leaves = [[leaf.x0, leaf.y0, *leaf[4:]] for leaf in self.leaves]
-        fields = {"width": self.width, "height": self.height, "root_px": self.root_px, "leaves": leaves, "mask": mask}
-        fields["kept_below_px"] = self.kept_below_px
-        return json.dumps({"version": JSON_VERSION, **fields})
-
-    @classmethod
-    def from_json(cls, text: str) -> Quadtree:
-        """The tree that `to_json` wrote; ValueError where the text is no such tree."""
-        try:
-            data = json.loads(text)
-            if data["version"] != JSON_VERSION:
-                raise ValueError(f"its version is {shown(data['version'])}, not {JSON_VERSION}")
-            size = data["width"], data["height"]
-            leaves = tuple(
-                Leaf(x, y, min(x + side, size[0]), min(y + side, size[1]), side, float(detail), float(denoise))
-                for x, y, side, detail, denoise in data["leaves"]
-            )
-            mask = None if data["mask"] is None else Mask.unpacked(*data["mask"])
-            tree = cls(*size, data["root_px"], leaves, mask, data.get("kept_below_px", 0))
-            tree._check_structure()
-        except KeyError as error:
-            raise ValueError(f"This text is not a quadtree as to_json writes it: it has no {error}.") from error
-        except (TypeError, ValueError, OverflowError, RecursionError, zlib.error) as error:
-            raise ValueError(f"This text is not a quadtree as to_json writes it: {str(error)[:200]}.") from error
-        return tree
-
-    def _check_structure(self) -> None:
-        """Raise ValueError unless the leaves are squares of halved sides that cover the image exactly once."""
-        for name, low in (("width", 1), ("height", 1), ("root_px", 1), ("kept_below_px", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= LARGEST_PX:
-                raise ValueError(f"its {name} is {shown(value)}, not a whole number from {low} to {LARGEST_PX}")
-        if not self.leaves:
-            raise ValueError("it has no leaves")
-        sides = {self.root_px >> level for level in range(self.root_px.bit_length())}
-        sides = {side for side in sides if side >= GRID_PX and self.root_px % side == 0}
-        for leaf in self.leaves:
-            if any(type(value) is not int for value in leaf[:5]):
-                raise ValueError(f"{shown(leaf)} has a place or side that is no whole number")
-            if leaf.side not in sides or leaf.x0 % leaf.side or leaf.y0 % leaf.side or min(leaf[:2]) < 0:
-                raise ValueError(f"{shown(leaf)} does not lie on the grid of a {self.root_px} px root")
-            if leaf.x1 <= leaf.x0 or leaf.y1 <= leaf.y0 or not 0 <= leaf.denoise <= 1 or not 0 <= leaf.detail < math.inf:
-                raise ValueError(f"{shown(leaf)} lies outside the image, or its denoise outside 0..1 or its detail below 0")
-        # Told by areas and places alone: to paint a huge image's leaves takes memory that a short text may not ask for.
-        places = {(leaf.side, leaf.x0, leaf.y0) for leaf in self.leaves}
-        nested = any(
-            (side, round_down(leaf.x0, side), round_down(leaf.y0, side)) in places
-            for leaf in self.leaves
-            for side in sides
-            if side > leaf.side
-        )
-        area = sum(leaf.box.width * leaf.box.height for leaf in self.leaves)
-        if nested or len(places) < len(self.leaves) or area != self.width * self.height:
-            raise ValueError("the leaves do not cover the image exactly once")
 
 
 class Group(NamedTuple):
@@ -455,7 +377,3 @@ def window_mean(values: Tensor, radius: int, axis: int) -> Tensor:
     low, high = (place - radius).clamp_min(0), (place + radius + 1).clamp_max(length)
     count = (high - low).view([-1 if dim == axis % values.ndim else 1 for dim in range(values.ndim)])
     return ((sums.index_select(axis, high) - sums.index_select(axis, low)) / count).to(values.dtype)
-
-
-def _packed(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data)).decode("ascii")
