@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 
-from benchmarks.pack import ROOT, register_pack
+from testing.registration import PACKAGE, ROOT, register_pack
 
 RESULTS = ROOT / "benchmarks" / "output"
 NAMES = ("build", "plan", "overhead", "gpu", "families", "web", "decode", "quality")
@@ -23,7 +23,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in names:
         print(f"\n== {name} ==", flush=True)
-        rows = importlib.import_module(f"benchmarks.{name}").run()
+        rows = importlib.import_module(f"{PACKAGE}.benchmarks.{name}").run()
         target = RESULTS / f"{name}.json"
         target.write_text(json.dumps(rows, indent=1) + "\n")
         print(f"(as JSON in {target.relative_to(ROOT)})")

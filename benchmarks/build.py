@@ -108,7 +108,7 @@ def cases() -> Iterable[tuple[str, int, int, str]]:
 
 
 def in_own_process(*case: str | int) -> dict:
-    code = "import json, sys; from benchmarks import build; from benchmarks.pack import register_pack; register_pack(); "
-    code += f"print(json.dumps(build.measure(*{case!r})))"
+    code = "import json; from testing.registration import register_pack; register_pack(); "
+    code += f"from quadtree_pack.benchmarks import build; print(json.dumps(build.measure(*{case!r})))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])

@@ -11,8 +11,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from quadtree_pack.testing.registration import ROOT
 
-from .pack import ROOT
 from .rows import USUAL, of
 
 OUTPUT, FIGURES = ROOT / "benchmarks" / "output", ROOT / "docs" / "figures"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quadtree_pack.testing.registration import register_comfyui
 
-from benchmarks.build import peak_bytes
-from benchmarks.pack import register_comfyui
+from .build import peak_bytes
 
 SHARES = (0.05, 0.25, 0.5)
 VAES = ("sd", "sd ~", "flux", "flux ~", "qwen", "taesd")
@@ -26,7 +26,7 @@ RESET = Path("/proc/self/clear_refs")
 
 def changed_tree(share: float, height: int, width: int, px: int) -> Any:
     """The square at the top left that has this share of the area may change, in tiles of 8 cells."""
-    from quadtree_pack.tests.comfy.support import SIDE, tree_of
+    from quadtree_pack.testing.support import SIDE, tree_of
 
     rows, columns = height // SIDE, width // SIDE
     high, wide = round(rows * share**0.5), round(columns * share**0.5)
@@ -55,7 +55,7 @@ def measured(work: Callable[[], torch.Tensor], cuda: bool) -> tuple[torch.Tensor
 def rows_of(case: str, cuda: bool) -> list[dict]:
     from quadtree_pack.composite import canvases
     from quadtree_pack.decoding import Decoder, decode_changed
-    from quadtree_pack.tests.comfy import tiny_vaes
+    from quadtree_pack.testing import tiny_vaes
 
     name, _, tilde = case.partition(" ")
     vae = getattr(tiny_vaes, name)(*((REAL_WIDTH[name],) if cuda and name in REAL_WIDTH else ()))

@@ -1,4 +1,4 @@
-"""What works with each model family: runs tests/comfy/matrix.py on every tiny model and writes docs/families.md."""
+"""What works with each model family: runs testing/matrix.py on every tiny model and writes docs/families.md."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import time
 import traceback
 
 import torch
-
-from benchmarks.pack import ROOT, register_comfyui
+from quadtree_pack.testing.registration import ROOT, register_comfyui
 
 HEAD = """# What works with which model family
 
@@ -30,8 +29,8 @@ def run() -> list[dict]:
     register_comfyui("--cpu")
     torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gains
     import comfyui_version
-    from quadtree_pack.tests.comfy.matrix import COLUMNS, Case, outcome
-    from quadtree_pack.tests.comfy.tiny_models import ZOO
+    from quadtree_pack.testing.matrix import COLUMNS, Case, outcome
+    from quadtree_pack.testing.tiny_models import ZOO
 
     rows, start = [], time.perf_counter()
     for name, make in ZOO.items():

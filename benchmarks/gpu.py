@@ -13,8 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from benchmarks.pack import ROOT, register_comfyui
+from quadtree_pack.testing.registration import ROOT, register_comfyui
 
 STEPS = 20
 SIDES_PX = (2048, 4096)
@@ -44,7 +43,7 @@ SDXL_BASE = {
 
 def flux_dev(tiny: bool) -> tuple[Any, list]:
     import comfy.supported_models
-    from quadtree_pack.tests.comfy.tiny_models import FLUX
+    from quadtree_pack.testing.tiny_models import FLUX
 
     size = {} if tiny else FLUX_DEV
     model = random_model(comfy.supported_models.Flux, {**FLUX, **size}, {}, torch.float32 if tiny else torch.bfloat16)
@@ -54,7 +53,7 @@ def flux_dev(tiny: bool) -> tuple[Any, list]:
 
 def sdxl_base(tiny: bool) -> tuple[Any, list]:
     import comfy.supported_models
-    from quadtree_pack.tests.comfy.tiny_models import UNET
+    from quadtree_pack.testing.tiny_models import UNET
 
     small = {"model_channels": 32, "transformer_depth": [0, 0, 1, 1, 1, 1], "transformer_depth_middle": 1}
     small |= {"transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1]}

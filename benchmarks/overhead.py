@@ -12,8 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
-
-from benchmarks.pack import register_comfyui
+from quadtree_pack.testing.registration import register_comfyui
 
 REPEATS = 9
 
@@ -26,8 +25,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def one_window() -> dict:
     """A run of a tiny Flux on 128 x 128 cells with the node, over the same run without it; medians of runs in turn."""
-    from quadtree_pack.tests.comfy.support import patched, tree_of
-    from quadtree_pack.tests.comfy.tiny_models import flux, sample
+    from quadtree_pack.testing.support import patched, tree_of
+    from quadtree_pack.testing.tiny_models import flux, sample
 
     entry = flux()
     latent = entry.latent(128, 128)
@@ -52,8 +51,8 @@ def many_windows() -> list[dict]:
     """One call of the wrapper on 512 x 512 cells in 25 windows, with a model that returns what it gets."""
     from quadtree_pack.planning import batches
     from quadtree_pack.run import Mode, Settings, denoise_maps, new_run
-    from quadtree_pack.tests.comfy.support import tree_of
-    from quadtree_pack.tests.comfy.tiny_models import flux
+    from quadtree_pack.testing.support import tree_of
+    from quadtree_pack.testing.tiny_models import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
 
     rows = []

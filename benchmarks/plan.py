@@ -19,7 +19,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from quadtree_pack.testing.photos import photo
 
 PHOTOS = ("astronaut", "coffee", "rocket", "hubble_deep_field", "chelsea", "motorcycle_left")
 DENOISE = ((0.2, 0.8), (0.0, 0.6))
@@ -72,21 +72,6 @@ def seconds_of(shapes: Iterable[tuple[int, int]]) -> float:
 
 
 CHEAPEST = min(float(measured(batch)[1].min()) for batch in (1, BATCH))
-
-
-def sample_photo(name: str) -> torch.Tensor:
-    """A photo of scikit-image as it comes, [H, W, 3] in 0..1."""
-    from skimage import data
-
-    pixels = data.stereo_motorcycle()[0] if name == "motorcycle_left" else getattr(data, name)()
-    return torch.from_numpy(np.array(pixels))[..., :3] / 255
-
-
-def photo(name: str, long_side_px: int) -> torch.Tensor:
-    image = sample_photo(name).permute(2, 0, 1)[None]
-    scale = long_side_px / max(image.shape[2:])
-    size = [round(side * scale / 16) * 16 for side in image.shape[2:]]
-    return F.interpolate(image, size=size, mode="bicubic")[0].permute(1, 2, 0).clamp(0, 1).contiguous()
 
 
 def uniform_seconds(height: int, width: int) -> float:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from quadtree_pack.testing import measures
+from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.testing.refiner import Refined, plain_gradient, refine
+from quadtree_pack.testing.registration import register_comfyui
 
-from benchmarks import charts, measures
-from benchmarks.pack import register_comfyui
-from benchmarks.plan import sample_photo
-from benchmarks.refiner import Refined, plain_gradient, refine
-from benchmarks.rows import GRADIENT, USUAL, of
+from . import charts
+from .rows import GRADIENT, USUAL, of
 
 HELD_OUT = ("chelsea", "coffee")
 PHOTOS = (*HELD_OUT, "astronaut", "rocket", "motorcycle_left")
@@ -125,7 +126,7 @@ def blurred(picture: str) -> torch.Tensor:
 @cache
 def tree(picture: str, leaves: str, uniform: bool = False) -> Any:
     from quadtree_pack.quadtree import build_quadtree
-    from quadtree_pack.tests.comfy.support import tree_of
+    from quadtree_pack.testing.support import tree_of
 
     if not uniform and picture != GRADIENT:
         return build_quadtree(blurred(picture), **TREES[leaves])

@@ -23,7 +23,7 @@ QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, 
 def prepared(folder: Path) -> Path:
     """ComfyUI's user data, with the demo's photo at two sizes."""
     from PIL import Image
-    from quadtree_pack.tests.demo import demo
+    from quadtree_pack.testing.demo import demo
 
     user = folder / "user" / "default"
     for path in (folder / "input", user / "workflows", user / "subgraphs"):
@@ -60,7 +60,7 @@ def route(url: str) -> list[dict]:
 def panel(url: str, chromium: str) -> list[dict]:
     """Updates of a panel in a second of dragging, and the time of one drawing of more than 4,000 leaves."""
     from playwright.sync_api import sync_playwright
-    from quadtree_pack.tests.web.frontend import VISUALIZER, Frontend, workflow
+    from quadtree_pack.testing.frontend import VISUALIZER, Frontend, workflow
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -125,7 +125,7 @@ def panel(url: str, chromium: str) -> list[dict]:
 
 
 def run() -> list[dict]:
-    from quadtree_pack.tests.demo import running
+    from quadtree_pack.testing.demo import running
 
     chromium = os.environ.get("QUADTREE_CHROMIUM", "")
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.pack import PACKAGE, ROOT, register_pack
+from testing.registration import PACKAGE, ROOT, register_pack
 
 MODULES = ("pictures", "icon", "figures")
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 from quadtree_pack import quadtree, run, velocity
-from quadtree_pack.benchmarks.plan import photo as bundled_photo
+from quadtree_pack.testing.photos import photo as bundled_photo
 from torch import Tensor
 
 from .drawing import Draw, as_picture, denoise_of, overlaid, saved, sheet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-spec = importlib.util.spec_from_file_location("quadtree_registration", ROOT / "benchmarks" / "pack.py")
+spec = importlib.util.spec_from_file_location("quadtree_registration", ROOT / "testing" / "registration.py")
 registration = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(registration)
 registration.register_pack()

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from quadtree_pack.benchmarks.pack import register_comfyui
+from quadtree_pack.testing.registration import register_comfyui
 
 register_comfyui("--cpu")
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gains
@@ -12,7 +12,7 @@ torch.set_num_threads(1)  # the models are tiny: a second thread costs more than
 
 @pytest.fixture(scope="module", autouse=True)
 def entries_are_freed_before_the_interpreter_ends():
-    from quadtree_pack.tests.comfy.tiny_models import entry_of
+    from quadtree_pack.testing.tiny_models import entry_of
 
     yield
     entry_of.cache_clear()

@@ -14,8 +14,8 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.parallel import deal
-from quadtree_pack.tests.comfy.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.tests.comfy.tiny_controls import (
+from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
     flux_controlnet,
     hint_image,
@@ -26,7 +26,7 @@ from quadtree_pack.tests.comfy.tiny_controls import (
     sdxl_controlnet,
     with_control,
 )
-from quadtree_pack.tests.comfy.tiny_models import ZOO, entry_of, sample
+from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
 
 RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.6}
 

@@ -5,12 +5,12 @@ import comfy.sd
 import pytest
 import torch
 from quadtree_pack import decoding
-from quadtree_pack.benchmarks.refiner import load as refiner
 from quadtree_pack.composite import canvases, composite
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
-from quadtree_pack.tests.comfy.support import half_kept, tree_of
-from quadtree_pack.tests.comfy.tiny_vaes import VAES, ltx2, pixels, taesd, vae_latent
+from quadtree_pack.testing.refiner import load as refiner
+from quadtree_pack.testing.support import half_kept, tree_of
+from quadtree_pack.testing.tiny_vaes import VAES, ltx2, pixels, taesd, vae_latent
 
 LEVEL = 1 / 255
 LOCAL = ("qwen", "wan22", "taesd")  # nothing of the whole image behind their lowest resolution

@@ -4,9 +4,9 @@ import gc
 from functools import cache
 
 import pytest
-from quadtree_pack.tests.comfy.matrix import COLUMNS, Case, outcome
-from quadtree_pack.tests.comfy.tiny_models import ZOO
-from quadtree_pack.tests.conftest import ROOT
+from quadtree_pack.testing.matrix import COLUMNS, Case, outcome
+from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.tiny_models import ZOO
 
 CROSS_SECTION = [
     "sdxl",

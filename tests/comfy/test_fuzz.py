@@ -37,11 +37,11 @@ from quadtree_pack.nodes import (
 )
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import Geometry, estimate
-from quadtree_pack.tests.comfy.support import Spy
-from quadtree_pack.tests.comfy.tiny_models import clean_latent, entry_of, sample
-from quadtree_pack.tests.comfy.tiny_vaes import VAES, vae_latent
-from quadtree_pack.tests.conftest import ROOT
-from quadtree_pack.tests.hostile import JUNK, damaged, fuzz, is_clear
+from quadtree_pack.testing.hostile import JUNK, damaged, fuzz, is_clear
+from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.support import Spy
+from quadtree_pack.testing.tiny_models import clean_latent, entry_of, sample
+from quadtree_pack.testing.tiny_vaes import VAES, vae_latent
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
 from torch import Tensor
 

@@ -53,8 +53,8 @@ from comfy_extras import (
     nodes_video_model,
 )
 from quadtree_pack.blending import METHODS
-from quadtree_pack.tests.comfy.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.tests.comfy.tiny_models import FLUX, UNET, ZOO, Entry, build, clean_latent, cond, gauss, sample
+from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.tiny_models import FLUX, UNET, ZOO, Entry, build, clean_latent, cond, gauss, sample
 from quadtree_pack.tiled_diffusion import KEY
 from torch import Tensor
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from comfy_api.latest import io
 from quadtree_pack import composite as composite_module
-from quadtree_pack.benchmarks.plan import sample_photo
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.run import TYPICAL, Settings, estimate
-from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.testing.tiny_models import ZOO, sample
 
 VISUALIZER = {
     "content_threshold": 25.0,

@@ -14,9 +14,9 @@ from comfy.patcher_extension import WrappersMP
 from quadtree_pack.blending import METHODS, shares
 from quadtree_pack.conditioning import window_args
 from quadtree_pack.run import Geometry, Settings, estimate
-from quadtree_pack.tests.comfy.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
-from quadtree_pack.tests.comfy.tiny_models import ZOO, entry_of, sample
-from quadtree_pack.tests.conftest import ROOT
+from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
+from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
 
@@ -203,7 +203,7 @@ import hashlib, os, sys
 from pathlib import Path
 from types import ModuleType
 import comfy_setup
-from quadtree_pack.tests.comfy.tiny_models import ZOO, sample
+from quadtree_pack.testing.tiny_models import ZOO, sample
 entry = ZOO["flux"]()
 print(hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest())
 assert "quadtree_pack.tiled_diffusion" not in sys.modules

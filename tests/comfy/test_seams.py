@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quadtree_pack.benchmarks import measures, refiner
 from quadtree_pack.run import Settings
-from quadtree_pack.tests.comfy.support import tree_of
-from quadtree_pack.tests.conftest import ROOT
+from quadtree_pack.testing import measures, refiner
+from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.support import tree_of
 
 CELLS = 64  # 512 px
 STEPS, DENOISE = 8, 0.5

@@ -15,8 +15,8 @@ import torch
 from quadtree_pack import blending, conditioning, control, parallel, planning, preview, quadtree, regions, run, tiled_diffusion
 from quadtree_pack.blending import METHODS
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeInfo, QuadtreeVisualizer
-from quadtree_pack.tests.comfy.support import half_kept, patched
-from quadtree_pack.tests.comfy.tiny_models import entry_of, sample
+from quadtree_pack.testing.support import half_kept, patched
+from quadtree_pack.testing.tiny_models import entry_of, sample
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.velocity import SCHEDULES
 

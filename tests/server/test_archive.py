@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo
-from quadtree_pack.tests.demo import running as running_server
-from quadtree_pack.tests.dev import dev
-
-from .api import PACK, fetch, get, short_prompt
+from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
+from quadtree_pack.testing.demo import demo
+from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack.testing.dev import dev
 
 ROOT = demo.ROOT
 PARTS = {"web", "locales", "example_workflows", "subgraphs"}

@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from quadtree_pack.tests.dev import dev
-from quadtree_pack.tests.guide import BENCHMARKS
+from quadtree_pack.testing.dev import dev
+from quadtree_pack.testing.documents import BENCHMARKS
 
 ONE_FAMILY = """
-from benchmarks.pack import register_comfyui
+from quadtree_pack.testing.registration import register_comfyui
 register_comfyui("--cpu")
-from quadtree_pack.tests.comfy.tiny_models import ZOO
+from quadtree_pack.testing.tiny_models import ZOO
 flux = ZOO["flux"]
 ZOO.clear()
 ZOO["flux"] = flux
@@ -41,9 +41,9 @@ SMALL = {
 RUN = """
 import sys
 FOLDER = sys.argv.pop()
-from benchmarks.pack import register_pack
+from testing.registration import register_pack
 register_pack()
-import benchmarks.{name} as it
+import quadtree_pack.benchmarks.{name} as it
 {small}
 rows = it.run()
 print("rows:", len(rows), all(isinstance(row, dict) for row in rows))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo
-
-from .api import get
+from quadtree_pack.testing.api import get
+from quadtree_pack.testing.demo import demo
 
 
 @pytest.mark.slow

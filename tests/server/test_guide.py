@@ -1,10 +1,9 @@
 """Every workflow that the README and the guide draw as chains of nodes, wired from the drawing and run on the real server."""
 
 import pytest
-from quadtree_pack.tests.demo import demo
-from quadtree_pack.tests.guide import DOCUMENTS, workflows
-
-from .api import get, with_tiny_model
+from quadtree_pack.testing.api import get, with_tiny_model
+from quadtree_pack.testing.demo import demo
+from quadtree_pack.testing.documents import DOCUMENTS, workflows
 
 DRAWN = {f"{name}-{number}": links for name, text in DOCUMENTS.items() for number, links in enumerate(workflows(text), 1)}
 # Where several types would fit between two nodes, the first of these is meant.

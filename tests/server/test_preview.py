@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo
-from quadtree_pack.tests.demo import running as running_server
+from quadtree_pack.testing.demo import demo
+from quadtree_pack.testing.demo import running as running_server
 
 VALUES = {"content_threshold": 25, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
 ODD_FILES = ("bäume 木.png", "two  blanks/it's 100% {x} #1 & co.png", "💥 é\u0301.png")

@@ -8,9 +8,9 @@ import urllib.request
 import pytest
 import safetensors.torch
 import torch
-from quadtree_pack.tests.demo import demo
-from quadtree_pack.tests.demo import running as running_server
-from quadtree_pack.tests.hostile import ODD_NAMES
+from quadtree_pack.testing.demo import demo
+from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack.testing.hostile import ODD_NAMES
 
 LONG = {"KSampler": {"steps": 40}}
 OTHER = {

@@ -5,9 +5,8 @@ import urllib.error
 import pytest
 import safetensors.torch
 import torch
-from quadtree_pack.tests.demo import demo
-
-from .api import PACK, fetch, get, short_prompt
+from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
+from quadtree_pack.testing.demo import demo
 
 
 @pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"])

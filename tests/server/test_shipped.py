@@ -10,9 +10,8 @@ from itertools import combinations
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo
-
-from .api import PACK, fetch, get, with_tiny_model
+from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
+from quadtree_pack.testing.demo import demo
 
 ROOT = demo.ROOT
 NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo", "QuadtreeVAEDecode")

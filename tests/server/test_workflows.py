@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from quadtree_pack.tests.demo import demo
-
-from .api import get, with_tiny_model
+from quadtree_pack.testing.api import get, with_tiny_model
+from quadtree_pack.testing.demo import demo
 
 SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in demo.ROOT.glob("tests/workflows/*.json")}
 

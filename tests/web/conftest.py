@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from quadtree_pack.tests.demo import demo, running
-
-from .frontend import Frontend
+from quadtree_pack.testing.demo import demo, running
+from quadtree_pack.testing.frontend import Frontend
 
 CHROMIUM = os.environ.get("QUADTREE_CHROMIUM", "")
 ARTEFACTS = Path(__file__).resolve().parents[2] / ".cache" / "browser"

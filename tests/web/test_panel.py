@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from .frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, node, workflow
+from quadtree_pack.testing.frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, node, workflow
 
 COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from quadtree_pack.docs import drawing, figures, icon, pictures
-from quadtree_pack.tests.dev import dev
+from quadtree_pack.testing.dev import dev
 
 DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
 FOLDERS = {"docs": ("*.png", "*.webp"), "docs/figures": ("*",), "web/docs": ("*.webp",), "example_workflows": ("*.jpg",)}

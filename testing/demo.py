@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quadtree_pack.tests.conftest import ROOT
+from .registration import ROOT
 
 
 def _load():

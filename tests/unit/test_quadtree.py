@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.detail import DETAIL_METRICS, detail_by_color
 from quadtree_pack.quadtree import Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
+from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.utils import Box
 
 
@@ -40,14 +41,6 @@ def naive_leaves(image, threshold, min_tile, max_tile, low, high):
         for x in range(0, width, max_tile):
             visit(x, y, max_tile)
     return leaves
-
-
-def patchwork(height, width, seed):
-    """Flat, noisy and gradient patches side by side, so that leaves of every size occur."""
-    generator = torch.Generator().manual_seed(seed)
-    amount = torch.rand(1, 1, 3, 4, generator=generator).pow(3)
-    amount = torch.nn.functional.interpolate(amount, size=(height, width), mode="nearest")[0, 0, :, :, None]
-    return (0.5 + amount * (torch.rand(height, width, 3, generator=generator) - 0.5)).clamp(0, 1)
 
 
 def tree_of(image, **options):

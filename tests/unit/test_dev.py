@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
-from quadtree_pack.tests.dev import DEV, dev
+from quadtree_pack.testing.dev import DEV, dev
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-DEMO = Path(__file__).resolve().parent.parent / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "demo"
 WORKFLOW = json.loads((DEMO / "workflow.json").read_text(encoding="utf-8"))
 NODES = {node["id"]: node for node in WORKFLOW["nodes"]}
 TITLE_PX = 30  # the bar above a node's own area

@@ -12,7 +12,7 @@ import yaml
 from comfy_cli.registry.config_parser import extract_node_configuration
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = extract_node_configuration(str(ROOT / "pyproject.toml"))  # as the registry's own tool reads it
 RAW = "https://raw.githubusercontent.com"
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -12,31 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, penalties, units_with, with_shared_shapes
 from quadtree_pack.run import Geometry, Settings, new_run
-
-TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
-TILINGS = st.builds(
-    lambda unit, tile, overlap, smallest, moving, batch: Tiling(
-        unit, tile, min(tile, smallest), min(overlap, tile // 2) // (1 + unit % 2) * (1 + unit % 2), moving, TRANSFORMER, batch
-    ),
-    st.sampled_from([1, 2, 4, 8]),
-    st.integers(2, 40),
-    st.integers(0, 9),
-    st.integers(1, 12),
-    st.booleans(),
-    st.integers(1, 5),
-)
-
-
-def random_cells(height, width, share, seed):
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(height // 7 + 1, width // 7 + 1, generator=generator) < share
-    return coarse.repeat_interleave(7, 0).repeat_interleave(7, 1)[:height, :width]
-
-
-def plan_of(tiling, active, turns=1):
-    """The windows of the last of some steps over one set of active cells."""
-    planner = Planner(tuple(active.shape), tiling)
-    return [planner.plan(units_with(active, tiling.unit)) for _ in range(turns)][-1]
+from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
 
 
 def cost_of(windows, tiling):

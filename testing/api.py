@@ -4,7 +4,7 @@ import json
 import urllib.parse
 import urllib.request
 
-from quadtree_pack.tests.demo import demo
+from .demo import demo
 
 PACK = "comfyui-quadtree-diffusion"
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from quadtree_pack.benchmarks import measures
 from quadtree_pack.planning import Window
+from quadtree_pack.testing import measures
 from quadtree_pack.utils import Box
 
 CELLS = (12, 16)

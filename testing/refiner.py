@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pack import PACKAGE, ROOT
+from .registration import PACKAGE, ROOT
 
 SEED = 7
 TRAINED_PX = 256  # the refiner learnt from crops of this size

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.regions import Painting, Region, painted_grid
-from quadtree_pack.tests.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
+from quadtree_pack.testing.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
 
 SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: sorted(end / 8 for end in ends))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from quadtree_pack.benchmarks.plan import photo
 from quadtree_pack.docs import figures
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.run import TYPICAL_STEPS, typical_cost
-from quadtree_pack.tests.dev import dev
-from quadtree_pack.tests.guide import BENCHMARKS, DOCUMENTS, GUIDE, commands, rows
+from quadtree_pack.testing.dev import dev
+from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands, rows
+from quadtree_pack.testing.photos import photo
 
 ROOT = dev.ROOT
 COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands(text)}
@@ -24,10 +24,10 @@ COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in c
 RUN_BY = {
     "demo": "tests/server/test_demo.py::test_the_demo_refines_its_photo_and_leaves_pictures",
     "serve": "tests/server/test_demo.py::test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
-    "test": "tests/test_guide.py::test_the_command_test_runs_what_is_named",
-    "fuzz": "tests/test_dev.py::test_fuzz_runs_its_tests_with_so_many_examples",
-    "lint": "tests/test_guide.py::test_the_command_lint_mends_what_it_can",
-    "figures": "tests/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
+    "test": "tests/unit/test_guide.py::test_the_command_test_runs_what_is_named",
+    "fuzz": "tests/unit/test_dev.py::test_fuzz_runs_its_tests_with_so_many_examples",
+    "lint": "tests/unit/test_guide.py::test_the_command_lint_mends_what_it_can",
+    "figures": "tests/unit/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
     "pack": "tests/server/test_archive.py::test_the_archive_holds_the_pack_and_nothing_else",
     "bench": "tests/server/test_benches.py::test_a_benchmark_runs_to_its_rows",
 }
@@ -55,7 +55,7 @@ def here(monkeypatch):
 
 
 def test_the_command_test_runs_what_is_named(here, capfd):
-    assert dev.COMMANDS["test"].run(dev.OWN_COMFYUI, ["tests/test_utils.py", "-q", "-p", "no:cacheprovider"]) == 0
+    assert dev.COMMANDS["test"].run(dev.OWN_COMFYUI, ["tests/unit/test_utils.py", "-q", "-p", "no:cacheprovider"]) == 0
     assert "passed" in capfd.readouterr().out
 
 
