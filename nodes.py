@@ -11,20 +11,34 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from .blending import METHODS
-from .budget import LOWEST, Choice, build_for_cost
-from .composite import Canvas, canvases, composite
-from .decoding import decode_changed
-from .detail import DETAIL_METRICS, LARGEST_PX, CellSums
-from .facts import facts_of
-from .overlay import draw_overlay
-from .preview import left_by_run, register
-from .quadtree import DENOISE_BY, MASK_MODES, Quadtree
-from .regions import Painting, Region
-from .run import Settings
+from .image.composite import composite
+from .image.decoding import decode_changed
+from .quadtree import DENOISE_BY, MASK_MODES
+from .sampling.model import Settings
 from .tiled_diffusion import attach
-from .utils import checked, info, shown, warn
+from .tree.detail import DETAIL_METRICS, LARGEST_PX, CellSums
+from .ui.budget import Choice, build_for_cost
+from .ui.facts import facts_of
+from .ui.inputs import (
+    checked,
+    checked_canvases,
+    checked_choice,
+    checked_colours,
+    checked_flag,
+    checked_image,
+    checked_image_latent,
+    checked_masks,
+    checked_model,
+    checked_regions,
+    checked_samples,
+    checked_trees,
+    visualizer_limits,
+)
+from .ui.overlay import draw_overlay
+from .ui.preview import left_by_run, register
+from .utils import info
 from .velocity import SCHEDULES
+from .windows.blending import METHODS
 
 QuadtreeType = io.Custom("QUADTREE")
 MAX_PX = 16384
@@ -186,10 +200,10 @@ class QuadtreeVisualizer(io.ComfyNode):
             detail_metric=detail_metric,
             cost_budget=cost_budget,
         )
-        mode = _choice("mask_mode", mask_mode, MASK_MODES)
+        mode = checked_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
-        masks = _masks(mask, len(_checked_image(image)))
-        painted = _regions(regions, image)
+        masks = checked_masks(mask, len(checked_image(image)))
+        painted = checked_regions(regions, image)
         cells = [CellSums.of_image(picture, edges=True) for picture in image]  # the panel may ask for edges later
         built = [
             build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
@@ -203,35 +217,6 @@ class QuadtreeVisualizer(io.ComfyNode):
         return io.NodeOutput(pictures, trees, maps, ui=left_by_run(image[0], cells[0]))
 
 
-def visualizer_limits(
-    *,
-    content_threshold: Any,
-    min_tile_size: Any,
-    max_tile_size: Any,
-    min_denoise: Any,
-    max_denoise: Any,
-    denoise_by: Any = "area",
-    invert: Any = False,
-    detail_metric: Any = "color",
-    cost_budget: Any = 0.0,
-) -> dict[str, Any]:
-    """The arguments of `build_for_cost`, checked."""
-    budget = checked("cost_budget", cost_budget, 0, 1)
-    if 0 < budget < LOWEST:
-        raise ValueError(f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1.")
-    return {
-        "budget": budget,
-        "denoise_by": _choice("denoise_by", denoise_by, DENOISE_BY),
-        "detail_metric": _choice("detail_metric", detail_metric, DETAIL_METRICS),
-        "invert": _flag("invert", invert),
-        "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
-        "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
-        "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
-        "min_denoise": checked("min_denoise", min_denoise, 0, 1),
-        "max_denoise": checked("max_denoise", max_denoise, 0, 1),
-    }
-
-
 def _tell(choices: Sequence[Choice | None], show: Callable[[str], None] | None) -> None:
     """Which threshold was found for each image, in the log and on the node."""
     lines = [choice.text() for choice in choices if choice is not None]
@@ -239,20 +224,6 @@ def _tell(choices: Sequence[Choice | None], show: Callable[[str], None] | None) 
         info("%s", line)
     if lines and show is not None:
         show("\n".join(lines))
-
-
-def _regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
-    painting = Painting.from_json(text)
-    height, width = image.shape[1:3]
-    regions = painting.on(width, height)
-    if regions is None:
-        warn(
-            "the regions were painted on an image of %d x %d px and do not fit this one of %d x %d; they are ignored.",
-            *painting.size,
-            width,
-            height,
-        )
-    return regions or ()
 
 
 class QuadtreeDiffusion(io.ComfyNode):
@@ -361,17 +332,17 @@ class QuadtreeDiffusion(io.ComfyNode):
         clean_latent: dict | None = None,
     ) -> io.NodeOutput:
         settings = Settings(
-            method=_choice("method", method, METHODS),
+            method=checked_choice("method", method, METHODS),
             tile_px=checked("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
             overlap_px=checked("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
             batch=checked("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
-            schedule=_choice("schedule", schedule, SCHEDULES),
+            schedule=checked_choice("schedule", schedule, SCHEDULES),
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
         )
-        clean = None if clean_latent is None else _samples("clean_latent", clean_latent)
+        clean = None if clean_latent is None else checked_samples("clean_latent", clean_latent)
         progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(attach(_checked_model(model), _checked_trees(quadtree), settings, clean, progress))
+        return io.NodeOutput(attach(checked_model(model), checked_trees(quadtree), settings, clean, progress))
 
 
 def _feather_input(which: str) -> io.Int.Input:
@@ -419,11 +390,11 @@ class QuadtreeComposite(io.ComfyNode):
     def execute(
         cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int, color_match: bool = False
     ) -> io.NodeOutput:
-        trees, match = _checked_trees(quadtree), _flag("color_match", color_match)
+        trees, match = checked_trees(quadtree), checked_flag("color_match", color_match)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        original, refined = _colours("original image", original), _colours("refined image", refined)
+        original, refined = checked_colours("original image", original), checked_colours("refined image", refined)
         size = tuple(refined.shape[1:3])
-        ready = _canvases(original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined")
+        ready = checked_canvases(original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined")
         pictures = (composite(one, refined[at % len(refined)], feather_px, match=match) for at, one in enumerate(ready))
         return io.NodeOutput(torch.stack(list(pictures)))
 
@@ -452,7 +423,7 @@ class QuadtreeInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
-        facts = facts_of(_checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int))
+        facts = facts_of(checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int))
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
 
@@ -495,18 +466,18 @@ class QuadtreeVAEDecode(io.ComfyNode):
         approximate: bool = False,
         color_match: bool = False,
     ) -> io.NodeOutput:
-        flags = {"approximate": _flag("approximate", approximate), "match": _flag("color_match", color_match)}
-        trees, original = _checked_trees(quadtree), _colours("original image", original)
+        flags = {"approximate": checked_flag("approximate", approximate), "match": checked_flag("color_match", color_match)}
+        trees, original = checked_trees(quadtree), checked_colours("original image", original)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        latent, px = _image_latent(_samples("samples", samples), vae), vae.spacial_compression_decode()
+        latent, px = checked_image_latent(checked_samples("samples", samples), vae), vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
-        ready = _canvases(original, trees, size, px, len(latent), "decoded")
+        ready = checked_canvases(original, trees, size, px, len(latent), "decoded")
         return io.NodeOutput(decode_changed(vae, latent, ready, feather_px, **flags))
 
 
 class QuadtreeExtension(ComfyExtension):
     async def on_load(self) -> None:
-        register(visualizer_limits)
+        register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
@@ -526,121 +497,3 @@ def progress_text(node_id: str | None) -> Callable[[str], None] | None:
             server.send_progress_text(words, node_id)
 
     return show
-
-
-def _checked_image(image: Any, name: str = "image") -> torch.Tensor:
-    _check_tensor(name, image)
-    if image.ndim != 4 or image.numel() == 0 or image.shape[3] not in (1, 3, 4):
-        raise ValueError(
-            f"The {name} has shape {tuple(image.shape)}; it must be [batch, height, width, 1, 3 or 4] and not empty."
-        )
-    return image
-
-
-def _check_tensor(name: str, value: Any) -> None:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_nested:
-        what = str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise ValueError(f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output.")
-
-
-def _colours(name: str, image: Any) -> torch.Tensor:
-    """The image as [B, H, W, 3]."""
-    return _finite(name, _checked_image(image, name))[..., :3].expand(-1, -1, -1, 3)
-
-
-def _canvases(
-    original: torch.Tensor, trees: Sequence[Quadtree], size: tuple[int, int], cell_px: int, count: int, which: str
-) -> list[Canvas]:
-    """What the `count` refined images of `size` (height, width) are composed into, whose VAE has cells of `cell_px`.
-
-    The original may have what VAE Encode crops: less than a cell per axis.
-    """
-    (height, width), (high, wide) = size, original.shape[1:3]
-    if any(had // cell_px * cell_px != has for had, has in ((high, height), (wide, width))):
-        raise ValueError(
-            f"The original has {wide} x {high} px and the {which} image {width} x {height}; both must have one size. Put "
-            f"Upscale Image ({width} x {height}) between the original and this node."
-        )
-    if (high, wide) != size:
-        info("of the original's %d x %d px the middle is used, as VAE Encode crops it: %d x %d.", wide, high, width, height)
-    images = max(count, len(original))
-    if images % count or images % len(original) or images % len(trees):
-        raise ValueError(
-            f"There are {len(original)} original images, {count} {which} ones and {len(trees)} trees; give one of each, or as "
-            "many as there are images."
-        )
-    return canvases(original, trees, size, images)
-
-
-def _finite(name: str, value: torch.Tensor) -> torch.Tensor:
-    if not bool(torch.stack(value.aminmax()).isfinite().all()):
-        raise ValueError(f"The {name} holds NaN or infinite values; make it again, with a VAE or model in higher precision.")
-    return value
-
-
-def _masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
-    """One mask [h, w] per image; a single mask serves them all."""
-    if mask is None:
-        return [None] * images
-    _check_tensor("mask", mask)
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or mask.numel() == 0 or len(mask) not in (1, images):
-        raise ValueError(f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image.")
-    return list(mask.expand(images, -1, -1))
-
-
-def _checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
-    if not isinstance(quadtree, tuple) or not quadtree or not all(isinstance(tree, Quadtree) for tree in quadtree):
-        raise ValueError(f"quadtree is {type(quadtree).__name__}, not a quadtree; connect the output of Quadtree Visualizer.")
-    return quadtree
-
-
-def _checked_model(model: Any) -> Any:
-    if not hasattr(model, "get_model_object"):
-        raise ValueError(f"model is {type(model).__name__}, not a model; connect a MODEL output.")
-    return model
-
-
-def _samples(name: str, latent: Any) -> torch.Tensor:
-    samples = latent.get("samples") if isinstance(latent, dict) else latent
-    if getattr(samples, "is_nested", False):
-        raise ValueError(f"{name} holds several latents in one (audio and video); connect an image latent.")
-    if not isinstance(latent, dict):
-        raise ValueError(f"{name} is {type(latent).__name__}, not a latent; connect a LATENT output.")
-    _check_tensor(name, samples)
-    if samples.ndim < 4 or samples.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(samples.shape)}, of no image, or is empty; connect an image latent.")
-    return _finite(name, samples)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {shown(value)}; it must be true or false.")
-    return value
-
-
-def _image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
-    """The latent [B, C, h, w], or [B, C, 1, h, w] for a VAE of videos; ValueError where it is none of an image."""
-    if vae is None:
-        raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
-    if not hasattr(vae, "spacial_compression_decode") or not hasattr(vae, "decode"):
-        raise ValueError(f"vae is {type(vae).__name__}, not a VAE; connect Load VAE.")
-    if hasattr(vae, "throw_exception_if_invalid"):
-        vae.throw_exception_if_invalid()
-    dimensions = getattr(vae, "latent_dim", 2)  # another pack's VAE need not have all that core's has
-    if dimensions == 1 or getattr(vae, "extra_1d_channel", None) is not None or latent.ndim not in (4, 5):
-        shape = tuple(latent.shape)
-        raise ValueError(f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it.")
-    if latent.ndim == 5 and latent.shape[2] != 1:
-        raise ValueError(
-            f"The latent is a video with {latent.shape[2]} frames; this node decodes single images. Use core's VAE Decode."
-        )
-    if dimensions == 2 and latent.ndim == 5:
-        return latent[:, :, 0]
-    return latent[:, :, None] if dimensions == 3 and latent.ndim == 4 else latent
-
-
-def _choice(name: str, value: str, table: dict) -> str:
-    if not isinstance(value, str) or value not in table:
-        raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(table)}.")
-    return value

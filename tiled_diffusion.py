@@ -17,13 +17,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .conditioning import ONE_ROW_PATCHES, Cutter, narrowed, patch_names, select_conds, unstack_windows, window_args
-from .control import Deferred, Deferring, cut_features
-from .parallel import Devices, on_device
-from .planning import Tiling, batches
 from .quadtree import Quadtree
-from .run import Geometry, Mode, Run, Settings, Step, denoise_maps, new_run, per_image
+from .sampling.conditioning import ONE_ROW_PATCHES, Cutter, narrowed, patch_names, select_conds, unstack_windows, window_args
+from .sampling.control import Deferred, Deferring, cut_features
+from .sampling.model import Geometry, Settings
+from .sampling.parallel import Devices, on_device
+from .sampling.run import Mode, Run, Step, denoise_maps, new_run, per_image
 from .utils import Box, info, warn
+from .windows.planning import Tiling, batches
 
 # Core's samplers that call the model once a step and then their callback: it tells which step is next. For others, and for ones
 # not known, the step is read from sigma, which waits for the device.

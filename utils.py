@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import reprlib
-from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 LOG = logging.getLogger("quadtree_diffusion")
@@ -66,15 +64,3 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 1000:  # Python itself writes out no number of thousands of digits
         return f"a number of {value.bit_length()} bits"
     return SHOWN.repr(value)
-
-
-def checked(name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float) -> Any:
-    """`value` as `kind` if it is a finite number in low..high; else a ValueError that says what fits.
-
-    ComfyUI checks the range of a widget, but not of a linked value, and lets NaN through.
-    """
-    words = f"{name} is {shown(value)}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
-    words += f" {unit}." if unit else "."
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or kind(value) != value:
-        raise ValueError(words)
-    return kind(value)

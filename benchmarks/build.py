@@ -48,8 +48,8 @@ def peak_bytes() -> int:
 
 def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     """One case, in this process."""
-    from quadtree_pack.budget import build_for_cost
-    from quadtree_pack.detail import CellSums, needs_edges
+    from quadtree_pack.tree.detail import CellSums, needs_edges
+    from quadtree_pack.ui.budget import build_for_cost
 
     options = {"budget": 0.0, "detail_metric": "color", "content_threshold": 25.0, "mask": None, "mask_mode": "multiply"}
     options |= {"min_tile_px": min_tile_px, "min_denoise": 0.0, **WAYS[way]}

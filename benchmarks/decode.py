@@ -53,8 +53,8 @@ def measured(work: Callable[[], torch.Tensor], cuda: bool) -> tuple[torch.Tensor
 
 
 def rows_of(case: str, cuda: bool) -> list[dict]:
-    from quadtree_pack.composite import canvases
-    from quadtree_pack.decoding import Decoder, decode_changed
+    from quadtree_pack.image.composite import canvases
+    from quadtree_pack.image.decoding import Decoder, decode_changed
     from quadtree_pack.testing import tiny_vaes
 
     name, _, tilde = case.partition(" ")

@@ -109,10 +109,10 @@ def measured(model: Any, cond: list, latent: torch.Tensor, steps: int) -> tuple[
 
 def cases(model: Any, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """The model of every row, by its name."""
-    from quadtree_pack.blending import METHODS
     from quadtree_pack.quadtree import build_quadtree
-    from quadtree_pack.run import Settings
+    from quadtree_pack.sampling.model import Settings
     from quadtree_pack.tiled_diffusion import attach
+    from quadtree_pack.windows.blending import METHODS
 
     everything = build_quadtree(image, min_denoise=1.0, max_denoise=1.0)
     uniform = Settings(method="MultiDiffusion", tile_px=1024, overlap_px=128, feather_px=0)

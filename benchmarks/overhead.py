@@ -49,11 +49,12 @@ def one_window() -> dict:
 
 def many_windows() -> list[dict]:
     """One call of the wrapper on 512 x 512 cells in 25 windows, with a model that returns what it gets."""
-    from quadtree_pack.planning import batches
-    from quadtree_pack.run import Mode, Settings, denoise_maps, new_run
+    from quadtree_pack.sampling.model import Settings
+    from quadtree_pack.sampling.run import Mode, denoise_maps, new_run
     from quadtree_pack.testing.support import tree_of
     from quadtree_pack.testing.tiny_models import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
+    from quadtree_pack.windows.planning import batches
 
     rows = []
     entry = flux()

@@ -82,7 +82,8 @@ def uniform_seconds(height: int, width: int) -> float:
 
 def planned(tree, method: str, overlap_px: int, height: int, width: int) -> dict:
     """Predicted seconds of a run's windows, and what planning them took."""
-    from quadtree_pack.run import TRANSFORMER_COST, Geometry, Settings, denoise_maps, new_run
+    from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
+    from quadtree_pack.sampling.run import denoise_maps, new_run
 
     geometry = Geometry(CELL_PX, 2, 1024, TRANSFORMER_COST)
     settings = Settings(method=method, overlap_px=overlap_px, batch=BATCH)
@@ -112,7 +113,7 @@ def planned(tree, method: str, overlap_px: int, height: int, width: int) -> dict
 
 def still_seconds(tree, method: str, overlap_px: int, height: int, width: int) -> float:
     """Predicted seconds of the same run where standing still costs nothing."""
-    from quadtree_pack import planning
+    from quadtree_pack.windows import planning
 
     price, planning.PRICE_OF_STAYING = planning.PRICE_OF_STAYING, 0.0
     try:

@@ -136,8 +136,8 @@ def tree(picture: str, leaves: str, uniform: bool = False) -> Any:
 
 @cache
 def refined(case: Case) -> Refined:
-    from quadtree_pack import blending
-    from quadtree_pack.run import Settings
+    from quadtree_pack.sampling.model import Settings
+    from quadtree_pack.windows import blending
 
     picture = blurred(case.picture)
     if case.method == WITHOUT:

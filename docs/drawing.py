@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from quadtree_pack import overlay, quadtree
+from quadtree_pack import quadtree
+from quadtree_pack.ui import overlay
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent

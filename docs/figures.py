@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
-from quadtree_pack import quadtree, run, velocity
+from quadtree_pack import quadtree, velocity
+from quadtree_pack.sampling import model, run
 from quadtree_pack.testing.photos import photo as bundled_photo
 from torch import Tensor
 
@@ -49,7 +50,7 @@ STEPS = 20
 def labelled(image: Tensor, name: str, **limits: Any) -> tuple[str, Image.Image]:
     """(what it is, its tiles and its price as the panel tells them; the picture)."""
     tree = quadtree.build_quadtree(image, **limits)
-    cost = 100 * run.typical_cost(tree, run.TYPICAL_STEPS)
+    cost = 100 * run.typical_cost(tree, model.TYPICAL_STEPS)
     return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost", as_picture(overlaid(image, tree, LINE_PX))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from quadtree_pack import overlay, quadtree
+from quadtree_pack import quadtree
+from quadtree_pack.ui import overlay
 
 from .drawing import saved
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from PIL import Image, ImageDraw
-from quadtree_pack import composite, quadtree, regions, run
+from quadtree_pack import quadtree
+from quadtree_pack.image import composite
+from quadtree_pack.sampling import model, run
+from quadtree_pack.tree import regions
 from torch import Tensor
 
 from .drawing import as_picture, denoise_of, overlaid, photo, saved, sheet
@@ -83,8 +86,8 @@ def diffusion_page() -> Image.Image:
     tree = quadtree.build_quadtree(
         image, content_threshold=60, min_tile_px=64, max_tile_px=256, min_denoise=0.15, max_denoise=0.6
     )
-    geometry = run.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=run.TRANSFORMER_COST)
-    settings = run.Settings(tile_px=768, feather_px=0)
+    geometry = model.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=model.TRANSFORMER_COST)
+    settings = model.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // 8, UPSCALED_PX[0] // 8
     steps = run.new_run(None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size))
     steps.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]

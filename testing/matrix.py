@@ -16,8 +16,8 @@ import comfy.controlnet
 import comfy.utils
 import torch
 import torch.nn.functional as F
-from quadtree_pack.conditioning import LEFT_BY_CORE
-from quadtree_pack.run import Geometry
+from quadtree_pack.sampling.conditioning import LEFT_BY_CORE
+from quadtree_pack.sampling.model import Geometry
 from torch import Tensor
 
 from .support import Spy, error, free_cells, half_kept, patched, pointwise, tree_of, with_extra_conds

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..planning import Cost, Planner, Tiling, Window, units_with
+from ..windows.planning import Cost, Planner, Tiling, Window, units_with
 
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
 TILINGS = st.builds(

@@ -83,7 +83,7 @@ def refine(
         patch = model.model_options["model_function_wrapper"]
         if small_model:
             shrink = (TRAINED_PX / USUAL_PX) ** 2
-            cost = importlib.import_module(f"{PACKAGE}.run").TRANSFORMER_COST.scaled(shrink)
+            cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST.scaled(shrink)
             patch.geometry = replace(patch.geometry, native_px=TRAINED_PX, cost=cost)
         opened = patch.open_run
         patch.open_run = lambda *args: runs.append(opened(*args)) or runs[-1]

@@ -10,6 +10,13 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "quadtree_pack"
+ROOMS = ("tree", "windows", "sampling", "image", "ui")
+
+
+def pack_files() -> list[Path]:
+    """Return every Python file that users get: the modules at the top, and those of each room."""
+    top = [path for path in ROOT.glob("*.py") if path.name != "dev.py"]
+    return sorted([*top, *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))])
 
 
 def register_pack() -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.quadtree import Leaf, Quadtree
-from quadtree_pack.run import Settings
+from quadtree_pack.sampling.model import Settings
 from quadtree_pack.tiled_diffusion import attach
 from torch import Tensor
 

@@ -13,7 +13,7 @@ import comfy.sample
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.parallel import deal
+from quadtree_pack.sampling.parallel import deal
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,

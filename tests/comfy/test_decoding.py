@@ -4,8 +4,8 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from quadtree_pack import decoding
-from quadtree_pack.composite import canvases, composite
+from quadtree_pack.image import decoding
+from quadtree_pack.image.composite import canvases, composite
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.testing.refiner import load as refiner

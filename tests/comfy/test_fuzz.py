@@ -26,7 +26,7 @@ import torch
 from comfy_api.latest import io
 from hypothesis import event, given
 from hypothesis import strategies as st
-from quadtree_pack import decoding
+from quadtree_pack.image import decoding
 from quadtree_pack.nodes import (
     QuadtreeComposite,
     QuadtreeDiffusion,
@@ -36,9 +36,10 @@ from quadtree_pack.nodes import (
     QuadtreeVisualizer,
 )
 from quadtree_pack.quadtree import Quadtree
-from quadtree_pack.run import Geometry, estimate
+from quadtree_pack.sampling.model import Geometry
+from quadtree_pack.sampling.run import estimate
 from quadtree_pack.testing.hostile import JUNK, damaged, fuzz, is_clear
-from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.registration import pack_files
 from quadtree_pack.testing.support import Spy
 from quadtree_pack.testing.tiny_models import clean_latent, entry_of, sample
 from quadtree_pack.testing.tiny_vaes import VAES, vae_latent
@@ -48,6 +49,7 @@ from torch import Tensor
 FAMILIES = ("flux", "sd15", "sd2_v", "sd15_inpaint", "sd3", "cascade_c", "qwen_image", "wan21_t2v", "cosmos", "chroma_radiance")
 SIDES_PX = st.one_of(st.integers(1, 40), st.sampled_from([1, 7, 8, 9, 64, 97, 200]))
 KINDS = (torch.float32, torch.float32, torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PACK_FILES = frozenset(pack_files())
 ODD_KINDS = (torch.uint8, torch.int64, torch.bool, torch.complex64)
 
 
@@ -189,7 +191,7 @@ def inputs_of(draw: st.DrawFn, node: type, **given_values: Any) -> dict[str, Any
 def of_the_pack(error: BaseException) -> bool:
     """Whether the pack itself raised an error, and not something that it called."""
     last = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    return last.parent == ROOT
+    return last in PACK_FILES
 
 
 @contextlib.contextmanager

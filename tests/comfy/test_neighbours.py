@@ -52,10 +52,10 @@ from comfy_extras import (
     nodes_torch_compile,
     nodes_video_model,
 )
-from quadtree_pack.blending import METHODS
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import FLUX, UNET, ZOO, Entry, build, clean_latent, cond, gauss, sample
 from quadtree_pack.tiled_diffusion import KEY
+from quadtree_pack.windows.blending import METHODS
 from torch import Tensor
 
 import nodes as core

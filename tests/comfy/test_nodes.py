@@ -6,30 +6,14 @@ import re
 import pytest
 import torch
 from comfy_api.latest import io
-from quadtree_pack import composite as composite_module
+from quadtree_pack.image import composite as composite_module
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import Quadtree
-from quadtree_pack.run import TYPICAL, Settings, estimate
+from quadtree_pack.sampling.model import TYPICAL, Settings
+from quadtree_pack.sampling.run import estimate
+from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.tiny_models import ZOO, sample
-
-VISUALIZER = {
-    "content_threshold": 25.0,
-    "min_tile_size": 16,
-    "max_tile_size": 64,
-    "min_denoise": 0.0,
-    "max_denoise": 1.0,
-    "line_thickness": 1,
-}
-DIFFUSION = {
-    "method": "Shifted Feather",
-    "tile_size": 0,
-    "tile_overlap": 64,
-    "tile_batch_size": 4,
-    "schedule": "hold",
-    "feather": 32,
-    "skip_diffusion_below": 0,
-}
 
 
 def half_busy(batch=1, height=256, width=320):

@@ -11,14 +11,15 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.blending import METHODS, shares
-from quadtree_pack.conditioning import window_args
-from quadtree_pack.run import Geometry, Settings, estimate
+from quadtree_pack.sampling.conditioning import window_args
+from quadtree_pack.sampling.model import Geometry, Settings
+from quadtree_pack.sampling.run import estimate
 from quadtree_pack.testing.registration import ROOT
 from quadtree_pack.testing.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
 from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
+from quadtree_pack.windows.blending import METHODS, shares
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
@@ -228,7 +229,10 @@ SETUP = f"""
 package = ModuleType("quadtree_pack")
 package.__path__ = [{str(ROOT)!r}]
 sys.modules["quadtree_pack"] = package
-import quadtree_pack.tests.comfy.conftest
+from quadtree_pack.testing.registration import register_comfyui
+register_comfyui("--cpu")
+import torch
+torch.set_num_threads(1)
 """
 
 

@@ -6,9 +6,9 @@ The Tiny Refiner on photos that it was not trained on; latents of a second stage
 import pytest
 import torch
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeVAEDecode, QuadtreeVisualizer
+from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.refiner import load as refiner
-from quadtree_pack.tests.comfy.test_nodes import DIFFUSION, VISUALIZER
 
 import nodes
 

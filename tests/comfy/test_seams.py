@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from quadtree_pack.run import Settings
+from quadtree_pack.sampling.model import Settings
 from quadtree_pack.testing import measures, refiner
 from quadtree_pack.testing.registration import ROOT
 from quadtree_pack.testing.support import tree_of

@@ -12,13 +12,17 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
-from quadtree_pack import blending, conditioning, control, parallel, planning, preview, quadtree, regions, run, tiled_diffusion
-from quadtree_pack.blending import METHODS
+from quadtree_pack import quadtree, tiled_diffusion
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeInfo, QuadtreeVisualizer
+from quadtree_pack.sampling import conditioning, control, parallel, run
 from quadtree_pack.testing.support import half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of, sample
 from quadtree_pack.tiled_diffusion import KEY
+from quadtree_pack.tree import regions
+from quadtree_pack.ui import preview
 from quadtree_pack.velocity import SCHEDULES
+from quadtree_pack.windows import blending, planning
+from quadtree_pack.windows.blending import METHODS
 
 MODULES = (blending, conditioning, control, parallel, planning, preview, quadtree, regions, run, tiled_diffusion)
 OWN = {

@@ -10,6 +10,7 @@ from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
 from quadtree_pack.testing.demo import demo
 from quadtree_pack.testing.demo import running as running_server
 from quadtree_pack.testing.dev import dev
+from quadtree_pack.testing.registration import pack_files
 
 ROOT = demo.ROOT
 PARTS = {"web", "locales", "example_workflows", "subgraphs"}
@@ -44,7 +45,7 @@ def files(folder, pattern="*"):
 
 
 def test_the_archive_holds_the_pack_and_nothing_else(archive):
-    modules = {path.name for path in ROOT.glob("*.py")} - {"dev.py"}
+    modules = {path.relative_to(ROOT).as_posix() for path in pack_files()}
     parts = {path.relative_to(ROOT).as_posix() for part in PARTS for path in files(part)}
     assert set(archive.namelist()) == modules | parts | TEXTS
     assert archive.testzip() is None

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.blending import METHODS, shares
-from quadtree_pack.planning import Tiling
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
+from quadtree_pack.windows.blending import METHODS, shares
+from quadtree_pack.windows.planning import Tiling
 
 SIZE = (96, 120)
 EVERYTHING = torch.ones(SIZE, dtype=torch.bool)

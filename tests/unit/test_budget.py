@@ -3,12 +3,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.budget import NEAR, CoarseMaps, active_share, build_for_cost, threshold_for
-from quadtree_pack.detail import CellSums
 from quadtree_pack.quadtree import MASK_MODES, Mask, build_quadtree
-from quadtree_pack.run import ROUGH_PX, TYPICAL_STEPS, rough_cost, typical_cost
+from quadtree_pack.sampling.model import ROUGH_PX, TYPICAL_STEPS
+from quadtree_pack.sampling.run import rough_cost, typical_cost
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.pictures import patchwork
+from quadtree_pack.tree.detail import CellSums
+from quadtree_pack.ui.budget import NEAR, CoarseMaps, active_share, build_for_cost, threshold_for
 from quadtree_pack.velocity import hold
 
 LIMITS = {"min_tile_px": 32, "max_tile_px": 64, "min_denoise": 0.0, "max_denoise": 0.8}

@@ -2,8 +2,16 @@
 
 import pytest
 import torch
-from quadtree_pack.conditioning import narrowed, on_grid, repeat_rows, scale_of, select_conds, stack_windows, unstack_windows
-from quadtree_pack.conditioning import window_args as windows_of
+from quadtree_pack.sampling.conditioning import (
+    narrowed,
+    on_grid,
+    repeat_rows,
+    scale_of,
+    select_conds,
+    stack_windows,
+    unstack_windows,
+)
+from quadtree_pack.sampling.conditioning import window_args as windows_of
 from quadtree_pack.utils import Box
 
 BOXES = [Box(0, 0, 4, 6), Box(3, 2, 7, 8)]

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack import detail
-from quadtree_pack.detail import CellSums, detail_by_both, detail_by_color, detail_by_edges
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.tree import detail
+from quadtree_pack.tree.detail import CellSums, detail_by_both, detail_by_color, detail_by_edges
 from skimage.filters import scharr
 
 

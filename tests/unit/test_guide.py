@@ -10,10 +10,12 @@ from urllib.parse import unquote
 import pytest
 from quadtree_pack.docs import figures
 from quadtree_pack.quadtree import build_quadtree
-from quadtree_pack.run import TYPICAL_STEPS, typical_cost
+from quadtree_pack.sampling.model import TYPICAL_STEPS
+from quadtree_pack.sampling.run import typical_cost
 from quadtree_pack.testing.dev import dev
 from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands, rows
 from quadtree_pack.testing.photos import photo
+from quadtree_pack.testing.registration import pack_files
 
 ROOT = dev.ROOT
 COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands(text)}
@@ -107,7 +109,7 @@ def texts_of(path):
             yield re.sub(r"%[dsr]", "…", node.value)
 
 
-TEXTS = [text for path in ROOT.glob("*.py") if path.name != "dev.py" for text in texts_of(path)]
+TEXTS = [text for path in pack_files() for text in texts_of(path)]
 MESSAGES = [cells[0].strip("`") for cells in rows(GUIDE, "message")]
 
 

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from quadtree_pack.planning import FINALISTS, Cost, Planner, Tiling, penalties, units_with, with_shared_shapes
-from quadtree_pack.run import Geometry, Settings, new_run
+from quadtree_pack.sampling.model import Geometry, Settings
+from quadtree_pack.sampling.run import new_run
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
+from quadtree_pack.windows.planning import FINALISTS, Cost, Planner, Tiling, penalties, units_with, with_shared_shapes
 
 
 def cost_of(windows, tiling):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.detail import DETAIL_METRICS, detail_by_color
 from quadtree_pack.quadtree import Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
 from quadtree_pack.testing.pictures import patchwork
+from quadtree_pack.testing.trees import is_sound
+from quadtree_pack.tree.detail import DETAIL_METRICS, detail_by_color
 from quadtree_pack.utils import Box
 
 
@@ -67,11 +68,7 @@ def test_the_tree_equals_a_naive_recursion_leaf_for_leaf(height, width, seed, li
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_every_px_is_covered_once(height, width, seed):
-    cover = torch.zeros(height, width)
-    for leaf in tree_of(patchwork(height, width, seed)).leaves:
-        assert leaf.x0 % leaf.side == 0 and leaf.y0 % leaf.side == 0
-        cover[leaf.box.slices] += 1
-    assert cover.eq(1).all()
+    assert is_sound(tree_of(patchwork(height, width, seed)))
 
 
 def test_a_busy_and_a_flat_image_of_one_size_get_different_denoise():

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from quadtree_pack.planning import Window
 from quadtree_pack.testing import measures
 from quadtree_pack.utils import Box
+from quadtree_pack.windows.planning import Window
 
 CELLS = (12, 16)
 FREE = torch.ones(CELLS, dtype=torch.bool)

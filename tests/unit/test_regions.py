@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
-from quadtree_pack.regions import Painting, Region, painted_grid
 from quadtree_pack.testing.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
+from quadtree_pack.testing.trees import is_sound
+from quadtree_pack.tree.regions import Painting, Region, painted_grid
 
 SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: sorted(end / 8 for end in ends))
 
@@ -33,7 +34,7 @@ def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
     for what, (x0, y0, x1, y1) in strokes:
         area = slice(round(y0 * height), round(y1 * height)), slice(round(x0 * width), round(x1 * width))
         wanted[area] = {"keep": 0.0, "full": 1.0, "auto": -1.0}[what]
-    tree._check_structure()
+    assert is_sound(tree)
     for leaf in tree.leaves:
         under = wanted[leaf.box.slices]
         centre = under[under.shape[0] // 2, under.shape[1] // 2]

@@ -1,5 +1,6 @@
 import pytest
-from quadtree_pack.utils import cells_from_px, checked, round_down, round_up
+from quadtree_pack.ui.inputs import checked
+from quadtree_pack.utils import cells_from_px, round_down, round_up
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .detail import CellSums
-from .quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, busy_by_detail, centre_blocks, painted
-from .run import ROUGH_PX, TYPICAL_STEPS, rough_cost
-from .utils import ceil_div
-from .velocity import free_steps
+from ..quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, busy_by_detail
+from ..sampling.model import ROUGH_PX, TYPICAL_STEPS
+from ..sampling.run import rough_cost
+from ..tree.detail import CellSums
+from ..tree.raster import centre_blocks, painted
+from ..utils import ceil_div
+from ..velocity import free_steps
 
 LOWEST = 0.05  # of the full cost
 PER_UNIT = 10  # thresholds that are tried in 0..1: what is told to one digit is then what was used

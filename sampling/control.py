@@ -18,8 +18,8 @@ import torch
 from comfy.controlnet import ControlBase, T2IAdapter, broadcast_image_to
 from torch import Tensor
 
+from ..utils import Box
 from .conditioning import Cutter, select_conds
-from .utils import Box
 
 Features = dict[str, list[Tensor | None]]
 PREPARING = threading.Lock()  # a hint may need the VAE, which threads of several GPUs share

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .utils import Box, ceil_div, warn
+from ..utils import Box, ceil_div, warn
 
 
 def stack_windows(value: Tensor, boxes: Sequence[Box], conds: int) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from .utils import Box, ceil_div
+from ..utils import Box, ceil_div
 
 CANDIDATES = 40  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
 FINALISTS = 8  # of these, ways whose windows are given shared shapes and priced as they will be evaluated

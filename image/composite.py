@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .detail import GRID_PX
-from .quadtree import Quadtree, feathered, window_mean
-from .utils import Box, ceil_div
+from ..quadtree import Quadtree
+from ..tree.detail import GRID_PX
+from ..tree.raster import feathered, window_mean
+from ..utils import Box, ceil_div
 
 BAND_ROWS = 512  # composed at once, whole cells: a whole 8192 px picture would need several times its own memory
 EVEN = 1 / 255  # deviation, in linear light, below which an area counts as plain: its contrast is left alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .quadtree import Quadtree
+from ..quadtree import Quadtree
 
 KEEP = (0.10, 0.35, 1.00)  # blue at denoise 0
 REGENERATE = (1.00, 0.15, 0.05)  # red at denoise 1

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .utils import ceil_div
+from ..utils import ceil_div
 
 GRID_PX = 8  # leaves begin and end on this px grid; detail is summed on it
 LARGEST_PX = 1 << 16

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .utils import ceil_div, shown
+from ..utils import ceil_div, shown
 
 DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}
 MOST_REGIONS = 20_000

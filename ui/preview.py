@@ -19,11 +19,13 @@ import folder_paths
 import torch
 from PIL import Image
 
+from ..quadtree import Quadtree
+from ..sampling.model import TYPICAL_STEPS
+from ..sampling.run import typical_cost
+from ..tree.detail import CellSums
+from ..tree.regions import Painting
 from .budget import build_for_cost
-from .detail import CellSums
-from .quadtree import Quadtree
-from .regions import Painting
-from .run import TYPICAL_STEPS, typical_cost
+from .inputs import visualizer_limits
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent; the largest, which come first. The tree is built whole
@@ -136,8 +138,8 @@ def _read(name: str) -> CellSums:
     return CellSums.of_image(image[0], edges=True)
 
 
-def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The answer to a request; ValueError for what is wrong with it. `limits_of` checks the node's own inputs."""
+def preview(request: Any) -> dict[str, Any]:
+    """The answer to a request; ValueError for what is wrong with it."""
     if not isinstance(request, dict):
         raise RequestError("The request must be a JSON object.")
     names = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise")
@@ -145,7 +147,7 @@ def preview(request: Any, limits_of: Callable[..., dict[str, Any]]) -> dict[str,
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
     given = [name for name in ("denoise_by", "invert", "detail_metric", "cost_budget") if name in request]
-    limits = limits_of(**{name: request[name] for name in (*names, *given)})
+    limits = visualizer_limits(**{name: request[name] for name in (*names, *given)})
     painting = Painting.from_json(request.get("regions", ""))
     source = source_of(request)
     regions = painting.on(source.cells.width, source.cells.height)
@@ -174,7 +176,7 @@ def answer_of(tree: Quadtree) -> dict[str, Any]:
     }
 
 
-def register(limits_of: Callable[..., dict[str, Any]]) -> None:
+def register() -> None:
     """Adds the route to ComfyUI's server, once: a second copy of the pack must not stop the server from starting."""
     from aiohttp import web
     from server import PromptServer
@@ -189,7 +191,7 @@ def register(limits_of: Callable[..., dict[str, Any]]) -> None:
             return web.json_response({"error": "The request is too large."}, status=413)
         try:
             body = json.loads(await request.text())
-            return web.json_response(await asyncio.to_thread(preview, body, limits_of))
+            return web.json_response(await asyncio.to_thread(preview, body))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return web.json_response({"error": "The request is no JSON."}, status=400)
         except (ValueError, OverflowError) as error:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from .quadtree import Quadtree
-from .run import TYPICAL, typical_cost
-from .utils import ceil_div
+from ..quadtree import Quadtree
+from ..sampling.model import TYPICAL
+from ..sampling.run import typical_cost
+from ..utils import ceil_div
 
 BARS = 10  # of the histogram of denoise
 BAR_LENGTH = 30

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .blending import METHODS, shares
+from ..utils import Box, ceil_div, info, warn
+from ..windows.blending import METHODS, shares
+from ..windows.planning import Cost, Planner, Tiling, Window, batches, units_with
 from .composite import Canvas, composite
-from .planning import Cost, Planner, Tiling, Window, batches, units_with
-from .utils import Box, ceil_div, info, warn
 
 WINDOW_PX = 1024  # side of the largest window, with what it sees around; batches hold no more than such a window
 OVERLAP_PX = 96  # of each side of windows that are decoded each by itself: half to fade in, half as context beyond
