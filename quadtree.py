@@ -52,13 +52,17 @@ class Mask:
     def from_tensor(cls, mask: Tensor, mode: str = "multiply") -> Mask:
         """From [H, W] in 0..1; values outside are clamped."""
         if not bool(mask.isfinite().all()):
-            raise ValueError("mask holds NaN or infinite values; it must hold numbers from 0 (keep) to 1.")
+            raise ValueError(
+                "mask holds NaN or infinite values; it must hold numbers from 0 (keep) to 1."
+            )
         levels = (mask.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
         return cls(mask.shape[-1], mask.shape[-2], levels.cpu().numpy().tobytes(), mode)
 
     def resampled(self, height: int, width: int) -> Tensor:
         """Mean over each cell, as float64 [height, width] in 0..1."""
-        levels = torch.frombuffer(bytearray(self.levels), dtype=torch.uint8).view(1, 1, self.height, self.width)
+        levels = torch.frombuffer(bytearray(self.levels), dtype=torch.uint8).view(
+            1, 1, self.height, self.width
+        )
         return F.interpolate(levels.double() / 255, size=(height, width), mode="area")[0, 0]
 
 
@@ -83,9 +87,13 @@ class Quadtree:
         if feather_cells > 1:
             values = feathered(values, feather_cells // 2)
         if self.mask is not None:
-            values = MASK_MODES[self.mask.mode](values, self.mask.resampled(height_cells, width_cells))
+            values = MASK_MODES[self.mask.mode](
+                values, self.mask.resampled(height_cells, width_cells)
+            )
         if self.kept_below_px:
-            values = values.where(self.sides_at(height_cells, width_cells) >= self.kept_below_px, 0.0)
+            values = values.where(
+                self.sides_at(height_cells, width_cells) >= self.kept_below_px, 0.0
+            )
         return values
 
     def side_grid(self) -> tuple[Tensor, int]:
@@ -96,12 +104,16 @@ class Quadtree:
     def sides_at(self, height_cells: int, width_cells: int) -> Tensor:
         """Side in px of the leaf at each cell's centre, int64 [height_cells, width_cells]."""
         sides, side = self.side_grid()
-        return sides[centre_blocks(height_cells, self.height, side)][:, centre_blocks(width_cells, self.width, side)]
+        return sides[centre_blocks(height_cells, self.height, side)][
+            :, centre_blocks(width_cells, self.width, side)
+        ]
 
     def _sampled(self, height: int, width: int) -> Tensor:
         """Area means of the leaves, [height, width], capped by the leaf at each cell's centre."""
         grid, side = self._painted(leaf.denoise for leaf in self.leaves)
-        own = grid[centre_blocks(height, self.height, side)][:, centre_blocks(width, self.width, side)]
+        own = grid[centre_blocks(height, self.height, side)][
+            :, centre_blocks(width, self.width, side)
+        ]
         if side * height % self.height == 0 and side * width % self.width == 0:
             return own  # every cell lies inside one leaf
         vertical = area_weights(height, self.height, side, grid.shape[0])
@@ -110,13 +122,17 @@ class Quadtree:
 
     def _painted(self, values: Iterable[float]) -> tuple[Tensor, int]:
         """One value per leaf, painted on blocks of the smallest leaf's side: ([rows, columns] float64, that side in px)."""
-        x0, y0, sides = torch.tensor([(leaf.x0, leaf.y0, leaf.side) for leaf in self.leaves]).unbind(1)
+        x0, y0, sides = torch.tensor(
+            [(leaf.x0, leaf.y0, leaf.side) for leaf in self.leaves]
+        ).unbind(1)
         values = torch.tensor(list(values), dtype=torch.float64)
         chosen = ((side, sides == side) for side in sides.unique(sorted=True).flip(0).tolist())
         groups = ((side, x0[some], y0[some], values[some]) for side, some in chosen)
         return painted(groups, self.width, self.height, self.root_px)
 
-    def check_fits(self, height: int, width: int, what: str = "latent", unit: str = "cells") -> None:
+    def check_fits(
+        self, height: int, width: int, what: str = "latent", unit: str = "cells"
+    ) -> None:
         """Raise ValueError unless `what`, of height x width `unit`, has this image's aspect, give or take one for rounding.
 
         The image's own px may be rounded, too: half of 599 x 397 px are 300 x 198.
@@ -131,7 +147,9 @@ class Quadtree:
 
     def keep_below(self, side_px: int) -> Quadtree:
         """The same tree with denoise 0 in every leaf whose side is smaller than `side_px`."""
-        leaves = tuple(leaf._replace(denoise=0.0) if leaf.side < side_px else leaf for leaf in self.leaves)
+        leaves = tuple(
+            leaf._replace(denoise=0.0) if leaf.side < side_px else leaf for leaf in self.leaves
+        )
         return replace(self, leaves=leaves, kept_below_px=max(side_px, self.kept_below_px))
 
 
@@ -194,24 +212,37 @@ class Subdivision:
             split = torch.zeros_like(candidate) if last else candidate & (detail > threshold)
             if region is not None and not last:
                 same = region[0] == region[1]
-                split = candidate & torch.where(same, split & (region[0] < 0), True)  # a painted area needs no smaller leaves
+                split = candidate & torch.where(
+                    same, split & (region[0] < 0), True
+                )  # a painted area needs no smaller leaves
             rows, columns = (candidate & ~split).nonzero(as_tuple=True)
             if len(rows):
                 x0, y0 = columns * side, rows * side
-                ends = (start.add(side).clamp_max(edge) for start, edge in zip((x0, y0), self.size, strict=True))
+                ends = (
+                    start.add(side).clamp_max(edge)
+                    for start, edge in zip((x0, y0), self.size, strict=True)
+                )
                 group = Group(side, x0, y0, *ends, detail[rows, columns], detail.new_zeros(()))
                 yield group, None if region is None else region[0][rows, columns]
             if not last:
-                rows, columns = self.details[level + 1].shape  # children that lie wholly outside the image are none
+                rows, columns = self.details[
+                    level + 1
+                ].shape  # children that lie wholly outside the image are none
                 candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1)[:rows, :columns]
 
-    def _with_denoise(self, group: Group, region: Tensor | None, spread: tuple[float, float]) -> Group:
+    def _with_denoise(
+        self, group: Group, region: Tensor | None, spread: tuple[float, float]
+    ) -> Group:
         reference = min(self.sides[0], max(self.size))
         busy = self.busy(group.side, (reference, self.sides[-1]), group.detail, spread)
-        share = torch.as_tensor(1 - busy if self.invert else busy, dtype=torch.float64).expand(len(group.x0))
+        share = torch.as_tensor(1 - busy if self.invert else busy, dtype=torch.float64).expand(
+            len(group.x0)
+        )
         low, high = self.limits
         computed = low + (high - low) * share
-        return group._replace(denoise=computed if region is None else region.where(region >= 0, computed))
+        return group._replace(
+            denoise=computed if region is None else region.where(region >= 0, computed)
+        )
 
 
 def build_quadtree(
@@ -233,18 +264,29 @@ def build_quadtree(
     `mask_mode` is one of MASK_MODES.
     ValueError for an image that `CellSums.of_image` refuses, or limits that contradict each other.
     """
-    cells = image if isinstance(image, CellSums) else CellSums.of_image(image, needs_edges(detail_metric))
+    cells = (
+        image
+        if isinstance(image, CellSums)
+        else CellSums.of_image(image, needs_edges(detail_metric))
+    )
     subdivision = Subdivision(cells, detail_metric=detail_metric, **limits)
     leaves: list[Leaf] = []
     for side, *columns, detail, denoise in subdivision.groups(content_threshold):
-        rows = zip(*(column.tolist() for column in columns), repeat(side), detail.tolist(), denoise.tolist())
+        rows = zip(
+            *(column.tolist() for column in columns),
+            repeat(side),
+            detail.tolist(),
+            denoise.tolist(),
+        )
         # An image of 8192 px can have 262,144 leaves: tuple.__new__ makes them without a Python call for each.
         leaves += map(partial(tuple.__new__, Leaf), rows)
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
     return Quadtree(cells.width, cells.height, subdivision.sides[0], tuple(leaves), limit)
 
 
-def busy_by_area(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]) -> float:
+def busy_by_area(
+    side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]
+) -> float:
     """1 - (side / largest)^2: a leaf of half the largest side already has three quarters of the way.
 
     The largest of `ends` is the largest tile allowed (the image's longer side where that is smaller), never the largest leaf
@@ -253,20 +295,27 @@ def busy_by_area(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tup
     return 1 - min(1.0, (side / ends[0]) ** 2)
 
 
-def busy_by_depth(side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]) -> float:
+def busy_by_depth(
+    side: int, ends: tuple[int, int], _detail: Tensor, _spread: tuple[float, float]
+) -> float:
     """Linear in the number of halvings between the largest and the smallest of `ends`."""
     halvings = math.log2(ends[0] / ends[1]) if ends[0] > ends[1] else 1.0
     return min(1.0, max(0.0, math.log2(ends[0] / side) / halvings))
 
 
-def busy_by_detail(_side: int, _ends: tuple[int, int], detail: Tensor, spread: tuple[float, float]) -> Tensor:
+def busy_by_detail(
+    _side: int, _ends: tuple[int, int], detail: Tensor, spread: tuple[float, float]
+) -> Tensor:
     """By the measured detail of each leaf, so that a large busy leaf is not kept; `spread` is where it starts and ends."""
     low, high = spread
     return ((detail - low) / max(high - low, 1e-9)).clamp(0, 1)
 
 
 DENOISE_BY = {"area": busy_by_area, "depth": busy_by_depth, "detail": busy_by_detail}
-PERCENTILES = (0.05, 0.95)  # of the image's area, between which detail counts: a few odd leaves decide nothing
+PERCENTILES = (
+    0.05,
+    0.95,
+)  # of the image's area, between which detail counts: a few odd leaves decide nothing
 MASK_MODES = {
     "multiply": torch.mul,
     "limit": torch.minimum,
@@ -281,7 +330,9 @@ def _detail_spread(found: Sequence[tuple[Group, Tensor | None]]) -> tuple[float,
     areas = torch.cat([(group.x1 - group.x0) * (group.y1 - group.y0) for group, _ in found])
     order = details.argsort()
     share = areas[order].cumsum(0).double()
-    at = torch.searchsorted(share, torch.tensor(PERCENTILES, dtype=torch.float64) * share[-1]).clamp_max(len(order) - 1)
+    at = torch.searchsorted(
+        share, torch.tensor(PERCENTILES, dtype=torch.float64) * share[-1]
+    ).clamp_max(len(order) - 1)
     low, high = details[order[at]].tolist()
     return low, high
 
@@ -297,7 +348,9 @@ def tree_sides(min_tile_px: int, max_tile_px: int) -> list[int]:
     return [root >> level for level in range(halvings + 1)]
 
 
-def _check_limits(min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float) -> None:
+def _check_limits(
+    min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float
+) -> None:
     if not GRID_PX <= min_tile_px <= max_tile_px:
         raise ValueError(
             f"min_tile_size is {min_tile_px} px and max_tile_size {max_tile_px} px; "

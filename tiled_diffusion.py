@@ -18,7 +18,15 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .quadtree import Quadtree
-from .sampling.conditioning import ONE_ROW_PATCHES, Cutter, narrowed, patch_names, select_conds, unstack_windows, window_args
+from .sampling.conditioning import (
+    ONE_ROW_PATCHES,
+    Cutter,
+    narrowed,
+    patch_names,
+    select_conds,
+    unstack_windows,
+    window_args,
+)
 from .sampling.control import Deferred, Deferring, cut_features
 from .sampling.model import Geometry, Settings
 from .sampling.parallel import Devices, on_device
@@ -92,7 +100,9 @@ class TiledDiffusion:
             return Mode.PRESERVE
         filled = latent.ne(0).any(1).flatten(-2).any(-1)  # per image, and per frame
         if not bool(filled.any()):
-            info("the latent is empty (text to image): nothing to preserve; denoise only slows the velocity of calm regions.")
+            info(
+                "the latent is empty (text to image): nothing to preserve; denoise only slows the velocity of calm regions."
+            )
             return Mode.SCALE
         if not bool(filled.all()):
             raise ValueError(
@@ -114,7 +124,9 @@ class TiledDiffusion:
                 "one), which cannot be cut into windows. Sample without Quadtree Diffusion."
             )
         if latent.numel() == 0:
-            raise ValueError(f"The latent that is sampled has shape {tuple(latent.shape)}; it must not be empty.")
+            raise ValueError(
+                f"The latent that is sampled has shape {tuple(latent.shape)}; it must not be empty."
+            )
         if not bool(torch.stack(latent.aminmax()).isfinite().all()):
             raise ValueError(
                 "The latent that is sampled holds NaN or infinite values; encode it again, with a VAE in higher precision."
@@ -132,7 +144,9 @@ class TiledDiffusion:
         if self.clean_latent is None:
             return latent
         clean = self.clean_latent
-        clean = clean.unsqueeze(2) if clean.ndim == 4 and latent.ndim == 5 else clean  # as core does for stills
+        clean = (
+            clean.unsqueeze(2) if clean.ndim == 4 and latent.ndim == 5 else clean
+        )  # as core does for stills
         if clean.shape[1:] != latent.shape[1:] or len(clean) not in (1, len(latent)):
             raise ValueError(
                 f"clean_latent has shape {tuple(clean.shape)}, but the latent that is sampled has {tuple(latent.shape)}; "
@@ -157,7 +171,9 @@ class TiledDiffusion:
         self._check_latent(latent, executor.class_obj.model_patcher)
         clean = self._clean_like(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about the whole run.
-        run = self.open_run(noise, latent, None if "denoise_mask_function" in options else noise_mask)
+        run = self.open_run(
+            noise, latent, None if "denoise_mask_function" in options else noise_mask
+        )
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
         try:
@@ -196,7 +212,9 @@ class TiledDiffusion:
                 run.batch = _batch_that_fits(guider.inner_model, run.tiling, noise)
             run.clean = latent
             if self.clean_latent is not None:
-                run.clean = guider.inner_model.process_latent_in(self._clean_like(latent).to(latent))
+                run.clean = guider.inner_model.process_latent_in(
+                    self._clean_like(latent).to(latent)
+                )
         return executor(guider, sigmas, extra_args, callback, noise, latent, *args, **kwargs)
 
     def prepare_sampling(
@@ -217,22 +235,34 @@ class TiledDiffusion:
         return executor(model, shape, conds, model_options, *args, **kwargs)
 
     def calc_cond_batch(
-        self, executor: Callable, model: Any, conds: list[list[dict] | None], noisy: Tensor, sigma: Tensor, model_options: dict
+        self,
+        executor: Callable,
+        model: Any,
+        conds: list[list[dict] | None],
+        noisy: Tensor,
+        sigma: Tensor,
+        model_options: dict,
     ) -> Any:
         """Core's CALC_COND_BATCH: notes where each conditioning area lies, and defers ControlNets until windows are known."""
         run = model_options.get("transformer_options", {}).get(KEY)
         if run is None:
             return executor(model, conds, noisy, sigma, model_options)
         hooked = any(cond.get("hooks") is not None for group in conds for cond in group or ())
-        run.devices = None if hooked else Devices.of(model_options)  # with hooks core sets the weights of each device itself
+        run.devices = (
+            None if hooked else Devices.of(model_options)
+        )  # with hooks core sets the weights of each device itself
         if run.devices is not None:
             for clone in run.devices.clones.values():
                 clone.prepare_state(sigma, {**model_options, "ignore_multigpu": True})
-            model_options = {key: value for key, value in model_options.items() if key != "multigpu_clones"}
+            model_options = {
+                key: value for key, value in model_options.items() if key != "multigpu_clones"
+            }
         conds = [group and [_deferred(cond, run, noisy) for cond in group] for group in conds]
         return executor(model, conds, noisy, sigma, model_options)
 
-    def predict_noise(self, executor: Callable, noisy: Tensor, sigma: Tensor, model_options: dict, *args: Any) -> Tensor:
+    def predict_noise(
+        self, executor: Callable, noisy: Tensor, sigma: Tensor, model_options: dict, *args: Any
+    ) -> Tensor:
         """Core's PREDICT_NOISE: holds held cells once more after guidance, which may mix the whole image (RescaleCFG)."""
         denoised = executor(noisy, sigma, model_options, *args)
         run = model_options.get("transformer_options", {}).get(KEY)
@@ -256,23 +286,36 @@ class TiledDiffusion:
                 return self.evaluate_places(apply_model, args, run, places)
             except comfy.model_management.InterruptProcessingException:
                 raise
-            except Exception as error:  # of what kind running out of memory is depends on the device: core knows
+            except (
+                Exception
+            ) as error:  # of what kind running out of memory is depends on the device: core knows
                 if not comfy.model_management.is_oom(error) or not _shrunk(run):
                     raise
             comfy.model_management.soft_empty_cache()
 
-    def evaluate_places(self, apply_model: Callable, args: dict[str, Any], run: Run, places: list[Box]) -> Tensor:
+    def evaluate_places(
+        self, apply_model: Callable, args: dict[str, Any], run: Run, places: list[Box]
+    ) -> Tensor:
         """Denoised of a call whose conds lie in these places: the canvas, or areas of one size that core evaluates together."""
         noisy, sigma = args["input"], args["timestep"]
         steps = [run.step(sigma, noisy.device, noisy.ndim, place) for place in places]
-        at = {place: narrowed(args["c"], run.canvas, place, run.tiling.unit) for place in places if place != run.canvas}
+        at = {
+            place: narrowed(args["c"], run.canvas, place, run.tiling.unit)
+            for place in places
+            if place != run.canvas
+        }
         if len(set(places)) == 1:
             args = {**args, "c": at.get(places[0], args["c"])}
             return self.evaluate_windows(apply_model, args, run, steps[0])
         parts: list[Tensor] = list(noisy.chunk(len(places)))
         if all(_is_one_window(step) for step in steps) and all(c is args["c"] for c in at.values()):
             denoised = self.evaluate_whole(apply_model, args, run, steps[0]).chunk(len(places))
-            return torch.cat([run.blended(*pair, step) for *pair, step in zip(parts, denoised, steps, strict=True)])
+            return torch.cat(
+                [
+                    run.blended(*pair, step)
+                    for *pair, step in zip(parts, denoised, steps, strict=True)
+                ]
+            )
         for place in dict.fromkeys(places):
             numbers = [number for number, other in enumerate(places) if other == place]
             chosen = _of_conds({**args, "c": at.get(place, args["c"])}, numbers)
@@ -281,12 +324,20 @@ class TiledDiffusion:
                 parts[number] = part
         return torch.cat(parts)
 
-    def evaluate_whole(self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step) -> Tensor:
+    def evaluate_whole(
+        self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step
+    ) -> Tensor:
         """What the model makes of a call in one window."""
         control = args["c"].get("control")
         if isinstance(control, Deferred):
             everything = Box(0, 0, step.place.width, step.place.height)
-            args = {**args, "c": {**args["c"], "control": control.in_windows([everything], run.tiling.unit, args)}}
+            args = {
+                **args,
+                "c": {
+                    **args["c"],
+                    "control": control.in_windows([everything], run.tiling.unit, args),
+                },
+            }
         run.together = 1
         denoised = self.evaluate(apply_model, args)
         _count(run, args["input"], 1)
@@ -295,7 +346,9 @@ class TiledDiffusion:
 
     def _run_without_hooks(self, noisy: Tensor) -> Run:
         """For a sampler that bypasses core's hooks: windows, but nothing is preserved."""
-        warn("the model is called outside of core's sampling hooks, so nothing can be preserved; windows only.")
+        warn(
+            "the model is called outside of core's sampling hooks, so nothing can be preserved; windows only."
+        )
         everything = torch.ones(1, *noisy.shape[-2:], dtype=torch.float64)
         run = new_run(self, self.settings, self.geometry, everything, mode=Mode.FREE)
         run.sigmas = [math.inf, 0.0]
@@ -310,21 +363,36 @@ class TiledDiffusion:
             return self.previous(apply_model, args)
         return apply_model(args["input"], args["timestep"], **args["c"])
 
-    def evaluate_windows(self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step) -> Tensor:
+    def evaluate_windows(
+        self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step
+    ) -> Tensor:
         """Denoised [conds * B, C, ..., H, W]: the step's windows blended with each other and with what holds the cells."""
         noisy, conds = args["input"], len(args["cond_or_uncond"])
         if _is_one_window(step):
             return run.blended(noisy, self.evaluate_whole(apply_model, args, run, step), step)
         total = run.bound(noisy, step)
-        one_row = not ONE_ROW_PATCHES.isdisjoint(patch_names(args["c"].get("transformer_options", {})))
+        one_row = not ONE_ROW_PATCHES.isdisjoint(
+            patch_names(args["c"].get("transformer_options", {}))
+        )
         todo = batches(step.windows, 1 if one_row else run.batch)
-        for batch, denoised in zip(todo, self.evaluate_batches(apply_model, args, run, step, todo), strict=True):
-            for number, part in zip(batch, unstack_windows(denoised, len(batch), conds), strict=True):
-                total[(..., *step.windows[number].box.slices)].addcmul_(run.by_image(part), step.weights[number])
+        for batch, denoised in zip(
+            todo, self.evaluate_batches(apply_model, args, run, step, todo), strict=True
+        ):
+            for number, part in zip(
+                batch, unstack_windows(denoised, len(batch), conds), strict=True
+            ):
+                total[(..., *step.windows[number].box.slices)].addcmul_(
+                    run.by_image(part), step.weights[number]
+                )
         return total.flatten(0, 1)
 
     def evaluate_batches(
-        self, apply_model: Callable, args: dict[str, Any], run: Run, step: Step, todo: list[list[int]]
+        self,
+        apply_model: Callable,
+        args: dict[str, Any],
+        run: Run,
+        step: Step,
+        todo: list[list[int]],
     ) -> Iterable[Tensor]:
         """Denoised [conds * windows * B, C, ..., h, w] of each batch of windows, one after the other or on several GPUs."""
 
@@ -349,9 +417,13 @@ class TiledDiffusion:
         moved = {device: on_device(args, device) for device in run.devices.clones}
 
         def on(device: torch.device, number: int) -> Tensor:
-            return evaluate(run.devices.clones[device].model.apply_model, moved[device], todo[number]).to(here)
+            return evaluate(
+                run.devices.clones[device].model.apply_model, moved[device], todo[number]
+            ).to(here)
 
-        return run.devices.run(on, [_cost(run.tiling, step.windows[batch[0]].box, len(batch)) for batch in todo])
+        return run.devices.run(
+            on, [_cost(run.tiling, step.windows[batch[0]].box, len(batch)) for batch in todo]
+        )
 
 
 def _deferred(cond: dict[str, Any], run: Run, noisy: Tensor) -> dict[str, Any]:
@@ -370,7 +442,9 @@ def _area_box(area: Sequence[Any], noisy: Tensor) -> Box:
     sizes, offsets = list(area[:ranks])[:dims], list(area[ranks:])[:dims]
     height, width = noisy.shape[-2:]
     if ranks > 2 and dims > 2 and min(sizes[0], noisy.shape[2] - offsets[0]) < noisy.shape[2]:
-        raise ValueError("Quadtree Diffusion takes no conditioning area over some frames of a video. Use one over all frames.")
+        raise ValueError(
+            "Quadtree Diffusion takes no conditioning area over some frames of a video. Use one over all frames."
+        )
     (high, wide), (y, x) = sizes[-2:], offsets[-2:]
     return Box(x, y, min(width, x + wide), min(height, y + high))
 
@@ -409,12 +483,16 @@ def _cut(args: dict[str, Any], boxes: Sequence[Box], run: Run) -> dict[str, Any]
     if isinstance(control, Deferred):
         cut["c"]["control"] = control.in_windows(boxes, unit, cut)
     elif control is not None:
-        cut["c"]["control"] = cut_features(control, Cutter(args["input"], boxes, len(args["cond_or_uncond"]), unit))
+        cut["c"]["control"] = cut_features(
+            control, Cutter(args["input"], boxes, len(args["cond_or_uncond"]), unit)
+        )
     return cut
 
 
 def _is_one_window(step: Step) -> bool:
-    return [window.box for window in step.windows] == [Box(0, 0, step.place.width, step.place.height)]
+    return [window.box for window in step.windows] == [
+        Box(0, 0, step.place.width, step.place.height)
+    ]
 
 
 def _announces(sampler: Any) -> bool:
@@ -466,12 +544,16 @@ def _batch_shape(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int
 def _batch_that_fits(model: Any, tiling: Tiling, noise: Tensor) -> int:
     """How many of the largest windows fit the free memory at once, with both conds, by core's own estimate and reserve."""
     needed = 1.5 * model.memory_required(_batch_shape(noise.shape, tiling, 2))
-    return max(1, min(MOST_WINDOWS, int(comfy.model_management.get_free_memory(noise.device) / needed)))
+    return max(
+        1, min(MOST_WINDOWS, int(comfy.model_management.get_free_memory(noise.device) / needed))
+    )
 
 
 def _shrunk(run: Run) -> bool:
     if not run.shrink():
-        warn("out of memory even with the smallest windows. Use a smaller tile_overlap or image, or free memory.")
+        warn(
+            "out of memory even with the smallest windows. Use a smaller tile_overlap or image, or free memory."
+        )
         return False
     if not run.shrunk:
         warn(
@@ -484,7 +566,9 @@ def _shrunk(run: Run) -> bool:
 def _report(run: Run) -> None:
     tally = run.tally
     if tally.canvas_cells == 0:
-        warn("another node replaced the model function wrapper after Quadtree Diffusion, so it had no effect on the model.")
+        warn(
+            "another node replaced the model function wrapper after Quadtree Diffusion, so it had no effect on the model."
+        )
         return
     info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summary())
 
@@ -507,13 +591,19 @@ def _checked_sigmas(sigmas: Tensor) -> list[float]:
 
 def _guided_by_attention(options: dict[str, Any]) -> bool:
     functions = options.get("sampler_post_cfg_function", ())
-    return any(getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance") for function in functions)
+    return any(
+        getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance")
+        for function in functions
+    )
 
 
 # What would go wrong in windows: how it is recognised in the model's options, its name, and what to do instead.
 REFUSALS: tuple[tuple[Callable[[dict[str, Any]], bool], str, str], ...] = (
     (
-        lambda options: type(options.get("transformer_options", {}).get("easycache")).__name__ == "EasyCacheHolder",
+        lambda options: (
+            type(options.get("transformer_options", {}).get("easycache")).__name__
+            == "EasyCacheHolder"
+        ),
         "EasyCache keeps one result per model call",
         "Use LazyCache.",
     ),
@@ -533,7 +623,9 @@ REFUSALS: tuple[tuple[Callable[[dict[str, Any]], bool], str, str], ...] = (
 def _refuse(options: dict[str, Any]) -> None:
     for recognised, what, advice in REFUSALS:
         if recognised(options):
-            raise ValueError(f"{what}, which does not work together with Quadtree Diffusion. {advice}")
+            raise ValueError(
+                f"{what}, which does not work together with Quadtree Diffusion. {advice}"
+            )
 
 
 def attach(

@@ -61,6 +61,8 @@ def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
 
 def shown(value: Any) -> str:
     """A value as an error message shows it; a long or deep one in part."""
-    if isinstance(value, int) and value.bit_length() > 1000:  # Python itself writes out no number of thousands of digits
+    if (
+        isinstance(value, int) and value.bit_length() > 1000
+    ):  # Python itself writes out no number of thousands of digits
         return f"a number of {value.bit_length()} bits"
     return SHOWN.repr(value)

@@ -14,11 +14,15 @@ NAMES = ("build", "plan", "overhead", "gpu", "families", "web", "decode", "quali
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all if none is named")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all if none is named"
+    )
     names = parser.parse_args().names or NAMES
     unknown = set(names) - set(NAMES)
     if unknown:
-        parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(
+            f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
+        )
     register_pack()
     RESULTS.mkdir(exist_ok=True)
     for name in names:

@@ -36,7 +36,9 @@ def image_of(kind: str, side: int):
         return torch.rand(side, side, 3)
     if kind == "flat":
         return torch.full((side, side, 3), 0.9)
-    photo = torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1)[None] / 255
+    photo = (
+        torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1)[None] / 255
+    )
     return F.interpolate(photo, size=(side, side), mode="bilinear")[0].permute(1, 2, 0).contiguous()
 
 
@@ -51,11 +53,19 @@ def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     from quadtree_pack.tree.detail import CellSums, needs_edges
     from quadtree_pack.ui.budget import build_for_cost
 
-    options = {"budget": 0.0, "detail_metric": "color", "content_threshold": 25.0, "mask": None, "mask_mode": "multiply"}
+    options = {
+        "budget": 0.0,
+        "detail_metric": "color",
+        "content_threshold": 25.0,
+        "mask": None,
+        "mask_mode": "multiply",
+    }
     options |= {"min_tile_px": min_tile_px, "min_denoise": 0.0, **WAYS[way]}
 
     def build(image):
-        return build_for_cost(CellSums.of_image(image, needs_edges(options["detail_metric"])), **options)[0]
+        return build_for_cost(
+            CellSums.of_image(image, needs_edges(options["detail_metric"])), **options
+        )[0]
 
     image = image_of(kind, side)
     build(image[:512, :512])  # warm-up
@@ -109,6 +119,10 @@ def cases() -> Iterable[tuple[str, int, int, str]]:
 
 def in_own_process(*case: str | int) -> dict:
     code = "import json; from testing.registration import register_pack; register_pack(); "
-    code += f"from quadtree_pack.benchmarks import build; print(json.dumps(build.measure(*{case!r})))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code += (
+        f"from quadtree_pack.benchmarks import build; print(json.dumps(build.measure(*{case!r})))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return json.loads(answer.stdout.splitlines()[-1])

@@ -30,10 +30,17 @@ def changed_tree(share: float, height: int, width: int, px: int) -> Any:
 
     rows, columns = height // SIDE, width // SIDE
     high, wide = round(rows * share**0.5), round(columns * share**0.5)
-    return tree_of([[float(y < high and x < wide) for x in range(columns)] for y in range(rows)], height, width, px)
+    return tree_of(
+        [[float(y < high and x < wide) for x in range(columns)] for y in range(rows)],
+        height,
+        width,
+        px,
+    )
 
 
-def measured(work: Callable[[], torch.Tensor], cuda: bool) -> tuple[torch.Tensor, float, int | None]:
+def measured(
+    work: Callable[[], torch.Tensor], cuda: bool
+) -> tuple[torch.Tensor, float, int | None]:
     """The result, the seconds it took, and the bytes it needed beyond what was held."""
     before = None
     if cuda:
@@ -48,7 +55,9 @@ def measured(work: Callable[[], torch.Tensor], cuda: bool) -> tuple[torch.Tensor
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes() if before is not None else None
+    peak = (
+        torch.cuda.max_memory_allocated() if cuda else peak_bytes() if before is not None else None
+    )
     return result, seconds, None if before is None else peak - before
 
 
@@ -65,14 +74,21 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
     original = torch.rand(1, side * px, side * px, 3)
 
     def canvas_of(share: float, side: int) -> list:
-        return canvases(original[:, : side * px, : side * px], [changed_tree(share, side, side, px)], (side * px,) * 2, 1)
+        return canvases(
+            original[:, : side * px, : side * px],
+            [changed_tree(share, side, side, px)],
+            (side * px,) * 2,
+            1,
+        )
 
     decode_changed(vae, samples[..., :40, :40], canvas_of(0.25, 40), 0)  # warm-up
     full, full_s, full_bytes = measured(lambda: decoder.whole(samples), cuda)
     rows = []
     for wanted in SHARES:
         canvas = canvas_of(wanted, side)
-        work = lambda canvas=canvas: decode_changed(vae, samples, canvas, 0, approximate=bool(tilde))  # noqa: E731
+        work = lambda canvas=canvas: decode_changed(
+            vae, samples, canvas, 0, approximate=bool(tilde)
+        )  # noqa: E731
         result, seconds, extra = measured(work, cuda)
         free = canvas[0].free
         rows.append(
@@ -94,7 +110,9 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
 def run() -> list[dict]:
     cuda = torch.cuda.is_available()
     register_comfyui(*(() if cuda else ("--cpu",)))
-    logging.getLogger().setLevel(logging.ERROR)  # core would name every parameter of the encoders that are not there
+    logging.getLogger().setLevel(
+        logging.ERROR
+    )  # core would name every parameter of the encoders that are not there
     print(
         f"{'vae':>6} {'side px':>7} {'changed':>7} {'s':>7} {'full s':>7} {'ratio':>6} {'GiB':>6} {'full':>6} {'error/255':>9}"
     )
@@ -102,7 +120,10 @@ def run() -> list[dict]:
     for name in VAES:
         for row in rows_of(name, cuda):
             rows.append(row)
-            memory = ["-" if row[key] is None else f"{row[key] / 2**30:.2f}" for key in ("bytes", "full_bytes")]
+            memory = [
+                "-" if row[key] is None else f"{row[key] / 2**30:.2f}"
+                for key in ("bytes", "full_bytes")
+            ]
             error = row["largest_error_of_255"]
             print(
                 f"{name:>6} {row['side_px']:>7} {row['changed']:>7.3f} {row['seconds']:>7.2f} {row['full_seconds']:>7.2f}"

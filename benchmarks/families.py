@@ -52,7 +52,9 @@ def run() -> list[dict]:
         *(" | ".join(row[title] for title in titles) for row in rows),
     ]
     table = "".join(f"| {line} |\n" for line in lines)
-    (ROOT / "docs" / "families.md").write_text(HEAD.format(version=comfyui_version.__version__) + table)
+    (ROOT / "docs" / "families.md").write_text(
+        HEAD.format(version=comfyui_version.__version__) + table
+    )
     print(f"(written to docs/families.md in {time.perf_counter() - start:.0f} s)")
     if any("WRONG" in row.values() for row in rows):
         raise SystemExit("Something is neither right nor refused.")

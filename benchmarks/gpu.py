@@ -46,20 +46,33 @@ def flux_dev(tiny: bool) -> tuple[Any, list]:
     from quadtree_pack.testing.tiny_models import FLUX
 
     size = {} if tiny else FLUX_DEV
-    model = random_model(comfy.supported_models.Flux, {**FLUX, **size}, {}, torch.float32 if tiny else torch.bfloat16)
+    model = random_model(
+        comfy.supported_models.Flux, {**FLUX, **size}, {}, torch.float32 if tiny else torch.bfloat16
+    )
     unet = {**FLUX, **size}
-    return model, [[torch.randn(1, 512, unet["context_in_dim"]), {"pooled_output": torch.randn(1, unet["vec_in_dim"])}]]
+    return model, [
+        [
+            torch.randn(1, 512, unet["context_in_dim"]),
+            {"pooled_output": torch.randn(1, unet["vec_in_dim"])},
+        ]
+    ]
 
 
 def sdxl_base(tiny: bool) -> tuple[Any, list]:
     import comfy.supported_models
     from quadtree_pack.testing.tiny_models import UNET
 
-    small = {"model_channels": 32, "transformer_depth": [0, 0, 1, 1, 1, 1], "transformer_depth_middle": 1}
+    small = {
+        "model_channels": 32,
+        "transformer_depth": [0, 0, 1, 1, 1, 1],
+        "transformer_depth_middle": 1,
+    }
     small |= {"transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1]}
     unet = {**UNET, **SDXL_BASE, **(small if tiny else {})}
     heads = {"num_head_channels": 32 if tiny else 64}
-    model = random_model(comfy.supported_models.SDXL, unet, heads, torch.float32 if tiny else torch.float16)
+    model = random_model(
+        comfy.supported_models.SDXL, unet, heads, torch.float32 if tiny else torch.float16
+    )
     return model, [[torch.randn(1, 77, 2048), {"pooled_output": torch.randn(1, 1280)}]]
 
 
@@ -75,7 +88,9 @@ def random_model(config_class: type, unet_config: dict, after: dict, dtype: torc
     model = config.get_model({}, "", device=device)
     for value in model.diffusion_model.parameters():
         value.data.normal_(0, 0.02)
-    return comfy.model_patcher.ModelPatcher(model.to(device).eval(), load_device=device, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        model.to(device).eval(), load_device=device, offload_device=torch.device("cpu")
+    )
 
 
 def photo(side_px: int) -> torch.Tensor:
@@ -100,7 +115,9 @@ def measured(model: Any, cond: list, latent: torch.Tensor, steps: int) -> tuple[
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if cuda else 0
     start = time.perf_counter()
-    comfy.sample.sample(model, noise, steps, 1.0, "euler", "simple", cond, cond, latent, seed=1, disable_pbar=True)
+    comfy.sample.sample(
+        model, noise, steps, 1.0, "euler", "simple", cond, cond, latent, seed=1, disable_pbar=True
+    )
     if cuda:
         torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() if cuda else 0
@@ -124,19 +141,25 @@ def cases(model: Any, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
         tree = build_quadtree(image, min_denoise=low, max_denoise=high)
         for method in METHODS:
             settings = Settings(method=method)
-            rows[f"{method}, {low}-{high}"] = lambda tree=tree, settings=settings: attach(model, [tree], settings)
+            rows[f"{method}, {low}-{high}"] = lambda tree=tree, settings=settings: attach(
+                model, [tree], settings
+            )
     return rows
 
 
 def run() -> list[dict]:
     tiny = os.environ.get("QUADTREE_BENCH_TINY") == "1"
     if not tiny and not torch.cuda.is_available():
-        print("no CUDA device here, so nothing is measured (QUADTREE_BENCH_TINY=1 checks the script with tiny models)")
+        print(
+            "no CUDA device here, so nothing is measured (QUADTREE_BENCH_TINY=1 checks the script with tiny models)"
+        )
         return []
     register_comfyui(*([] if torch.cuda.is_available() else ["--cpu"]))
     steps, sides = (2, (512,)) if tiny else (STEPS, SIDES_PX)
     rows = []
-    print(f"{'model':>6} {'px':>6} {'case':>36} {'seconds':>8} {'GiB':>6} {'x whole':>8} {'x uniform':>10}")
+    print(
+        f"{'model':>6} {'px':>6} {'case':>36} {'seconds':>8} {'GiB':>6} {'x whole':>8} {'x uniform':>10}"
+    )
     for name, make in {"flux": flux_dev, "sdxl": sdxl_base}.items():
         model, cond = make(tiny)
         channels = model.model.latent_format.latent_channels
@@ -148,14 +171,25 @@ def run() -> list[dict]:
             for case, patched in cases(model, image).items():
                 seconds, gib = measured(patched(), cond, latent, steps)
                 reference[case] = seconds
-                rows.append({"model": name, "side_px": side, "case": case, "seconds": seconds, "peak_gib": gib})
+                rows.append(
+                    {
+                        "model": name,
+                        "side_px": side,
+                        "case": case,
+                        "seconds": seconds,
+                        "peak_gib": gib,
+                    }
+                )
                 gains = [
                     reference[other] / seconds
                     for other in ("without the pack", "uniform 1024 px / 128 px")
                     if other in reference
                 ]
                 gains = " ".join(f"{gain:>8.2f}" for gain in gains)
-                print(f"{name:>6} {side:>6} {case:>36} {seconds:>8.2f} {gib:>6.2f} {gains}", flush=True)
+                print(
+                    f"{name:>6} {side:>6} {case:>36} {seconds:>8.2f} {gib:>6.2f} {gains}",
+                    flush=True,
+                )
         del model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

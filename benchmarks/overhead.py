@@ -34,7 +34,10 @@ def one_window() -> dict:
     run = {"steps": 2, "denoise": 0.6}
     sample(entry, latent, model=model, **run)
     pairs = [
-        (seconds(lambda: sample(entry, latent, model=model, **run)), seconds(lambda: sample(entry, latent, **run)))
+        (
+            seconds(lambda: sample(entry, latent, model=model, **run)),
+            seconds(lambda: sample(entry, latent, **run)),
+        )
         for _ in range(REPEATS)
     ]
     return {
@@ -66,7 +69,12 @@ def many_windows() -> list[dict]:
         denoise = denoise_maps([tree], settings, patch.geometry, 512, 512)
         run = new_run(patch, settings, patch.geometry, denoise, mode=Mode.PRESERVE)
         run.sigmas, run.clean = [1.0, 0.0], torch.randn_like(noisy)
-        args = {"input": noisy, "timestep": torch.ones(1), "c": {"transformer_options": {KEY: run}}, "cond_or_uncond": [0]}
+        args = {
+            "input": noisy,
+            "timestep": torch.ones(1),
+            "c": {"transformer_options": {KEY: run}},
+            "cond_or_uncond": [0],
+        }
         windows = [window.box for window in run.windows(0)]
 
         def free(x: torch.Tensor, _sigma: torch.Tensor, **_c: Any) -> torch.Tensor:
@@ -84,7 +92,9 @@ def many_windows() -> list[dict]:
         step = run.step(args["timestep"], noisy.device, noisy.ndim)
         groups = batches(step.windows, batch)
 
-        def least_tensor_work(windows: list = windows, groups: list = groups, step: Any = step, run: Any = run) -> None:
+        def least_tensor_work(
+            windows: list = windows, groups: list = groups, step: Any = step, run: Any = run
+        ) -> None:
             """What no wrapper can leave out: stack each batch, start from what is held, add every window by its weight."""
             total = run.clean * (1 - step.freedom)
             for group in groups:
@@ -95,7 +105,10 @@ def many_windows() -> list[dict]:
 
         wrapper()  # plans the step
         times = [
-            [median(seconds(work) for _ in range(3)) for work in (wrapper, read_and_write, least_tensor_work)]
+            [
+                median(seconds(work) for _ in range(3))
+                for work in (wrapper, read_and_write, least_tensor_work)
+            ]
             for _ in range(REPEATS)
         ]
         rows.append(
@@ -119,6 +132,10 @@ def run() -> list[dict]:
     for row in rows:
         figures = f"{row['with_s']:>8.4f} {row['without_s']:>8.4f} {row['ratio']:>7.3f} {row['target']:>7.2f}"
         print(f"{row['case']:>52} {figures} {row['bound']:>7.3f}")
-    print("ratio: with / without the node; with the free model, its time over one read and write of the windows' cells")
-    print("bound: the same for the tensor operations alone that blending takes, without any wrapper")
+    print(
+        "ratio: with / without the node; with the free model, its time over one read and write of the windows' cells"
+    )
+    print(
+        "bound: the same for the tensor operations alone that blending takes, without any wrapper"
+    )
     return rows

@@ -43,7 +43,10 @@ PLANNING_LIMIT_MS = {4096: 50, 8192: 200}
 def measured(batch: int) -> tuple[np.ndarray, np.ndarray]:
     """(cells of a square window, seconds per cell) as measured for Flux in batches of this size."""
     rows = json.loads((Path(__file__).parent / "h200_cost.json").read_text())
-    rows = sorted((row for row in rows if row["model"] == "flux" and row["batch"] == batch), key=lambda row: row["px"])
+    rows = sorted(
+        (row for row in rows if row["model"] == "flux" and row["batch"] == batch),
+        key=lambda row: row["px"],
+    )
     cells = np.array([(row["px"] / CELL_PX) ** 2 for row in rows])
     return cells, np.array([row["ms"] / 1000 / batch for row in rows]) / cells
 
@@ -54,7 +57,9 @@ def per_cell(cells: float, batch: int) -> float:
     if cells > sizes[-1] and batch == 1:
         slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
         return float(seconds[-1] + slope * (cells - sizes[-1]))
-    if cells > sizes[-1]:  # larger windows were measured one at a time only: the gain of a batch stays
+    if (
+        cells > sizes[-1]
+    ):  # larger windows were measured one at a time only: the gain of a batch stays
         return per_cell(cells, 1) * float(seconds[-1] / per_cell(sizes[-1], 1))
     return float(np.interp(np.log(cells), np.log(sizes), seconds))
 
@@ -138,10 +143,22 @@ def run() -> list[dict]:
     from quadtree_pack.quadtree import build_quadtree
 
     flat = build_quadtree(torch.zeros(2048, 2048, 3))
-    planned(flat, "Shifted Feather", 64, 256, 256)  # warm-up: the first plan of a process pays for what it loads
+    planned(
+        flat, "Shifted Feather", 64, 256, 256
+    )  # warm-up: the first plan of a process pays for what it loads
     rows = []
-    labels = [f"{''.join(word[0] for word in method.split())}{overlap or ''}" for method, overlap, _ in CASES]
-    print(" ".join([f"{'photo':>18} denoise  whole s  uniform  floor", *(f"{label:>7}" for label in labels)]))
+    labels = [
+        f"{''.join(word[0] for word in method.split())}{overlap or ''}"
+        for method, overlap, _ in CASES
+    ]
+    print(
+        " ".join(
+            [
+                f"{'photo':>18} denoise  whole s  uniform  floor",
+                *(f"{label:>7}" for label in labels),
+            ]
+        )
+    )
     for name in PHOTOS:
         image = photo(name, LONG_SIDE_PX)
         height, width = (side // CELL_PX for side in image.shape[:2])
@@ -164,23 +181,27 @@ def run() -> list[dict]:
                 for (method, overlap, _), case in zip(CASES, cases, strict=True)
             ]
             figures = f"{whole:>8.1f} {uniform:>8.1f} {cases[0]['floor_seconds']:>6.1f} "
-            print(f"{name:>18} {low}-{high} {figures}" + " ".join(f"{case['seconds']:>7.1f}" for case in cases), flush=True)
+            print(
+                f"{name:>18} {low}-{high} {figures}"
+                + " ".join(f"{case['seconds']:>7.1f}" for case in cases),
+                flush=True,
+            )
     print_means(rows)
     rows += print_large()
     return rows
 
 
 def print_means(rows: list[dict]) -> None:
-    print(f"\n{'method':>28} floor/ours  target   still   bound  x uniform  worst  x whole      plan ms  shapes")
+    print(
+        f"\n{'method':>28} floor/ours  target   still   bound  x uniform  worst  x whole      plan ms  shapes"
+    )
     for method, overlap, target in CASES:
         mine = [row for row in rows if (row["method"], row["overlap_px"]) == (method, overlap)]
         share = mean(row["floor_seconds"] / row["seconds"] for row in mine)
         gains = [row["uniform_seconds"] / row["seconds"] for row in mine]
         whole = mean(row["whole_seconds"] / row["seconds"] for row in mine)
         still = mean(row["floor_seconds"] / row["still_seconds"] for row in mine)
-        planning = (
-            f"{mean(row['planning_ms_mean'] for row in mine):.0f} (max {max(row['planning_ms_max'] for row in mine):.0f})"
-        )
+        planning = f"{mean(row['planning_ms_mean'] for row in mine):.0f} (max {max(row['planning_ms_max'] for row in mine):.0f})"
         print(
             f"{f'{method} {overlap} px':>28} {share:>10.3f} {target:>7.2f} {still:>7.3f} "
             f"{mean(row['bound'] for row in mine):>7.3f} {mean(gains):>10.2f} {min(gains):>6.2f} {whole:>8.2f} "
@@ -198,7 +219,17 @@ def print_large() -> list[dict]:
     print("\n8192 px, rocket, planning per distinct set of active cells:")
     for method, overlap, _ in CASES:
         case = planned(tree, method, overlap, *(side // CELL_PX for side in image.shape[:2]))
-        rows.append({"photo": "rocket", "long_side_px": 8192, "method": method, "overlap_px": overlap, **case})
-        figures = f"{case['planning_ms_mean']:>6.0f} ms, max {case['planning_ms_max']:.0f} ms (limit 200)"
+        rows.append(
+            {
+                "photo": "rocket",
+                "long_side_px": 8192,
+                "method": method,
+                "overlap_px": overlap,
+                **case,
+            }
+        )
+        figures = (
+            f"{case['planning_ms_mean']:>6.0f} ms, max {case['planning_ms_max']:.0f} ms (limit 200)"
+        )
         print(f"{f'{method} {overlap} px':>28} {figures}")
     return rows

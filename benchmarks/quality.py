@@ -38,9 +38,27 @@ TILE_PX = 256
 # is calm and little else. The others show what that choice is worth.
 EXTREMES = {"min_denoise": 0.0, "max_denoise": 1.0}
 TREES = {
-    "fine": {"detail_metric": "edges", "content_threshold": 30.0, "min_tile_px": 16, "max_tile_px": 32, **EXTREMES},
-    "fine by color": {"detail_metric": "color", "content_threshold": 30.0, "min_tile_px": 16, "max_tile_px": 32, **EXTREMES},
-    "coarse": {"detail_metric": "edges", "content_threshold": 30.0, "min_tile_px": 32, "max_tile_px": 128, **EXTREMES},
+    "fine": {
+        "detail_metric": "edges",
+        "content_threshold": 30.0,
+        "min_tile_px": 16,
+        "max_tile_px": 32,
+        **EXTREMES,
+    },
+    "fine by color": {
+        "detail_metric": "color",
+        "content_threshold": 30.0,
+        "min_tile_px": 16,
+        "max_tile_px": 32,
+        **EXTREMES,
+    },
+    "coarse": {
+        "detail_metric": "edges",
+        "content_threshold": 30.0,
+        "min_tile_px": 32,
+        "max_tile_px": 128,
+        **EXTREMES,
+    },
     "the node's defaults": {},
 }
 GRADIENT_DENOISE = [[0.2, 0.5], [0.5, 0.2]]
@@ -119,8 +137,12 @@ def blurred(picture: str) -> torch.Tensor:
     if picture == GRADIENT:
         return original
     height, width = original.shape[:2]
-    small = F.interpolate(original.permute(2, 0, 1)[None], size=(height // BLUR, width // BLUR), mode="area")
-    return F.interpolate(small, size=(height, width), mode="bilinear")[0].permute(1, 2, 0).contiguous()
+    small = F.interpolate(
+        original.permute(2, 0, 1)[None], size=(height // BLUR, width // BLUR), mode="area"
+    )
+    return (
+        F.interpolate(small, size=(height, width), mode="bilinear")[0].permute(1, 2, 0).contiguous()
+    )
 
 
 @cache
@@ -142,12 +164,25 @@ def refined(case: Case) -> Refined:
     picture = blurred(case.picture)
     if case.method == WITHOUT:
         return refine(picture, case.steps, DENOISE, only_last=case.only_last)
-    blending.METHODS.setdefault(AVERAGED, blending.METHODS[METHODS[0]]._replace(weight=blending.flat))
+    blending.METHODS.setdefault(
+        AVERAGED, blending.METHODS[METHODS[0]]._replace(weight=blending.flat)
+    )
     tile = TILE_PX if case.tiled else max(picture.shape)
     settings = Settings(
-        method=case.method, tile_px=tile, overlap_px=case.overlap_px, schedule=case.schedule, feather_px=case.feather_px
+        method=case.method,
+        tile_px=tile,
+        overlap_px=case.overlap_px,
+        schedule=case.schedule,
+        feather_px=case.feather_px,
     )
-    return refine(picture, case.steps, DENOISE, [tree(case.picture, case.leaves, case.uniform)], settings, small_model=True)
+    return refine(
+        picture,
+        case.steps,
+        DENOISE,
+        [tree(case.picture, case.leaves, case.uniform)],
+        settings,
+        small_model=True,
+    )
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -156,7 +191,11 @@ def refined(case: Case) -> Refined:
 def measured(case: Case) -> dict:
     """A row: what the run cost, and what each measure that applies says of it; none where there is no border or difference."""
     row = {"label": case.label, **asdict(case), **figures_of(case)}
-    return {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+    return {
+        name: value
+        for name, value in row.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
 
 
 def figures_of(case: Case) -> dict[str, float]:
@@ -182,7 +221,10 @@ def figures_of(case: Case) -> dict[str, float]:
 def window_seams(run: Refined, untiled: Refined) -> dict[str, float]:
     """Of the last step's borders, which no later step can cover, and of those of all steps."""
     found = {}
-    for name, windows in (("seam", run.windows[-1]), ("seam_all", [window for step in run.windows for window in step])):
+    for name, windows in (
+        ("seam", run.windows[-1]),
+        ("seam_all", [window for step in run.windows for window in step]),
+    ):
         borders = measures.window_borders(windows, *run.free.shape)
         found[name] = measures.window_seam_index(run.change, untiled.change, borders, run.free > 0)
     return found
@@ -193,10 +235,17 @@ def at_the_same_lines(case: Case, other: Case) -> dict[str, float]:
     both have is not the borders' doing, but that of windows, which see less than the whole."""
     run, apart, untiled = refined(case), refined(other), refined(case.untiled)
     free = run.free > 0
-    borders, others = (measures.window_borders(one.windows[-1], *free.shape) for one in (run, apart))
+    borders, others = (
+        measures.window_borders(one.windows[-1], *free.shape) for one in (run, apart)
+    )
     lines = measures.without(borders, others)
-    here, elsewhere = (measures.window_seam_index(one.change, untiled.change, lines, free) for one in (run, apart))
-    counts = {name: measures.free_lines(each, free) for name, each in (("borders", borders), ("lines", lines))}
+    here, elsewhere = (
+        measures.window_seam_index(one.change, untiled.change, lines, free) for one in (run, apart)
+    )
+    counts = {
+        name: measures.free_lines(each, free)
+        for name, each in (("borders", borders), ("lines", lines))
+    }
     return {**counts, "seam_here": here, "seam_elsewhere": elsewhere}
 
 
@@ -212,8 +261,16 @@ def grid() -> Iterable[Case]:
         yield from (Case(picture, leaves=leaves) for leaves in list(TREES)[1:])
     for picture in (*HELD_OUT, GRADIENT):
         short = Case(picture, SHORT)
-        yield from (replace(short, method=method, overlap_px=px) for method in OVERLAPPING for px in (32, 128))
-        for changed in (replace(short, schedule="ramp"), replace(short, schedule="constant"), replace(short, feather_px=0)):
+        yield from (
+            replace(short, method=method, overlap_px=px)
+            for method in OVERLAPPING
+            for px in (32, 128)
+        )
+        for changed in (
+            replace(short, schedule="ramp"),
+            replace(short, schedule="constant"),
+            replace(short, feather_px=0),
+        ):
             yield from (replace(changed, tiled=False), changed)
         yield replace(short, method="MultiDiffusion", uniform=True)
     for picture in HELD_OUT:
@@ -224,7 +281,9 @@ def at_equal_evaluations(rows: Sequence[dict]) -> Iterable[Case]:
     """One uniform denoise, in steps of the same length, that costs no less than the default run and at most a step more."""
     for row in rows:
         if Case(row["picture"]) == case_of(row):
-            yield Case(row["picture"], method=WITHOUT, only_last=min(LONG, math.ceil(row["evaluations"])))
+            yield Case(
+                row["picture"], method=WITHOUT, only_last=min(LONG, math.ceil(row["evaluations"]))
+            )
 
 
 def case_of(row: dict) -> Case:
@@ -258,7 +317,9 @@ def print_table(rows: Sequence[dict]) -> None:
             f"{figure(photos('evaluations'), 1):>6}",
             f"{figure(photos('seconds'), 1):>6}",
         ]
-        print(f"{values[0]:>38} {values[1]:>5} {values[2]:>8} {len(photos('seconds')):>2} {' '.join(figures)}")
+        print(
+            f"{values[0]:>38} {values[1]:>5} {values[2]:>8} {len(photos('seconds')):>2} {' '.join(figures)}"
+        )
     for name, meaning in LEGEND.items():
         print(f"{name}: {meaning}")
 
@@ -273,7 +334,9 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def print_detail(rows: Sequence[dict]) -> list[dict]:
     """Sharpness and texture of each photo, against one uniform denoise at equal evaluations and at the same strength."""
-    print(f"\n{'photo':>16} {'':>8} {'ours':>22} {'uniform, equal evals':>24} {'uniform, full strength':>24}")
+    print(
+        f"\n{'photo':>16} {'':>8} {'ours':>22} {'uniform, equal evals':>24} {'uniform, full strength':>24}"
+    )
     print(f"{'':>16} {'':>8} " + " ".join(["  evals   sharp  texture"] * 3))
     compared = []
     for picture in PHOTOS:
@@ -282,7 +345,8 @@ def print_detail(rows: Sequence[dict]) -> list[dict]:
         equal = next(row for row in rows if case_of(row) == equal_case)
         full = next(row for row in rows if case_of(row) == Case(picture, method=WITHOUT))
         cells = [
-            f"{row['evaluations']:>7.1f} {100 * row['sharpness']:>7.1f} {row['texture']:>8.2f}" for row in (mine, equal, full)
+            f"{row['evaluations']:>7.1f} {100 * row['sharpness']:>7.1f} {row['texture']:>8.2f}"
+            for row in (mine, equal, full)
         ]
         print(f"{picture:>16} {'held out' if picture in HELD_OUT else '':>8} " + " ".join(cells))
         compared.append({"picture": picture, "ours": mine, "equal": equal, "full": full})
@@ -295,27 +359,53 @@ def targets(rows: Sequence[dict], compared: Sequence[dict]) -> list[dict]:
 
     def target(name: str, value: float, limit: float, at_most: bool = True) -> None:
         met = value <= limit if at_most else value >= limit
-        found.append({"target": name, "measured": value, "limit": limit, "at_most": at_most, "met": met})
+        found.append(
+            {"target": name, "measured": value, "limit": limit, "at_most": at_most, "met": met}
+        )
 
     for method, limit in SEAM_LIMITS.items():
-        for kind, photos, of_all in (("photos, mean", True, mean), ("photos, worst", True, max), ("gradient", False, mean)):
+        for kind, photos, of_all in (
+            ("photos, mean", True, mean),
+            ("photos, worst", True, max),
+            ("gradient", False, mean),
+        ):
             for steps in (SHORT, LONG):
                 wanted = {"method": method, "steps": steps, "overlap_px": 64, **USUAL}
-                for column, border in (("seam", "windows"), ("seam_all", "windows of all steps"), ("leaf_seam", "leaves")):
+                for column, border in (
+                    ("seam", "windows"),
+                    ("seam_all", "windows of all steps"),
+                    ("leaf_seam", "leaves"),
+                ):
                     value = of_all(of(rows, column, photos=photos, **wanted))
                     target(f"seam index, {method}, {kind}, {steps} steps, {border}", value, limit)
     for photos, kind in ((True, "photos"), (False, "gradient")):
         for steps in (SHORT, LONG):
             wanted = {"steps": steps, "overlap_px": 64, **USUAL}
-            mine, *others = (mean(of(rows, "psnr", photos=photos, method=method, **wanted)) for method in METHODS)
-            name = f"PSNR to untiled, Shifted Feather over the best other, {kind}, {steps} steps, dB"
+            mine, *others = (
+                mean(of(rows, "psnr", photos=photos, method=method, **wanted)) for method in METHODS
+            )
+            name = (
+                f"PSNR to untiled, Shifted Feather over the best other, {kind}, {steps} steps, dB"
+            )
             target(name, mine - max(others), 0.0, at_most=False)
     target("largest change of what is kept", max(row.get("kept_error", 0.0) for row in rows), 0.0)
     gains = [pair["ours"]["sharpness"] - pair["equal"]["sharpness"] for pair in compared]
-    target("sharpness over one uniform denoise at equal evaluations, mean, %", 100 * mean(gains), 0.0, at_most=False)
+    target(
+        "sharpness over one uniform denoise at equal evaluations, mean, %",
+        100 * mean(gains),
+        0.0,
+        at_most=False,
+    )
     for name, other in (("at equal evaluations", "equal"), ("at full strength", "full")):
-        share = 1 - sum(pair["ours"]["texture"] for pair in compared) / sum(pair[other]["texture"] for pair in compared)
-        target(f"less invented texture than one uniform denoise {name}, %", 100 * share, 90.0, at_most=False)
+        share = 1 - sum(pair["ours"]["texture"] for pair in compared) / sum(
+            pair[other]["texture"] for pair in compared
+        )
+        target(
+            f"less invented texture than one uniform denoise {name}, %",
+            100 * share,
+            90.0,
+            at_most=False,
+        )
     return found
 
 
@@ -330,7 +420,9 @@ def print_causes(rows: Sequence[dict]) -> None:
             )
     for row in rows:
         if row["method"] == AVERAGED:
-            print(f"gradient, {row['steps']} steps, {AVERAGED}: PSNR {row['psnr']:.2f} dB, seam index {row['seam']:.3f}")
+            print(
+                f"gradient, {row['steps']} steps, {AVERAGED}: PSNR {row['psnr']:.2f} dB, seam index {row['seam']:.3f}"
+            )
 
 
 def report(rows: list[dict]) -> list[dict]:
@@ -341,8 +433,12 @@ def report(rows: list[dict]) -> list[dict]:
     print("\ntargets")
     for one in found:
         sign = "<=" if one["at_most"] else ">="
-        print(f"{'met' if one['met'] else 'MISSED':>7}  {one['target']}: {one['measured']:.4g} ({sign} {one['limit']:g})")
-    print("\ncauses: a seam index that another method has, too, where it has no border, is not the border's doing")
+        print(
+            f"{'met' if one['met'] else 'MISSED':>7}  {one['target']}: {one['measured']:.4g} ({sign} {one['limit']:g})"
+        )
+    print(
+        "\ncauses: a seam index that another method has, too, where it has no border, is not the border's doing"
+    )
     print_causes(rows)
     for path in charts.draw(rows, compared):
         print(f"(drawn in {path})")

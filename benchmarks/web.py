@@ -16,8 +16,18 @@ from statistics import median
 from typing import Any
 
 REPEATS = 40
-VALUES = {"content_threshold": 25.0, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
-QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, "Comfy.VueNodes.Enabled": False}
+VALUES = {
+    "content_threshold": 25.0,
+    "min_tile_size": 64,
+    "max_tile_size": 1024,
+    "min_denoise": 0.2,
+    "max_denoise": 0.8,
+}
+QUIET = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.VueNodes.Enabled": False,
+}
 
 
 def prepared(folder: Path) -> Path:
@@ -37,7 +47,9 @@ def prepared(folder: Path) -> Path:
 
 def asked(url: str, **body: Any) -> tuple[float, int]:
     """(ms, leaves) of one request."""
-    request = urllib.request.Request(url, json.dumps({**VALUES, **body}).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps({**VALUES, **body}).encode(), {"Content-Type": "application/json"}
+    )
     start = time.perf_counter()
     with urllib.request.urlopen(request) as answer:
         tree = json.load(answer)
@@ -49,9 +61,16 @@ def route(url: str) -> list[dict]:
     for side in (1024, 4096):
         image, cold = f"{side}.png", asked(url, image=f"{side}.png")[0]
         steps = [asked(url, image=image, content_threshold=20 + step)[0] for step in range(REPEATS)]
-        cost = [asked(url, image=image, content_threshold=20 + step, cost=True)[0] for step in range(5)]
+        cost = [
+            asked(url, image=image, content_threshold=20 + step, cost=True)[0] for step in range(5)
+        ]
         worst = [asked(url, image=image, content_threshold=1, min_tile_size=16) for _ in range(5)]
-        figures = {"first": cold, "slider step": median(steps), "slider, slowest": max(steps), "with cost": median(cost)}
+        figures = {
+            "first": cold,
+            "slider step": median(steps),
+            "slider, slowest": max(steps),
+            "with cost": median(cost),
+        }
         figures[f"{worst[0][1]} leaves"] = median(ms for ms, _ in worst)
         rows += [{"image_px": side, "what": what, "ms": ms} for what, ms in figures.items()]
     return rows
@@ -131,7 +150,9 @@ def run() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         base = prepared(Path(folder))
         with running(base) as server:
-            rows = route(server.url + "/quadtree/preview") + (panel(server.url, chromium) if chromium else [])
+            rows = route(server.url + "/quadtree/preview") + (
+                panel(server.url, chromium) if chromium else []
+            )
     for row in rows:
         figure = f"{row['ms']:>8.1f} ms" if "ms" in row else f"{row['per_second']:>8.1f}"
         print(f"{row['image_px']:>6} px  {row['what']:>34} {figure}")

@@ -21,7 +21,10 @@ def write_pictures(files: dict[str, Path], folder: Path) -> None:
     """Copies the run's pictures under their plain names and adds the heat map and the contact sheet."""
     for name in ("overlay", "denoise_map", "before", "after", "without_pack"):
         shutil.copyfile(files[f"picture {name}"], folder / f"{name}.png")
-    pictures = {name: Image.open(folder / f"{name}.png").convert("RGB") for name in ("before", "after", "without_pack")}
+    pictures = {
+        name: Image.open(folder / f"{name}.png").convert("RGB")
+        for name in ("before", "after", "without_pack")
+    }
     pictures["overlay"] = Image.open(folder / "overlay.png").convert("RGB")
     pictures["difference"] = heat_map(pictures["before"], pictures["after"])
     pictures["difference"].save(folder / "difference.png")
@@ -36,7 +39,12 @@ def kept_cells(denoise_map: Path, latent: Path) -> np.ndarray:
     levels = np.asarray(Image.open(denoise_map).convert("L"))
     rows, columns = load_latent(latent).shape[-2:]
     cell_px = levels.shape[0] // rows
-    return levels[: rows * cell_px, : columns * cell_px].reshape(rows, cell_px, columns, cell_px).max((1, 3)) == 0
+    return (
+        levels[: rows * cell_px, : columns * cell_px]
+        .reshape(rows, cell_px, columns, cell_px)
+        .max((1, 3))
+        == 0
+    )
 
 
 def largest_changes(before: Path, after: Path, kept: np.ndarray) -> tuple[float, float]:
@@ -63,8 +71,14 @@ def leaves_by_side(denoise_map: Path, settings: dict[str, Any]) -> dict[int, int
     """
     levels = np.asarray(Image.open(denoise_map).convert("L")).astype(float)
     low, high, largest = settings["min_denoise"], settings["max_denoise"], settings["max_tile_size"]
-    sides = [largest >> halvings for halvings in range(16) if largest >> halvings >= settings["min_tile_size"]]
-    expected = np.array([255 * (low + (high - low) * (1 - (side / largest) ** 2)) for side in sides])
+    sides = [
+        largest >> halvings
+        for halvings in range(16)
+        if largest >> halvings >= settings["min_tile_size"]
+    ]
+    expected = np.array(
+        [255 * (low + (high - low) * (1 - (side / largest) ** 2)) for side in sides]
+    )
     nearest = np.abs(levels[..., None] - expected).argmin(-1)
     counts = {side: int((nearest[::side, ::side] == i).sum()) for i, side in enumerate(sides)}
     return {side: count for side, count in counts.items() if count}
@@ -82,7 +96,9 @@ def heat_map(before: Image.Image, after: Image.Image) -> Image.Image:
     """Equal px are exactly black."""
     position = np.clip(difference(before, after) / HEAT_FULL, 0, 1) * (len(HEAT) - 1)
     stops = np.arange(len(HEAT))
-    colours = [np.interp(position, stops, [colour[channel] for colour in HEAT]) for channel in range(3)]
+    colours = [
+        np.interp(position, stops, [colour[channel] for colour in HEAT]) for channel in range(3)
+    ]
     return Image.fromarray(np.stack(colours, -1).round().astype(np.uint8))
 
 
@@ -90,7 +106,12 @@ def window_with_most(weight: np.ndarray) -> tuple[int, int, int, int]:
     """The PANEL_PX box, on a grid of 8 px, that holds the largest sum of weight [H, W]."""
     width, height = PANEL_PX
     sums = np.pad(weight.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    inside = (
+        sums[height:, width:]
+        - sums[:-height, width:]
+        - sums[height:, :-width]
+        + sums[:-height, :-width]
+    )
     y, x = np.unravel_index(inside[::8, ::8].argmax(), inside[::8, ::8].shape)
     return int(x) * 8, int(y) * 8, int(x) * 8 + width, int(y) * 8 + height
 
@@ -101,10 +122,21 @@ def contact_sheet(pictures: dict[str, Image.Image]) -> Image.Image:
     changed = difference(before, after)
     detail = window_with_most(changed)
     calm = window_with_most(np.where(changed == 0, difference(before, without), 0))
-    whole = {"before": before, "quadtree": pictures["overlay"], "after": after, "difference": pictures["difference"]}
-    cells = [(label, picture.resize(PANEL_PX, Image.Resampling.LANCZOS)) for label, picture in whole.items()]
+    whole = {
+        "before": before,
+        "quadtree": pictures["overlay"],
+        "after": after,
+        "difference": pictures["difference"],
+    }
+    cells = [
+        (label, picture.resize(PANEL_PX, Image.Resampling.LANCZOS))
+        for label, picture in whole.items()
+    ]
     cells += [("detail, before", before.crop(detail)), ("detail, after", after.crop(detail))]
-    cells += [("calm, after: kept to the bit", after.crop(calm)), ("calm, without the pack", without.crop(calm))]
+    cells += [
+        ("calm, after: kept to the bit", after.crop(calm)),
+        ("calm, without the pack", without.crop(calm)),
+    ]
     width, height = PANEL_PX[0] + GAP_PX, PANEL_PX[1] + LABEL_PX
     sheet = Image.new("RGB", (4 * width + GAP_PX, 2 * height + GAP_PX), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)

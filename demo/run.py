@@ -67,7 +67,9 @@ def prompt_from_workflow(workflow: dict, object_info: dict) -> Prompt:
         if node.get("mode", 0) in (MUTED, BYPASSED) or node["type"] in (*VIRTUAL, "Reroute"):
             continue
         if node["type"] not in object_info:
-            raise ValueError(f"The server does not know the node {node['type']!r} (id {node['id']}).")
+            raise ValueError(
+                f"The server does not know the node {node['type']!r} (id {node['id']})."
+            )
         inputs = widget_values(node, object_info[node["type"]])
         for slot in node.get("inputs", ()):
             if slot.get("link") is None:
@@ -89,7 +91,9 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
             options = rest[0] if rest else {}
             if (isinstance(kind, str) and kind not in WIDGET_TYPES) or options.get("forceInput"):
                 continue
-            for value in values:  # takes one, if there is one left: an input added later has none in an old file
+            for value in (
+                values
+            ):  # takes one, if there is one left: an input added later has none in an old file
                 named[name] = value
                 break
             if options.get("control_after_generate") or (kind == "INT" and name in SEEDS):
@@ -97,7 +101,9 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
     return named
 
 
-def link_source(origin: tuple[int, int], nodes: dict[int, dict], links: dict) -> tuple[int, int] | None:
+def link_source(
+    origin: tuple[int, int], nodes: dict[int, dict], links: dict
+) -> tuple[int, int] | None:
     """Node id and output slot that really feed a link: through reroutes and bypassed nodes; None behind a muted one."""
     while True:
         node_id, slot = origin
@@ -109,7 +115,11 @@ def link_source(origin: tuple[int, int], nodes: dict[int, dict], links: dict) ->
         inputs = node.get("inputs", [])
         wanted = node["outputs"][slot]["type"]
         same_place = inputs[slot : slot + 1]
-        fitting = [one for one in (*same_place, *inputs) if node["type"] == "Reroute" or one["type"] == wanted]
+        fitting = [
+            one
+            for one in (*same_place, *inputs)
+            if node["type"] == "Reroute" or one["type"] == wanted
+        ]
         if not fitting or fitting[0].get("link") is None:
             return None
         origin = links[fitting[0]["link"]]
@@ -130,7 +140,13 @@ def skip(prompt: Prompt, class_type: str, through: str) -> Prompt:
     source = prompt[node_id]["inputs"][through]
     rest = {number: node for number, node in prompt.items() if number != node_id}
     return {
-        number: {**node, "inputs": {name: source if value == [node_id, 0] else value for name, value in node["inputs"].items()}}
+        number: {
+            **node,
+            "inputs": {
+                name: source if value == [node_id, 0] else value
+                for name, value in node["inputs"].items()
+            },
+        }
         for number, node in rest.items()
     }
 
@@ -140,10 +156,13 @@ def find_node(prompt: Prompt, class_type: str, **inputs: Any) -> str:
     found = [
         node_id
         for node_id, node in prompt.items()
-        if node["class_type"] == class_type and inputs.items() <= {k: str(v) for k, v in node["inputs"].items()}.items()
+        if node["class_type"] == class_type
+        and inputs.items() <= {k: str(v) for k, v in node["inputs"].items()}.items()
     ]
     if len(found) != 1:
-        raise ValueError(f"The workflow has {len(found)} {class_type} nodes with {inputs}; it must have one.")
+        raise ValueError(
+            f"The workflow has {len(found)} {class_type} nodes with {inputs}; it must have one."
+        )
     return found[0]
 
 
@@ -153,7 +172,9 @@ def only_needed_for(prompt: Prompt, node_id: str) -> Prompt:
     while open_ids:
         current = open_ids.pop()
         needed[current] = prompt[current]
-        open_ids += [value[0] for value in prompt[current]["inputs"].values() if isinstance(value, list)]
+        open_ids += [
+            value[0] for value in prompt[current]["inputs"].values() if isinstance(value, list)
+        ]
     return needed
 
 
@@ -196,7 +217,9 @@ def prepare_base(base: Path) -> None:
     (template / "example_workflows" / f"{TEMPLATE}.json").write_text(workflow, encoding="utf-8")
 
     user = base / "user" / "default"
-    write_if_missing(user / "workflows" / f"{TEMPLATE}.json", workflow)  # may hold what a person has changed and saved
+    write_if_missing(
+        user / "workflows" / f"{TEMPLATE}.json", workflow
+    )  # may hold what a person has changed and saved
     write_if_missing(user / "comfy.settings.json", '{"Comfy.TutorialCompleted": true}')
     write_if_missing(user / "comfy.templates.json", "[]")
     write_if_missing(user / "user.css", "")
@@ -251,7 +274,9 @@ def start_line(base: Path, comfyui: Path, port: int, *options: str) -> list[str]
     """The command that starts ComfyUI, offline and without a database of its own."""
     main = comfyui / "main.py"
     if not main.is_file():
-        raise DemoError(f"{comfyui} has no main.py; COMFYUI_PATH must name the folder that ComfyUI is started from.")
+        raise DemoError(
+            f"{comfyui} has no main.py; COMFYUI_PATH must name the folder that ComfyUI is started from."
+        )
     place = ["--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
     quiet = ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
     return [sys.executable, str(main), *place, *quiet, *([] if has_cuda() else ["--cpu"]), *options]
@@ -269,9 +294,13 @@ def wait_until_ready(it: Server) -> None:
         while True:
             seconds = time.monotonic() - started
             if it.process.poll() is not None:
-                raise DemoError(f"ComfyUI ended with code {it.process.returncode} while starting.\n{last_lines(it.log)}")
+                raise DemoError(
+                    f"ComfyUI ended with code {it.process.returncode} while starting.\n{last_lines(it.log)}"
+                )
             if seconds > START_LIMIT_S:
-                raise DemoError(f"ComfyUI did not answer within {START_LIMIT_S} s.\n{last_lines(it.log)}")
+                raise DemoError(
+                    f"ComfyUI did not answer within {START_LIMIT_S} s.\n{last_lines(it.log)}"
+                )
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
                 get_json(f"{it.url}/system_stats")
                 return
@@ -284,13 +313,19 @@ def check_packs(it: Server) -> None:
     missing = [name for name in NODES if not get_json(f"{it.url}/object_info/{name}")]
     failed = "IMPORT FAILED" in it.log.read_text(encoding="utf-8", errors="replace")
     if missing or failed:
-        what = f"ComfyUI runs, but without {', '.join(missing)}." if missing else "A node pack could not be imported."
+        what = (
+            f"ComfyUI runs, but without {', '.join(missing)}."
+            if missing
+            else "A node pack could not be imported."
+        )
         raise DemoError(f"{what}\n{last_lines(it.log, 40)}")
 
 
 def get_json(url: str) -> Any:
     # Past any proxy: the server is on this machine.
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        url, timeout=30
+    ) as answer:
         return json.load(answer)
 
 
@@ -340,7 +375,9 @@ class Run:
     """What the server told about one prompt."""
 
     outputs: dict[str, dict] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)  # per node that was executed, not taken from the cache
+    seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # per node that was executed, not taken from the cache
 
 
 def run_prompt(url: str, prompt: Prompt, show: Callable[[str], None] = lambda _: None) -> Run:
@@ -352,7 +389,10 @@ async def _run_prompt(url: str, prompt: Prompt, show: Callable[[str], None]) -> 
     import aiohttp  # ComfyUI's own requirement
 
     run, client = Run(), uuid.uuid4().hex
-    async with aiohttp.ClientSession(url) as session, session.ws_connect("/ws", params={"clientId": client}) as socket_:
+    async with (
+        aiohttp.ClientSession(url) as session,
+        session.ws_connect("/ws", params={"clientId": client}) as socket_,
+    ):
         async with session.post("/prompt", json={"prompt": prompt, "client_id": client}) as answer:
             queued = await answer.json()
         if "prompt_id" not in queued or queued.get("node_errors"):
@@ -363,13 +403,17 @@ async def _run_prompt(url: str, prompt: Prompt, show: Callable[[str], None]) -> 
     return run
 
 
-async def follow(socket_: Any, prompt: Prompt, prompt_id: str, run: Run, show: Callable[[str], None]) -> None:
+async def follow(
+    socket_: Any, prompt: Prompt, prompt_id: str, run: Run, show: Callable[[str], None]
+) -> None:
     """Reads the server's messages until this prompt has ended; DemoError where it failed."""
     import aiohttp
 
     current, since = None, time.monotonic()
     async for message in socket_:
-        event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}  # else a preview picture
+        event = (
+            json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+        )  # else a preview picture
         data = event.get("data") or {}
         if data.get("prompt_id") != prompt_id:
             continue
@@ -416,14 +460,20 @@ class Evaluations:
 
 def evaluations(log: str) -> Evaluations | None:
     """The last such line; None where there is none."""
-    found = re.findall(r"Quadtree: (\d+ model calls? on \d+ windows? in \d+ steps?), ([\d.]+)% of the full model cost", log)
+    found = re.findall(
+        r"Quadtree: (\d+ model calls? on \d+ windows? in \d+ steps?), ([\d.]+)% of the full model cost",
+        log,
+    )
     return Evaluations(found[-1][0], float(found[-1][1])) if found else None
 
 
 def files_of(run: Run, prompt: Prompt, base: Path) -> dict[str, Path]:
     """Where the run's pictures and latents lie: "picture before", "latent before" ... by their file name prefix."""
     paths = {}
-    for class_type, key, what in (("SaveImage", "images", "picture"), ("SaveLatent", "latents", "latent")):
+    for class_type, key, what in (
+        ("SaveImage", "images", "picture"),
+        ("SaveLatent", "latents", "latent"),
+    ):
         for node_id, node in prompt.items():
             if node["class_type"] == class_type and node_id in run.outputs:
                 place = run.outputs[node_id][key][0]
@@ -435,8 +485,14 @@ def files_of(run: Run, prompt: Prompt, base: Path) -> dict[str, Path]:
 def refine(url: str, workflow: dict) -> tuple[Run, Run, Prompt]:
     """The workflow with the pack and with our node bypassed; a first step loads the model, so that both start equal."""
     object_info = get_json(f"{url}/object_info")
-    plain = skip(prompt_from_workflow(bypass(workflow, "QuadtreeDiffusion"), object_info), "QuadtreeComposite", "refined")
-    warm_up = only_needed_for(copy.deepcopy(plain), find_node(plain, "SaveLatent", filename_prefix="quadtree/after"))
+    plain = skip(
+        prompt_from_workflow(bypass(workflow, "QuadtreeDiffusion"), object_info),
+        "QuadtreeComposite",
+        "refined",
+    )
+    warm_up = only_needed_for(
+        copy.deepcopy(plain), find_node(plain, "SaveLatent", filename_prefix="quadtree/after")
+    )
     warm_up[find_node(plain, "KSampler")]["inputs"]["steps"] = 1
     timed = prompt_from_workflow(workflow, object_info)
     with status_line() as show:
@@ -447,7 +503,9 @@ def refine(url: str, workflow: dict) -> tuple[Run, Run, Prompt]:
 
 
 def demo(comfyui: Path, port: int) -> int:
-    from pictures import write_pictures  # beside this file; needs numpy and Pillow, which tests of the rest do not
+    from pictures import (
+        write_pictures,
+    )  # beside this file; needs numpy and Pillow, which tests of the rest do not
 
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     started = time.monotonic()
@@ -462,7 +520,9 @@ def demo(comfyui: Path, port: int) -> int:
     return summarise(files, prompt, (with_pack, without), reported)
 
 
-def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], reported: Evaluations | None) -> int:
+def summarise(
+    files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], reported: Evaluations | None
+) -> int:
     """Prints what was measured; 1 where a kept region has changed, which must never happen."""
     from pictures import kept_cells, largest_changes, largest_kept_px_change, leaves_by_side
 
@@ -471,7 +531,9 @@ def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], rep
     leaves = leaves_by_side(files["picture denoise_map"], settings)
     kept = kept_cells(files["picture denoise_map"], files["latent before"])
     change_kept, change_free = largest_changes(files["latent before"], files["latent after"], kept)
-    change_px = largest_kept_px_change(*(files[f"picture {name}"] for name in ("denoise_map", "before", "after")))
+    change_px = largest_kept_px_change(
+        *(files[f"picture {name}"] for name in ("denoise_map", "before", "after"))
+    )
     seconds, plain_seconds = (run.seconds[sampler] for run in runs)
     sides = ", ".join(f"{count} of {side} px" for side, count in leaves.items())
     cost = "not reported by the pack"
@@ -481,19 +543,29 @@ def summarise(files: dict[str, Path], prompt: Prompt, runs: tuple[Run, Run], rep
     say(f"kept               {kept.mean():.0%} of the picture")
     say(f"model evaluations  {cost}")
     say(f"sampling           {seconds:.1f} s; without the pack {plain_seconds:.1f} s")
-    say(f"largest change     kept regions {change_kept:g}, elsewhere {change_free:.2f} (latent units)")
-    say(f"in the picture     kept regions {change_px} of 255 levels{'' if change_px else ', each px as it was'}")
+    say(
+        f"largest change     kept regions {change_kept:g}, elsewhere {change_free:.2f} (latent units)"
+    )
+    say(
+        f"in the picture     kept regions {change_px} of 255 levels{'' if change_px else ', each px as it was'}"
+    )
     say(f"pictures           {OUTPUT}")
     if change_kept > 0 or change_px > 0 or not kept.any():
-        say("FAILED: a region with denoise 0 must equal the input to the bit, latent and px, and the demo must have one.")
+        say(
+            "FAILED: a region with denoise 0 must equal the input to the bit, latent and px, and the demo must have one."
+        )
         return 1
     return 0
 
 
 def serve(comfyui: Path, port: int) -> int:
     with running(BASE, comfyui, port, "--preview-method", "latent2rgb") as it:
-        say(f"ComfyUI runs. The demo's workflow: {it.url}/?template={TEMPLATE}&source={TEMPLATE_PACK}")
-        say(f"It is also in the Workflows sidebar of {it.url} as {TEMPLATE!r}. Log: {it.log}. Ctrl+C ends the server.")
+        say(
+            f"ComfyUI runs. The demo's workflow: {it.url}/?template={TEMPLATE}&source={TEMPLATE_PACK}"
+        )
+        say(
+            f"It is also in the Workflows sidebar of {it.url} as {TEMPLATE!r}. Log: {it.log}. Ctrl+C ends the server."
+        )
         code = it.process.wait()
         raise DemoError(f"ComfyUI ended with code {code}.\n{last_lines(it.log)}")
 
@@ -527,16 +599,24 @@ def status_line(every_s: float = 5) -> Iterator[Callable[[str], None]]:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Refines a photo on a real ComfyUI server; pictures in demo/output.")
-    parser.add_argument("--serve", action="store_true", help="leave the server running, its workflow ready to open")
-    parser.add_argument("--port", type=int, help="port of the server (default: with --serve 8188 if free, else any)")
+    parser = argparse.ArgumentParser(
+        description="Refines a photo on a real ComfyUI server; pictures in demo/output."
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="leave the server running, its workflow ready to open"
+    )
+    parser.add_argument(
+        "--port", type=int, help="port of the server (default: with --serve 8188 if free, else any)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     asked = arguments(argv)
     if not os.environ.get("COMFYUI_PATH"):
-        raise DemoError("COMFYUI_PATH names no ComfyUI folder; `python dev.py demo` sets everything up.")
+        raise DemoError(
+            "COMFYUI_PATH names no ComfyUI folder; `python dev.py demo` sets everything up."
+        )
     comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
     port = asked.port or free_port(8188 if asked.serve else 0)
     return (serve if asked.serve else demo)(comfyui, port)

@@ -13,11 +13,25 @@ MODULES = ("pictures", "icon", "figures")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="dev.py figures", description=__doc__)
-    parser.add_argument("word", nargs="?", default="", help="a part of the names of those to draw; all if none is given")
-    parser.add_argument("--into", type=Path, default=ROOT, help="the folder to draw into; the project itself if none is given")
+    parser.add_argument(
+        "word",
+        nargs="?",
+        default="",
+        help="a part of the names of those to draw; all if none is given",
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=ROOT,
+        help="the folder to draw into; the project itself if none is given",
+    )
     given = parser.parse_args()
     register_pack()
-    drawings = {name: draw for module in MODULES for name, draw in import_module(f"{PACKAGE}.docs.{module}").DRAWINGS.items()}
+    drawings = {
+        name: draw
+        for module in MODULES
+        for name, draw in import_module(f"{PACKAGE}.docs.{module}").DRAWINGS.items()
+    }
     chosen = {name: draw for name, draw in drawings.items() if given.word in name}
     if not chosen:
         parser.error(f"no picture's name holds {given.word!r}; there are {', '.join(drawings)}")

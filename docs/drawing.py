@@ -34,7 +34,11 @@ def saved(draw: Callable[[], Image.Image]) -> Draw:
 
 def photo(size: tuple[int, int]) -> Tensor:
     """The demo's photo (CC0) as [H, W, 3] in 0..1."""
-    picture = Image.open(ROOT / "demo" / "photo.png").convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    picture = (
+        Image.open(ROOT / "demo" / "photo.png")
+        .convert("RGB")
+        .resize(size, Image.Resampling.LANCZOS)
+    )
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
 
 
@@ -53,12 +57,16 @@ def denoise_of(image: Tensor, tree: quadtree.Quadtree) -> Tensor:
     return tree.denoise_map(*image.shape[:2]).float()
 
 
-def sheet(panels: dict[str, Image.Image], columns: int = 2, panel_px: tuple[int, int] = PANEL_PX) -> Image.Image:
+def sheet(
+    panels: dict[str, Image.Image], columns: int = 2, panel_px: tuple[int, int] = PANEL_PX
+) -> Image.Image:
     """Panels in columns, each below its label of one or more lines; two, since ComfyUI's side panel is narrow."""
     width, height = panel_px
     label_px = 2 * GAP_PX + FONT_PX * (1 + max(label.count("\n") for label in panels))
     rows = -(-len(panels) // columns)
-    canvas = Image.new("RGB", (columns * (width + GAP_PX) + GAP_PX, rows * (height + label_px) + GAP_PX), PAPER)
+    canvas = Image.new(
+        "RGB", (columns * (width + GAP_PX) + GAP_PX, rows * (height + label_px) + GAP_PX), PAPER
+    )
     draw = ImageDraw.Draw(canvas)
     for index, (label, panel) in enumerate(panels.items()):
         x = GAP_PX + index % columns * (width + GAP_PX)

@@ -51,13 +51,17 @@ def labelled(image: Tensor, name: str, **limits: Any) -> tuple[str, Image.Image]
     """(what it is, its tiles and its price as the panel tells them; the picture)."""
     tree = quadtree.build_quadtree(image, **limits)
     cost = 100 * run.typical_cost(tree, model.TYPICAL_STEPS)
-    return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost", as_picture(overlaid(image, tree, LINE_PX))
+    return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost", as_picture(
+        overlaid(image, tree, LINE_PX)
+    )
 
 
 def thresholds(image: Tensor, values: tuple[int, ...], metric: str = "") -> dict[str, Image.Image]:
     limits = SHOWN | ({"detail_metric": metric} if metric else {})
     name = f"{metric}, threshold" if metric else "threshold"
-    return dict(labelled(image, f"{name} {value}", content_threshold=value, **limits) for value in values)
+    return dict(
+        labelled(image, f"{name} {value}", content_threshold=value, **limits) for value in values
+    )
 
 
 def panel_px(image: Tensor, width: int = 306) -> tuple[int, int]:
@@ -97,9 +101,18 @@ def denoise_by() -> Image.Image:
     """Maps of one photo: white may change most."""
     image = bundled_photo("rocket", LONG_SIDE_PX)
     limits = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
-    ways = {way: {"denoise_by": way} for way in quadtree.DENOISE_BY} | {"area, inverted": {"invert": True}}
-    maps = {name: denoise_of(image, quadtree.build_quadtree(image, **limits, **way)) for name, way in ways.items()}
-    panels = {"image": image, "tiles": overlaid(image, quadtree.build_quadtree(image, **limits), LINE_PX), **maps}
+    ways = {way: {"denoise_by": way} for way in quadtree.DENOISE_BY} | {
+        "area, inverted": {"invert": True}
+    }
+    maps = {
+        name: denoise_of(image, quadtree.build_quadtree(image, **limits, **way))
+        for name, way in ways.items()
+    }
+    panels = {
+        "image": image,
+        "tiles": overlaid(image, quadtree.build_quadtree(image, **limits), LINE_PX),
+        **maps,
+    }
     return sheet({name: as_picture(panel) for name, panel in panels.items()}, 3, panel_px(image))
 
 
@@ -127,16 +140,28 @@ def schedules(figure: Figure) -> None:
     for axes, (name, steps) in zip(figure.subplots(1, 4, sharey=True), panels, strict=True):
         shown = range(1, steps + 1)
         for denoise, colour, style in GRADES:
-            freedom = [float(velocity.SCHEDULES[name](torch.tensor(denoise), step - 1, steps)) for step in shown]
-            axes.step(shown, freedom, style, color=colour, label=f"denoise {denoise:g}", where="mid")
-        axes.set(title=f"{name}, {steps} steps", xlabel="step", xticks=[1, *range(steps // 4, steps + 1, steps // 4)][-5:])
+            freedom = [
+                float(velocity.SCHEDULES[name](torch.tensor(denoise), step - 1, steps))
+                for step in shown
+            ]
+            axes.step(
+                shown, freedom, style, color=colour, label=f"denoise {denoise:g}", where="mid"
+            )
+        axes.set(
+            title=f"{name}, {steps} steps",
+            xlabel="step",
+            xticks=[1, *range(steps // 4, steps + 1, steps // 4)][-5:],
+        )
         axes.set_ylim(-0.05, 1.05)
     figure.axes[0].set_ylabel("freedom (0 = held, 1 = free)")
     handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
-MODES, SPREAD = (-1.0, 1.0), 0.08  # what the model of the plot has learned: values near -1 and near 1
+MODES, SPREAD = (
+    (-1.0, 1.0),
+    0.08,
+)  # what the model of the plot has learned: values near -1 and near 1
 CLEAN, NOISE = 0.35, 1.5  # the cell's clean value and the noise that the run adds to it
 FROM = 0.8  # noise level at which the run begins
 SIGMAS = torch.linspace(FROM, 0, STEPS + 1, dtype=torch.float64).tolist()
@@ -172,10 +197,14 @@ def trajectories(figure: Figure) -> None:
     axes = figure.subplots()
     middle, half = np.array([(1 - s) * CLEAN for s in SIGMAS]), np.array(SIGMAS)
     band = "clean value + noise of the step (95%)"
-    axes.fill_between(taken, middle - 2 * half, middle + 2 * half, color=GREY, alpha=0.16, lw=0, label=band)
+    axes.fill_between(
+        taken, middle - 2 * half, middle + 2 * half, color=GREY, alpha=0.16, lw=0, label=band
+    )
     axes.axhline(CLEAN, color=GREY, ls=":", label=f"clean value {CLEAN:g}")
     for mode in MODES:
-        axes.annotate("what the model knows", (STEPS, mode), (STEPS + 0.4, mode), va="center", color=GREEN)
+        axes.annotate(
+            "what the model knows", (STEPS, mode), (STEPS + 0.4, mode), va="center", color=GREEN
+        )
         axes.plot(STEPS, mode, "<", color=GREEN, ms=9)
     for denoise, colour, style, label in (
         (0.0, BLUE, "-", "held (denoise 0): ends at the clean value"),

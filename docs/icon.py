@@ -52,7 +52,9 @@ def tiles(size: tuple[int, int], tree: quadtree.Quadtree) -> Image.Image:
     for leaf in tree.leaves:
         gap = min(GAP * leaf.side, GAP_PX)
         picture = tile(round((leaf.side - gap) * scale), leaf.denoise)
-        canvas.paste(picture, [round((edge + gap / 2) * scale) for edge in (leaf.x0, leaf.y0)], picture)
+        canvas.paste(
+            picture, [round((edge + gap / 2) * scale) for edge in (leaf.x0, leaf.y0)], picture
+        )
     return canvas
 
 
@@ -72,12 +74,33 @@ def banner() -> Image.Image:
     tree = tree_of(disc((1792, 768), (1352, 392), 170), (32, 256))
     picture = tiles(BANNER_PX, tree).resize(BANNER_PX, Image.Resampling.LANCZOS)
     width, height = BANNER_PX
-    shown = torch.linspace(-0.5, 1.6, width).clamp(FAINT, 1).mul(255).round().to(torch.uint8).expand(height, width)
-    picture = Image.composite(picture, Image.new("RGB", BANNER_PX, PAPER), Image.fromarray(shown.numpy()))
+    shown = (
+        torch.linspace(-0.5, 1.6, width)
+        .clamp(FAINT, 1)
+        .mul(255)
+        .round()
+        .to(torch.uint8)
+        .expand(height, width)
+    )
+    picture = Image.composite(
+        picture, Image.new("RGB", BANNER_PX, PAPER), Image.fromarray(shown.numpy())
+    )
     draw = ImageDraw.Draw(picture)
     draw.text((64, height // 2), "Quadtree Diffusion", INK, ImageFont.load_default(72), anchor="ls")
-    draw.text((68, height // 2 + 52), "New detail where there is detail.", SOFT_INK, ImageFont.load_default(30), anchor="ls")
-    draw.text((68, height // 2 + 92), "Calm regions stay as they are.", SOFT_INK, ImageFont.load_default(30), anchor="ls")
+    draw.text(
+        (68, height // 2 + 52),
+        "New detail where there is detail.",
+        SOFT_INK,
+        ImageFont.load_default(30),
+        anchor="ls",
+    )
+    draw.text(
+        (68, height // 2 + 92),
+        "Calm regions stay as they are.",
+        SOFT_INK,
+        ImageFont.load_default(30),
+        anchor="ls",
+    )
     return picture
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from .drawing import as_picture, denoise_of, overlaid, photo, saved, sheet
 
 THUMBNAIL_PX = 512
-SAVED_PX = 384  # what the browser shows of a thumbnail; the archive for the registry is to stay small
+SAVED_PX = (
+    384  # what the browser shows of a thumbnail; the archive for the registry is to stay small
+)
 
 UPSCALED_PX = (1920, 1280)  # what the windows of the help page are planned for
 STEPS = 20
@@ -21,7 +23,9 @@ SHOWN_STEPS = (8, 10, 12, 20)
 HELD = 0.3  # brightness of what is held at a step
 
 
-def ellipse(height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]) -> Tensor:
+def ellipse(
+    height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]
+) -> Tensor:
     """A mask [height, width]: 0 inside, 1 outside; centre and radii as x, y in shares of the width and height."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     return (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 > 1).float()
@@ -45,15 +49,23 @@ COARSE = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 75}
 
 def flux_thumbnail() -> Image.Image:
     image = square_photo()
-    tiles = overlaid(image, quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0))
+    tiles = overlaid(
+        image, quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0)
+    )
     rows = torch.arange(THUMBNAIL_PX)
-    right = (rows[None] + rows[:, None] // 4 > THUMBNAIL_PX * 5 // 8)[..., None]  # a slanted border through the cup
+    right = (rows[None] + rows[:, None] // 4 > THUMBNAIL_PX * 5 // 8)[
+        ..., None
+    ]  # a slanted border through the cup
     return thumbnail(tiles.where(right, image))
 
 
 def sdxl_thumbnail() -> Image.Image:
     image = square_photo()
-    return thumbnail(overlaid(image, quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0), 3))
+    return thumbnail(
+        overlaid(
+            image, quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0), 3
+        )
+    )
 
 
 def mask_thumbnail() -> Image.Image:
@@ -68,9 +80,17 @@ def mask_thumbnail() -> Image.Image:
 
 def visualizer_page() -> Image.Image:
     image = photo((960, 640))
-    limits = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 50, "min_denoise": 0.0, "max_denoise": 0.9}
+    limits = {
+        "min_tile_px": 32,
+        "max_tile_px": 128,
+        "content_threshold": 50,
+        "min_denoise": 0.0,
+        "max_denoise": 0.9,
+    }
     tree = quadtree.build_quadtree(image, **limits)
-    painted = quadtree.build_quadtree(image, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),))
+    painted = quadtree.build_quadtree(
+        image, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),)
+    )
     panels = {
         "image": image,
         "tiles: blue is kept": overlaid(image, tree, 3),
@@ -84,14 +104,23 @@ def diffusion_page() -> Image.Image:
     """The windows of four steps of a run with `hold`, over what is free at that step."""
     image = photo(UPSCALED_PX)
     tree = quadtree.build_quadtree(
-        image, content_threshold=60, min_tile_px=64, max_tile_px=256, min_denoise=0.15, max_denoise=0.6
+        image,
+        content_threshold=60,
+        min_tile_px=64,
+        max_tile_px=256,
+        min_denoise=0.15,
+        max_denoise=0.6,
     )
     geometry = model.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=model.TRANSFORMER_COST)
     settings = model.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // 8, UPSCALED_PX[0] // 8
-    steps = run.new_run(None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size))
+    steps = run.new_run(
+        None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size)
+    )
     steps.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]
-    return sheet({f"step {step} of {STEPS}": step_picture(image, steps, step - 1) for step in SHOWN_STEPS})
+    return sheet(
+        {f"step {step} of {STEPS}": step_picture(image, steps, step - 1) for step in SHOWN_STEPS}
+    )
 
 
 def step_picture(image: Tensor, steps: run.Run, index: int) -> Image.Image:
@@ -107,7 +136,13 @@ def step_picture(image: Tensor, steps: run.Run, index: int) -> Image.Image:
 def composite_page() -> Image.Image:
     """A refined image that is too green everywhere, as a poor VAE leaves it, and what the node makes of it."""
     image = photo((960, 640))
-    limits = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 60, "min_denoise": 0.0, "max_denoise": 0.9}
+    limits = {
+        "min_tile_px": 32,
+        "max_tile_px": 128,
+        "content_threshold": 60,
+        "min_denoise": 0.0,
+        "max_denoise": 0.9,
+    }
     tree = quadtree.build_quadtree(image, **limits)
     refined = (image * torch.tensor([0.82, 1.0, 0.85]) + torch.tensor([0.0, 0.04, 0.0])).clamp(0, 1)
     canvas = composite.canvases(image[None], [tree], image.shape[:2], 1)[0]

@@ -15,7 +15,9 @@ from ..tree.raster import feathered, window_mean
 from ..utils import Box, ceil_div
 
 BAND_ROWS = 512  # composed at once, whole cells: a whole 8192 px picture would need several times its own memory
-EVEN = 1 / 255  # deviation, in linear light, below which an area counts as plain: its contrast is left alone
+EVEN = (
+    1 / 255
+)  # deviation, in linear light, below which an area counts as plain: its contrast is left alone
 MOST_CONTRAST = 2.0  # by which a deviation is raised, or lowered
 
 
@@ -27,7 +29,9 @@ class Canvas(NamedTuple):
     free: Tensor
 
 
-def canvases(original: Tensor, trees: Sequence[Quadtree], size: tuple[int, int], count: int) -> list[Canvas]:
+def canvases(
+    original: Tensor, trees: Sequence[Quadtree], size: tuple[int, int], count: int
+) -> list[Canvas]:
     """`count` canvases of `size` (height, width) from original [B, H, W, 3] and trees, which repeat.
 
     Of a larger original it is the middle, as core's VAE Encode crops it. A tree lies on the original before the crop, so what
@@ -44,7 +48,10 @@ def canvases(original: Tensor, trees: Sequence[Quadtree], size: tuple[int, int],
         return (tree.denoise_map(*whole) > 0)[middle]
 
     free = {tree: free_px(tree) for tree in dict.fromkeys(trees)}
-    chosen = ((original[number % len(original)][middle], trees[number % len(trees)]) for number in range(count))
+    chosen = (
+        (original[number % len(original)][middle], trees[number % len(trees)])
+        for number in range(count)
+    )
     return [Canvas(picture, tree, free[tree]) for picture, tree in chosen]
 
 
@@ -60,11 +67,15 @@ def composite(canvas: Canvas, refined: Tensor, feather_px: int, *, match: bool =
     result = torch.empty_like(original)
     for start, stop in _bands(height):
         first, last = max(0, start - feather_px), min(height, stop + feather_px)
-        share = feathered(free[first:last].float(), feather_px // 2)[start - first : stop - first, :, None].to(original)
+        share = feathered(free[first:last].float(), feather_px // 2)[
+            start - first : stop - first, :, None
+        ].to(original)
         share = share * share * (3 - 2 * share)  # a soft start and end
         rows = slice(start, stop)
         new = refined[rows] if matched is None else matched(refined[rows].float(), start)
-        result[rows] = torch.where(share > 0, original[rows].lerp(new.to(original), share), original[rows])
+        result[rows] = torch.where(
+            share > 0, original[rows].lerp(new.to(original), share), original[rows]
+        )
     return result
 
 
@@ -85,12 +96,18 @@ class ColourMatch:
             return max(1, round(leaf_px * was.shape[-1] / tree.width))
 
         for leaf_px in sides.unique().tolist():
-            (mean, deviation), (new_mean, new_deviation) = (_local(cells, cells_of(leaf_px)) for cells in (was, now))
-            here = ((deviation + EVEN) / (new_deviation + EVEN)).clamp(1 / MOST_CONTRAST, MOST_CONTRAST)
+            (mean, deviation), (new_mean, new_deviation) = (
+                _local(cells, cells_of(leaf_px)) for cells in (was, now)
+            )
+            here = ((deviation + EVEN) / (new_deviation + EVEN)).clamp(
+                1 / MOST_CONTRAST, MOST_CONTRAST
+            )
             gain = torch.where(sides == leaf_px, here, gain)
             offset = torch.where(sides == leaf_px, mean - here * new_mean, offset)
         reach = cells_of(int(sides.min()))
-        self.gain, self.offset = (_box_mean(_box_mean(cells, reach), reach) for cells in (gain, offset))
+        self.gain, self.offset = (
+            _box_mean(_box_mean(cells, reach), reach) for cells in (gain, offset)
+        )
 
     def __call__(self, refined: Tensor, start: int) -> Tensor:
         """Rows of the refined image [h, W, C] from `start`, a multiple of 8 px, with the original's colours."""
@@ -116,7 +133,9 @@ def _encoded(linear: Tensor) -> Tensor:
 def _linear_cells(image: Tensor, device: torch.device) -> Tensor:
     """Means of linear light over 8 x 8 px cells of [H, W, C], as [C, rows, columns]; cells at the edge are smaller."""
     bands = [
-        F.avg_pool2d(_linear(image[a:b].to(device, torch.float32)).movedim(-1, 0), GRID_PX, ceil_mode=True)
+        F.avg_pool2d(
+            _linear(image[a:b].to(device, torch.float32)).movedim(-1, 0), GRID_PX, ceil_mode=True
+        )
         for a, b in _bands(len(image))
     ]
     return torch.cat(bands, 1)

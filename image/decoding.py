@@ -121,20 +121,28 @@ class Decoder:
 
     def memory(self, latent: Tensor, height: int, width: int) -> float:
         """Bytes that decoding `height` x `width` cells of this latent takes, by core's estimate."""
-        return self.vae.memory_used_decode(torch.Size((1, *latent.shape[1:-2], height, width)), self.vae.vae_dtype)
+        return self.vae.memory_used_decode(
+            torch.Size((1, *latent.shape[1:-2], height, width)), self.vae.vae_dtype
+        )
 
     def load(self, latent: Tensor) -> None:
         """The VAE on its device, with memory for a window and for the features of the whole latent."""
         height, width = latent.shape[-2:]
         window = self.memory(latent, min(height, self.window_cells), min(width, self.window_cells))
-        features = 4 * self.memory(latent, height, width) / self.vae.spacial_compression_decode() ** 2
+        features = (
+            4 * self.memory(latent, height, width) / self.vae.spacial_compression_decode() ** 2
+        )
         comfy.model_management.load_models_gpu(
-            [self.vae.patcher], memory_required=window + features, force_full_load=self.vae.disable_offload
+            [self.vae.patcher],
+            memory_required=window + features,
+            force_full_load=self.vae.disable_offload,
         )
 
     def fits(self, latent: Tensor) -> bool:
         """Whether the whole latent can be decoded at once."""
-        return self.memory(latent, *latent.shape[-2:]) <= comfy.model_management.get_free_memory(self.vae.device)
+        return self.memory(latent, *latent.shape[-2:]) <= comfy.model_management.get_free_memory(
+            self.vae.device
+        )
 
 
 def as_images(picture: Tensor) -> Tensor:
@@ -153,7 +161,9 @@ def hooked(hook: Callable, *modules: nn.Module) -> Iterator[None]:
 
 def out_of_memory(error: Exception) -> bool:
     """Of what kind such an error is depends on the device: core knows."""
-    interrupt = isinstance(error, comfy.model_management.InterruptProcessingException)  # an Exception in older versions
+    interrupt = isinstance(
+        error, comfy.model_management.InterruptProcessingException
+    )  # an Exception in older versions
     return not interrupt and comfy.model_management.is_oom(error)
 
 
@@ -178,9 +188,16 @@ def find_cut(decoder: Decoder, latent: Tensor) -> Cut | None:
         for module, features in reversed(at_lowest(decoder, probe)[-MOST_TRIES:]):
             with tried():  # what bypasses it has the shape of the one cell
                 picture = decoder.rest(features, module, probe)
-                if picture.shape[-2:] == (px * PROBE_CELLS, px * PROBE_CELLS) and picture.isfinite().all():
+                if (
+                    picture.shape[-2:] == (px * PROBE_CELLS, px * PROBE_CELLS)
+                    and picture.isfinite().all()
+                ):
                     across = reach_along(-1, decoder, module, features, probe)
-                    down = None if across is None else reach_along(-2, decoder, module, features, probe)
+                    down = (
+                        None
+                        if across is None
+                        else reach_along(-2, decoder, module, features, probe)
+                    )
                     scale = features.shape[-1] // PROBE_CELLS
                     return None if down is None else Cut(module, scale, px, max(across, down))
     return None
@@ -199,28 +216,45 @@ def at_lowest(decoder: Decoder, probe: Tensor) -> list[tuple[nn.Module, Tensor]]
         calls[module] += 1
         if isinstance(output, Tensor) and output.ndim >= 4 and output.shape[-2] == output.shape[-1]:
             side = output.shape[-1]
-            if side and side % PROBE_CELLS == 0 and side <= min((some.shape[-1] for _, some in seen), default=side):
+            if (
+                side
+                and side % PROBE_CELLS == 0
+                and side <= min((some.shape[-1] for _, some in seen), default=side)
+            ):
                 seen.append((module, output.clone()))  # what follows may write into it
 
     with hooked(note, *decoder.model.modules()):
         decoder(probe)
     lowest = min((some.shape[-1] for _, some in seen), default=0)
-    found = [(module, some) for module, some in seen if some.shape[-1] == lowest and calls[module] == 1]
+    found = [
+        (module, some) for module, some in seen if some.shape[-1] == lowest and calls[module] == 1
+    ]
     inner = {child for module, _ in found for child in module.modules() if child is not module}
     return [(module, some) for module, some in found if module not in inner]
 
 
-def reach_along(axis: int, decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor) -> int | None:
+def reach_along(
+    axis: int, decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor
+) -> int | None:
     """How many cells away, along an axis, a cell has a say in the picture; None if it has in all of it."""
     (length, width), scale = STRIP_CELLS, features.shape[-1] // PROBE_CELLS
-    repeats = [length // PROBE_CELLS if dim - features.ndim == axis else 1 for dim in range(features.ndim)]
+    repeats = [
+        length // PROBE_CELLS if dim - features.ndim == axis else 1 for dim in range(features.ndim)
+    ]
     strip = features.narrow(-3 - axis, 0, width * scale).repeat(repeats)
     middle = length // 2
     strip.narrow(axis, middle * scale, scale).fill_(torch.nan)
     # Fast convolutions (Winograd, Fourier) would carry the NaN further than the sum that they stand for.
     with torch.backends.cudnn.flags(enabled=False):
         picture = decoder.rest(strip, module, probe)
-    cells = picture.isnan().movedim(axis, -1).unflatten(-1, (length, -1)).movedim(-2, 0).flatten(1).any(1)
+    cells = (
+        picture.isnan()
+        .movedim(axis, -1)
+        .unflatten(-1, (length, -1))
+        .movedim(-2, 0)
+        .flatten(1)
+        .any(1)
+    )
     spoilt = cells.nonzero().flatten().tolist()
     return None if cells[0] or cells[-1] else max(middle - spoilt[0], spoilt[-1] - middle)
 
@@ -242,16 +276,26 @@ def decode_changed(
     if not any(canvas.free.any() for canvas in canvases):
         return torch.stack([canvas.original for canvas in canvases])
     decoder, pictures = Decoder(vae), []
-    with comfy.model_management.cuda_device_context(vae.device) if decoder.has_parts else nullcontext():
+    with (
+        comfy.model_management.cuda_device_context(vae.device)
+        if decoder.has_parts
+        else nullcontext()
+    ):
         refine = way_to_decode(decoder, latent, approximate)
         for number, canvas in enumerate(canvases):
             cells = latent[number % len(latent), None]
-            refined = refine(cells, canvas.original, canvas.free) if canvas.free.any() else canvas.original
+            refined = (
+                refine(cells, canvas.original, canvas.free)
+                if canvas.free.any()
+                else canvas.original
+            )
             pictures.append(composite(canvas, refined, feather_px, match=match))
     return torch.stack(pictures)
 
 
-def way_to_decode(decoder: Decoder, latent: Tensor, approximate: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def way_to_decode(
+    decoder: Decoder, latent: Tensor, approximate: bool
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """What makes the refined picture [H, W, 3] of one image's latent, the original and the px that may change."""
 
     def whole(cells: Tensor, _picture: Tensor, _changed: Tensor) -> Tensor:
@@ -274,10 +318,15 @@ def way_to_decode(decoder: Decoder, latent: Tensor, approximate: bool) -> Callab
 def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: Tensor) -> Tensor:
     """`picture` with windows over what is `changed` decoded as if each were an image, and blended where they overlap."""
     px, size = decoder.vae.spacial_compression_decode(), latent.shape[-2:]
-    tile, overlap = decoder.window_cells // UNIT_CELLS, max(1, ceil_div(OVERLAP_PX, px * UNIT_CELLS))
+    tile, overlap = (
+        decoder.window_cells // UNIT_CELLS,
+        max(1, ceil_div(OVERLAP_PX, px * UNIT_CELLS)),
+    )
     active = units_with(changed, px * UNIT_CELLS)
     while True:
-        tiling = Tiling(UNIT_CELLS, tile, tile // 2, 2 * overlap, moving=False, cost=Cost(CALL_CELLS, 0, inf))
+        tiling = Tiling(
+            UNIT_CELLS, tile, tile // 2, 2 * overlap, moving=False, cost=Cost(CALL_CELLS, 0, inf)
+        )
         windows = Planner(size, tiling).plan(active)
         try:
             return blended(decoder, latent, picture, windows, overlap * UNIT_CELLS // 2)
@@ -289,7 +338,9 @@ def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: T
         comfy.model_management.soft_empty_cache()
 
 
-def blended(decoder: Decoder, latent: Tensor, picture: Tensor, windows: Sequence[Window], margin: int) -> Tensor:
+def blended(
+    decoder: Decoder, latent: Tensor, picture: Tensor, windows: Sequence[Window], margin: int
+) -> Tensor:
     """Each window decoded, over `picture` where no window counts; neighbours fade over `margin` cells beside their border."""
     px, progress = decoder.vae.spacial_compression_decode(), comfy.utils.ProgressBar(len(windows))
     result, held = torch.zeros_like(picture), torch.ones(*picture.shape[:2], 1)
@@ -310,7 +361,9 @@ def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed
     todo = units_with(changed, cut.px * UNIT_CELLS)
     tile = decoder.window_cells // UNIT_CELLS
     windows = plan(todo, latent.shape[-2:], cut, tile)
-    if sum(box.width * box.height for box, _ in windows) >= latent[0, 0].numel() and decoder.fits(latent):
+    if sum(box.width * box.height for box, _ in windows) >= latent[0, 0].numel() and decoder.fits(
+        latent
+    ):
         return decoder.whole(latent)[0]
     features = features_at(cut, decoder, latent)
     if features is None:
@@ -318,16 +371,23 @@ def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed
     refined, progress = picture.clone(), comfy.utils.ProgressBar(int(todo.sum()))
     while todo.any():
         try:
-            for core, pixels in in_windows(decoder, cut, features, latent, windows, (tile * UNIT_CELLS) ** 2):
+            for core, pixels in in_windows(
+                decoder, cut, features, latent, windows, (tile * UNIT_CELLS) ** 2
+            ):
                 refined[scaled(core, cut.px).slices] = pixels.to(refined)
-                units = tuple(slice(ends.start // UNIT_CELLS, ceil_div(ends.stop, UNIT_CELLS)) for ends in core.slices)
+                units = tuple(
+                    slice(ends.start // UNIT_CELLS, ceil_div(ends.stop, UNIT_CELLS))
+                    for ends in core.slices
+                )
                 progress.update(int(todo[units].sum()))
                 todo[units] = False
         except Exception as error:
             if not out_of_memory(error) or tile <= least_tile(cut):
                 raise
             tile = max(least_tile(cut), tile // 2)
-            warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * cut.px)
+            warn(
+                "out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * cut.px
+            )
             windows = plan(todo, latent.shape[-2:], cut, tile)
         comfy.model_management.soft_empty_cache()
     return refined
@@ -341,25 +401,38 @@ def features_at(cut: Cut, decoder: Decoder, latent: Tensor) -> Tensor | None:
         if not out_of_memory(error):
             raise
     else:
-        if features is not None and features.shape[-2:] == tuple(length * cut.scale for length in latent.shape[-2:]):
+        if features is not None and features.shape[-2:] == tuple(
+            length * cut.scale for length in latent.shape[-2:]
+        ):
             return features
         info("this VAE decodes in tiles of its own, so the whole image is decoded.")
         return None
     # Here, and not above, since an error that is being handled holds what the decoder had at hand.
-    warn("out of memory for what is made of the whole latent; ComfyUI decodes the whole image, in tiles if it must.")
+    warn(
+        "out of memory for what is made of the whole latent; ComfyUI decodes the whole image, in tiles if it must."
+    )
     comfy.model_management.soft_empty_cache()
     return None
 
 
 def in_windows(
-    decoder: Decoder, cut: Cut, features: Tensor, latent: Tensor, windows: Sequence[Window], most_cells: int
+    decoder: Decoder,
+    cut: Cut,
+    features: Tensor,
+    latent: Tensor,
+    windows: Sequence[Window],
+    most_cells: int,
 ) -> Iterator[tuple[Box, Tensor]]:
     """Each window's core, in cells, and its px [h, w, 3]; as many windows at once as have `most_cells` together."""
     largest = max(box.width * box.height for box, _ in windows)
     for group in batches(windows, max(1, most_cells // largest)):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        crops = torch.cat([features[(..., *scaled(windows[number].box, cut.scale).slices)] for number in group])
-        for number, pixels in zip(group, decoder.pixels(decoder.rest(crops, cut.module, latent)), strict=True):
+        crops = torch.cat(
+            [features[(..., *scaled(windows[number].box, cut.scale).slices)] for number in group]
+        )
+        for number, pixels in zip(
+            group, decoder.pixels(decoder.rest(crops, cut.module, latent)), strict=True
+        ):
             box, core = windows[number]
             inner = Box(core.x0 - box.x0, core.y0 - box.y0, core.x1 - box.x0, core.y1 - box.y0)
             yield core, pixels[scaled(inner, cut.px).slices]

@@ -43,7 +43,10 @@ def scale_of(canvas: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] 
     finer = grid[0] // canvas[0]
     if finer and grid == (finer * canvas[0], finer * canvas[1]):
         return finer, 1
-    for divided in (ceil_div, floordiv):  # up first: so networks reduce; on tiny canvases both may fit
+    for divided in (
+        ceil_div,
+        floordiv,
+    ):  # up first: so networks reduce; on tiny canvases both may fit
         for coarser in (2, 4, 8, 16, 32, 64):
             if grid == tuple(divided(length, coarser) for length in canvas):
                 return 1, coarser
@@ -66,11 +69,15 @@ def on_grid(box: Box, canvas: tuple[int, int], grid: tuple[int, int]) -> Box:
 class Cutter:
     """Cuts one model call of `noisy` [rows, C, ..., H, W] with `conds` conds into a batch of windows of one shape."""
 
-    def __init__(self, noisy: Tensor, boxes: Sequence[Box], conds: int, unit: int, text_tokens: int = 0) -> None:
+    def __init__(
+        self, noisy: Tensor, boxes: Sequence[Box], conds: int, unit: int, text_tokens: int = 0
+    ) -> None:
         self.boxes, self.conds = boxes, conds
         self.rows, self.canvas = len(noisy), tuple(noisy.shape[-2:])
         self.unit, self.text_tokens = unit, text_tokens
-        self.units = tuple(ceil_div(length, unit) for length in self.canvas)  # a transformer's patches, down and across
+        self.units = tuple(
+            ceil_div(length, unit) for length in self.canvas
+        )  # a transformer's patches, down and across
 
     def whole(self, value: Any) -> Any:
         """The same for every window."""
@@ -136,7 +143,11 @@ class Cutter:
         """Pictures to look at (references): those of the canvas' size lie on it and are cut, others are seen whole."""
         if isinstance(value, (list, tuple)):
             return type(value)(self.same_size(entry) for entry in value)
-        on_canvas = isinstance(value, Tensor) and value.ndim >= least_rank and value.shape[-2:] == self.canvas
+        on_canvas = (
+            isinstance(value, Tensor)
+            and value.ndim >= least_rank
+            and value.shape[-2:] == self.canvas
+        )
         return self.latent(value) if on_canvas else self.whole(value)
 
     def by_shape(self, value: Any) -> Any:
@@ -158,12 +169,15 @@ class Cutter:
         text = torch.arange(self.text_tokens, device=value.device)
         cut = []
         for box in self.boxes:
-            kept = torch.cat([text, numbers[on_grid(box, self.canvas, self.units).slices].flatten()])
+            kept = torch.cat(
+                [text, numbers[on_grid(box, self.canvas, self.units).slices].flatten()]
+            )
             cut.append(value[..., kept, :][..., kept])
         if len(cut) == 1:
             return cut[0]
         return torch.stack(
-            [one.expand(self.rows, *one.shape[1:]).unflatten(0, (self.conds, -1)) for one in cut], dim=1
+            [one.expand(self.rows, *one.shape[1:]).unflatten(0, (self.conds, -1)) for one in cut],
+            dim=1,
         ).flatten(0, 2)
 
     def looks_uncut(self, value: Any) -> bool:
@@ -171,7 +185,11 @@ class Cutter:
         for tensor in _tensors(value):
             sizes = tuple(tensor.shape)
             inside = any(sizes[at : at + 2] == self.canvas for at in range(len(sizes) - 2))
-            scale = scale_of(self.canvas, sizes[-2:]) if len(sizes) > 3 and min(sizes[-2:]) >= 8 else None
+            scale = (
+                scale_of(self.canvas, sizes[-2:])
+                if len(sizes) > 3 and min(sizes[-2:]) >= 8
+                else None
+            )
             scaled = scale not in (None, (1, 1))
             if inside or scaled or (isinstance(value, dict) and sizes[-2:] == self.canvas):
                 return True
@@ -270,7 +288,14 @@ RULES: dict[str, Rule] = {
         Cutter.latent,
     ),
     **dict.fromkeys(
-        ["ref_latents", "ref_latent", "reference_latent", "context_latents", "reference_motion", "ref_mask_latents"],
+        [
+            "ref_latents",
+            "ref_latent",
+            "reference_latent",
+            "context_latents",
+            "reference_motion",
+            "ref_mask_latents",
+        ],
         Cutter.same_size,
     ),
     "effnet": Cutter.patches,
@@ -291,13 +316,19 @@ UNCUT_PATCHES = {
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
     "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
 }
-ONE_ROW_PATCHES = {"UsoStyleProjectorPatch"}  # in core, too, they fail on more than one row at a time
+ONE_ROW_PATCHES = {
+    "UsoStyleProjectorPatch"
+}  # in core, too, they fail on more than one row at a time
 
 
 def patch_names(options: dict[str, Any]) -> set[str]:
     """Classes of the patches in a model's transformer options."""
     lists = options.get("patches", {}).values()
-    return {getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0] for patches in lists for patch in patches}
+    return {
+        getattr(patch, "__qualname__", type(patch).__qualname__).split(".")[0]
+        for patches in lists
+        for patch in patches
+    }
 
 
 def _refuse_patches(options: dict[str, Any]) -> None:
@@ -305,7 +336,9 @@ def _refuse_patches(options: dict[str, Any]) -> None:
         raise refusal(UNCUT_PATCHES[name], "Remove it")
 
 
-def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: set[str]) -> dict[str, Any]:
+def window_args(
+    args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: set[str]
+) -> dict[str, Any]:
     """The arguments of a model-function wrapper for a batch of windows of one shape; nothing of `args` is changed.
 
     `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Keys that may lie on the canvas in a
@@ -314,7 +347,13 @@ def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: s
     noisy, c, conds = args["input"], args["c"], len(args["cond_or_uncond"])
     _refuse_patches(c.get("transformer_options", {}))
     text = c.get("c_crossattn")
-    cutter = Cutter(noisy, boxes, conds, unit, text.shape[1] if isinstance(text, Tensor) and text.ndim > 1 else 0)
+    cutter = Cutter(
+        noisy,
+        boxes,
+        conds,
+        unit,
+        text.shape[1] if isinstance(text, Tensor) and text.ndim > 1 else 0,
+    )
     cut: dict[str, Any] = {}
     for key, value in c.items():
         if key == "control":
@@ -322,15 +361,25 @@ def window_args(args: dict[str, Any], boxes: Sequence[Box], unit: int, warned: s
         unknown = key not in RULES and key != "transformer_options" and key not in warned
         if unknown and cutter.looks_uncut(value):
             warned.add(key)
-            warn("the conditioning entry %r may lie on the canvas, but nobody told how; every window gets it whole.", key)
+            warn(
+                "the conditioning entry %r may lie on the canvas, but nobody told how; every window gets it whole.",
+                key,
+            )
         cut[key] = RULES.get(key, Cutter.by_shape)(cutter, value)
     cut["transformer_options"] = dict(c.get("transformer_options", {}))  # models write into it
-    return {**args, "input": stack_windows(noisy, boxes, conds), "timestep": cutter.whole(args["timestep"]), "c": cut}
+    return {
+        **args,
+        "input": stack_windows(noisy, boxes, conds),
+        "timestep": cutter.whole(args["timestep"]),
+        "c": cut,
+    }
 
 
 # Of what lies on the canvas, core narrows these for a conditioning area; the others stay at the canvas' size.
 NARROWED_BY_CORE = {"c_concat", "image_cond"}
-LEFT_BY_CORE = {key for key, rule in RULES.items() if rule is Cutter.latent} - NARROWED_BY_CORE | {"reference_latent"}
+LEFT_BY_CORE = {key for key, rule in RULES.items() if rule is Cutter.latent} - NARROWED_BY_CORE | {
+    "reference_latent"
+}
 
 
 def narrowed(c: dict[str, Any], canvas: Box, place: Box, unit: int) -> dict[str, Any]:
@@ -339,15 +388,23 @@ def narrowed(c: dict[str, Any], canvas: Box, place: Box, unit: int) -> dict[str,
     patches = ceil_div(canvas.height, unit) * ceil_div(canvas.width, unit)
     mask = c.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim > 2 and mask.shape[-1] == mask.shape[-2] > patches:
-        raise refusal("a style model with a strength (Redux) and a conditioning area", "Remove one of the two")
+        raise refusal(
+            "a style model with a strength (Redux) and a conditioning area", "Remove one of the two"
+        )
     for key in LEFT_BY_CORE & c.keys():
         value = c[key]
-        if isinstance(value, Tensor) and value.ndim > 2 and scale_of(size, tuple(value.shape[-2:])) is not None:
+        if (
+            isinstance(value, Tensor)
+            and value.ndim > 2
+            and scale_of(size, tuple(value.shape[-2:])) is not None
+        ):
             changed[key] = value[(..., *on_grid(place, size, tuple(value.shape[-2:])).slices)]
     return {**c, **changed} if changed else c
 
 
-def select_conds(c: dict[str, Any], numbers: Sequence[int], conds: int, rows: int) -> dict[str, Any]:
+def select_conds(
+    c: dict[str, Any], numbers: Sequence[int], conds: int, rows: int
+) -> dict[str, Any]:
     """The entries of a model call for some of its conds, in this order."""
 
     def select(value: Any) -> Any:
@@ -365,4 +422,6 @@ def select_conds(c: dict[str, Any], numbers: Sequence[int], conds: int, rows: in
     for key in ("cond_or_uncond", "uuids"):
         if key in options:
             options[key] = [options[key][number] for number in numbers]
-    return {key: select(value) for key, value in c.items() if key != "transformer_options"} | {"transformer_options": options}
+    return {key: select(value) for key, value in c.items() if key != "transformer_options"} | {
+        "transformer_options": options
+    }

@@ -42,7 +42,9 @@ class Deferring:
     def get_instance_for_device(self, device: torch.device) -> Deferring:
         return Deferring(self.control.get_instance_for_device(device), self.hints)
 
-    def get_control(self, noisy: Tensor, sigma: Tensor, cond: dict, conds: int, options: dict) -> Deferred | None:
+    def get_control(
+        self, noisy: Tensor, sigma: Tensor, cond: dict, conds: int, options: dict
+    ) -> Deferred | None:
         deferred = Deferred(self.control, self.hints, (noisy, sigma, dict(cond), conds, options))
         return deferred if deferred.is_due() else None
 
@@ -54,7 +56,9 @@ class Deferred(UserDict):
     the ControlNet wants that, and adapter features. `call` is what core asked with: noisy, sigma, cond, conds, options.
     """
 
-    def __init__(self, control: Any, hints: dict, call: tuple[Tensor, Tensor, dict, int, dict]) -> None:
+    def __init__(
+        self, control: Any, hints: dict, call: tuple[Tensor, Tensor, dict, int, dict]
+    ) -> None:
         self.control, self.hints, self.call = control, hints, call
         self.noisy, self.sigma, _, self.conds, _ = call
         self.seen: Features | None = None  # of the canvas, once somebody looked
@@ -77,11 +81,21 @@ class Deferred(UserDict):
 
     def select_conds(self, numbers: Sequence[int]) -> Deferred:
         noisy, sigma, cond, conds, _ = self.call
-        selected = select_conds({**cond, "noisy": noisy, "sigma": sigma}, numbers, conds, len(noisy))
-        call = selected.pop("noisy"), selected.pop("sigma"), selected, len(numbers), selected["transformer_options"]
+        selected = select_conds(
+            {**cond, "noisy": noisy, "sigma": sigma}, numbers, conds, len(noisy)
+        )
+        call = (
+            selected.pop("noisy"),
+            selected.pop("sigma"),
+            selected,
+            len(numbers),
+            selected["transformer_options"],
+        )
         return Deferred(self.control, self.hints, call)
 
-    def on_device(self, device: torch.device, call: tuple[Tensor, Tensor, dict, int, dict]) -> Deferred:
+    def on_device(
+        self, device: torch.device, call: tuple[Tensor, Tensor, dict, int, dict]
+    ) -> Deferred:
         """For the same call on another device of core's multi-GPU sampling."""
         return Deferred(self.control.get_instance_for_device(device), self.hints, call)
 
@@ -91,16 +105,24 @@ class Deferred(UserDict):
         link = self._link(self.control, cutter) if self.seen is None else _Given(cutter, self.seen)
         if link is None:
             return None
-        return link.get_control(args["input"], args["timestep"], args["c"], self.conds, args["c"]["transformer_options"])
+        return link.get_control(
+            args["input"], args["timestep"], args["c"], self.conds, args["c"]["transformer_options"]
+        )
 
     def _link(self, control: Any, cutter: Cutter) -> Any:
         """A copy of a control object and of those before it in its chain, for the windows; None where none is due."""
         if not _is_of_core(control):
             return _Given(cutter, self._of_canvas(control))
-        earlier = None if control.previous_controlnet is None else self._link(control.previous_controlnet, cutter)
+        earlier = (
+            None
+            if control.previous_controlnet is None
+            else self._link(control.previous_controlnet, cutter)
+        )
         if not self._is_due(control):
             return earlier
-        prepare, cut = (_features, _with_features) if isinstance(control, T2IAdapter) else (_hint, _with_hint)
+        prepare, cut = (
+            (_features, _with_features) if isinstance(control, T2IAdapter) else (_hint, _with_hint)
+        )
         key = control, self.noisy.shape[1:], self.noisy.device
         with PREPARING:
             if key not in self.hints:
@@ -126,7 +148,9 @@ class Deferred(UserDict):
         if control.timestep_range is None:
             return True
         if self.first_sigma is None:
-            self.first_sigma = self.sigma[0].cpu()  # a tensor: a step on the very end is due or not as core rounds it
+            self.first_sigma = self.sigma[
+                0
+            ].cpu()  # a tensor: a step on the very end is due or not as core rounds it
         start, end = control.timestep_range
         return not (self.first_sigma > start or self.first_sigma < end)
 
@@ -155,7 +179,10 @@ def cut_features(features: Features, cutter: Cutter) -> Features:
     """Features of the whole canvas, a UNet's maps or a transformer's tokens, for a batch of windows."""
     shapes = {3: cutter.tokens, 4: cutter.maps, 5: cutter.maps}
     return {
-        key: [None if value is None else shapes.get(value.ndim, cutter.whole)(value) for value in values]
+        key: [
+            None if value is None else shapes.get(value.ndim, cutter.whole)(value)
+            for value in values
+        ]
         for key, values in features.items()
     }
 
@@ -163,7 +190,10 @@ def cut_features(features: Features, cutter: Cutter) -> Features:
 def _is_of_core(control: Any) -> bool:
     """Whether it does what core's own do; other packs put methods of their own on the class, or on the object."""
     methods = ("get_control", "control_merge")
-    return all(name not in vars(control) and getattr(control, name).__module__ == "comfy.controlnet" for name in methods)
+    return all(
+        name not in vars(control) and getattr(control, name).__module__ == "comfy.controlnet"
+        for name in methods
+    )
 
 
 def _alone(control: Any) -> Any:
@@ -205,7 +235,9 @@ def _hint(control: Any, call: tuple) -> Tensor | None:
     with suppress(_HintReadyError):
         control.get_control(*_for_each_hint(control, call))
     noisy, hint = call[0], control.cond_hint
-    fits = [length * control.compression_ratio for length in noisy.shape[2:4]] == list(hint.shape[2:4])
+    fits = [length * control.compression_ratio for length in noisy.shape[2:4]] == list(
+        hint.shape[2:4]
+    )
     return hint if fits else None  # else core would rescale the whole hint into every window
 
 
@@ -221,10 +253,15 @@ def _features(control: Any, call: tuple) -> Features:
 
 def _with_features(link: Any, features: Features, cutter: Cutter) -> None:
     rows = {
-        key: [None if value is None else broadcast_image_to(value, cutter.rows, cutter.conds) for value in values]
+        key: [
+            None if value is None else broadcast_image_to(value, cutter.rows, cutter.conds)
+            for value in values
+        ]
         for key, values in features.items()
     }
     link.control_input = cut_features(rows, cutter)
     box = cutter.boxes[0]
     size = box.height * link.compression_ratio, box.width * link.compression_ratio
-    link.cond_hint = torch.empty(1).expand(1, 1, *size)  # only its size is looked at: the features are there
+    link.cond_hint = torch.empty(1).expand(
+        1, 1, *size
+    )  # only its size is looked at: the features are there

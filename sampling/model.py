@@ -64,12 +64,16 @@ class Geometry:
                 "Connect an image model."
             )
         bases = [base.__name__ for base in type(model.model.model_config).__mro__]
-        native_px = next((NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX)
+        native_px = next(
+            (NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX
+        )
         network = model.get_model_object("diffusion_model")
         cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
         unit = unit_cells(network)
         fewest = FEWEST_CELLS.get(type(network).__name__, 1)
-        positions = getattr(network, "pos_embed_max_size", None)  # SD3 looks them up in a table of so many patches
+        positions = getattr(
+            network, "pos_embed_max_size", None
+        )  # SD3 looks them up in a table of so many patches
         most = LARGEST_PX if positions is None else positions * unit
         return cls(latent_format.spacial_downscale_ratio, unit, native_px, cost, fewest, most)
 
@@ -97,13 +101,22 @@ class Geometry:
                 f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
             )
         smallest = min(tile, max(fewest, self.native_px // 2 // px))
-        return Tiling(self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest)
+        return Tiling(
+            self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest
+        )
 
 
-TYPICAL = Geometry(8, 2, 1024, TRANSFORMER_COST)  # whose cost is estimated where the model is not known
+TYPICAL = Geometry(
+    8, 2, 1024, TRANSFORMER_COST
+)  # whose cost is estimated where the model is not known
 TYPICAL_STEPS = 20
 ROUGH_PX = 32
-ROUGH = replace(TYPICAL, px_per_cell=ROUGH_PX, unit=1, cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2))
+ROUGH = replace(
+    TYPICAL,
+    px_per_cell=ROUGH_PX,
+    unit=1,
+    cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
+)
 
 
 def unit_cells(network: torch.nn.Module) -> int:

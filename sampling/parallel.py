@@ -23,11 +23,18 @@ class Devices(NamedTuple):
 
     @classmethod
     def of(cls, model_options: dict[str, Any]) -> Devices | None:
-        clones, pool = model_options.get("multigpu_clones", {}), model_options.get("multigpu_thread_pool")
+        clones, pool = (
+            model_options.get("multigpu_clones", {}),
+            model_options.get("multigpu_thread_pool"),
+        )
         if len(clones) < 2 or pool is None:
             return None
         known = model_options.get("multigpu_options", {})
-        return cls(clones, {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones}, pool)
+        return cls(
+            clones,
+            {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones},
+            pool,
+        )
 
     def know(self, apply_model: Callable) -> bool:
         """Whether this is the model function of one of the devices."""
@@ -36,7 +43,9 @@ class Devices(NamedTuple):
     def run(self, work: Callable[[torch.device, int], Any], costs: Sequence[float]) -> list[Any]:
         """`work(device, number)` for every number, each on the device that is due; results by number."""
         dealt = deal(costs, list(self.speeds.values()))
-        busy = [(device, numbers) for device, numbers in zip(self.clones, dealt, strict=True) if numbers]
+        busy = [
+            (device, numbers) for device, numbers in zip(self.clones, dealt, strict=True) if numbers
+        ]
 
         def of_device(device: torch.device, numbers: list[int]) -> list[Any]:
             comfy.model_management.set_torch_device(device)
@@ -45,7 +54,9 @@ class Devices(NamedTuple):
 
         for device, numbers in busy:
             self.pool.submit(device, of_device, device, numbers)
-        answers = [self.pool.get_result(device) for device, _ in busy]  # of all, before any error: each has its own queue
+        answers = [
+            self.pool.get_result(device) for device, _ in busy
+        ]  # of all, before any error: each has its own queue
         errors = [error for _, error in answers if error is not None]
         if errors:
             try:
@@ -72,7 +83,11 @@ def deal(costs: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
 def on_device(args: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The arguments of a model-function wrapper for another device, as core's own multi-GPU sampling makes them."""
     moved = {key: _moved(value, device) for key, value in args.items() if key != "c"}
-    c = {key: _moved(value, device) for key, value in args["c"].items() if key != "transformer_options"}
+    c = {
+        key: _moved(value, device)
+        for key, value in args["c"].items()
+        if key != "transformer_options"
+    }
     options = merge_nested_dicts({}, args["c"]["transformer_options"], copy_dict1=False)
     for key in ("sigmas", "sample_sigmas"):
         if key in options:
@@ -88,5 +103,8 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_moved(entry, device) for entry in value)
     if isinstance(value, dict):
-        return {key: entry if key == "transformer_options" else _moved(entry, device) for key, entry in value.items()}
+        return {
+            key: entry if key == "transformer_options" else _moved(entry, device)
+            for key, entry in value.items()
+        }
     return value.to(device) if isinstance(value, Tensor) else value

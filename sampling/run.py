@@ -77,13 +77,19 @@ class Run:
     planners: dict[Box, Planner] = field(default_factory=dict)
     together: int = 1  # windows in the largest model call of the latest step
     shrunk: bool = False
-    announced: int | None = None  # the step that is due, where the sampler says so before it calls the model
-    places: dict[Any, Box] = field(default_factory=dict)  # of conditioning areas, by the id that core gives each cond
+    announced: int | None = (
+        None  # the step that is due, where the sampler says so before it calls the model
+    )
+    places: dict[Any, Box] = field(
+        default_factory=dict
+    )  # of conditioning areas, by the id that core gives each cond
     hints: dict = field(default_factory=dict)  # what ControlNets prepared for this run
     stand_ins: dict = field(default_factory=dict)  # for control objects, see control.py
     devices: Any = None  # where core spreads this run over several GPUs, see parallel.py
     warned: set[str] = field(default_factory=set)  # conditioning entries that were reported
-    lock: threading.Lock = field(default_factory=threading.Lock)  # core's multi-GPU sampling calls from threads
+    lock: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # core's multi-GPU sampling calls from threads
 
     def lay(self, tiling: Tiling) -> None:
         """Plan with this tiling from here on."""
@@ -99,7 +105,11 @@ class Run:
         if min(self.batch, self.together) > 1:
             self.batch = min(self.batch, self.together) // 2
         elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
-            self.lay(replace(tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)))
+            self.lay(
+                replace(
+                    tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)
+                )
+            )
         else:
             return False
         return True
@@ -145,14 +155,18 @@ class Run:
         if self.mode is Mode.FREE:
             return denoised
         noisy = self.by_image(noisy)
-        return blend_denoised(self.by_image(denoised), self.base(noisy, step.place), step.freedom).flatten(0, 1)
+        return blend_denoised(
+            self.by_image(denoised), self.base(noisy, step.place), step.freedom
+        ).flatten(0, 1)
 
     def bound(self, noisy: Tensor, step: Step) -> Tensor:
         """The part of the blend that no window gives, (1 - a) times the base, as a new [conds, B, C, ..., h, w]."""
         noisy = self.by_image(noisy)
         return self.base(noisy, step.place).expand_as(noisy) * (1 - step.freedom)
 
-    def step(self, sigma: Tensor, device: torch.device, rank: int, place: Box | None = None) -> Step:
+    def step(
+        self, sigma: Tensor, device: torch.device, rank: int, place: Box | None = None
+    ) -> Step:
         """What is due at a model call at `sigma` [rows] in a place (None: everywhere), for latents of `rank` on `device`."""
         place = self.canvas if place is None else place
         index = step_of(float(sigma[0]), self.sigmas) if self.announced is None else self.announced
@@ -167,23 +181,31 @@ class Run:
         if self.mode is Mode.SCALE:
             freedom = txt2img_scale(self.denoise, index, self.steps)
         else:
-            freedom = self.freedom(index).where(self.open, 0.0)  # what core's mask closes is held, too
+            freedom = self.freedom(index).where(
+                self.open, 0.0
+            )  # what core's mask closes is held, too
         freedom = per_image(freedom[(..., *place.slices)].to(device, torch.float32), rank)
         margin = self.tiling.overlap * self.tiling.unit // 2
         size = place.height, place.width
         weights = tuple(
             share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
-            for share, window in zip(shares(windows, size, self.method, margin), windows, strict=True)
+            for share, window in zip(
+                shares(windows, size, self.method, margin), windows, strict=True
+            )
         )
         return Step(index, place, freedom, windows, weights)
 
     def windows(self, index: int, place: Box | None = None) -> tuple[Window, ...]:
         """The windows of a step, planned once per set of active cells (and per position of a moving lattice)."""
         place = self.canvas if place is None else place
-        active = units_with(((self.freedom(index) > 0).any(0) & self.open)[place.slices], self.tiling.unit)
+        active = units_with(
+            ((self.freedom(index) > 0).any(0) & self.open)[place.slices], self.tiling.unit
+        )
         key = place, index if self.tiling.moving else 0, active.tobytes()
         if key not in self.plans:
-            planner = self.planners.setdefault(place, Planner((place.height, place.width), self.tiling))
+            planner = self.planners.setdefault(
+                place, Planner((place.height, place.width), self.tiling)
+            )
             self.plans[key] = planner.plan(active)
         return self.plans[key]
 
@@ -215,25 +237,45 @@ def new_run(
     )
 
 
-def denoise_maps(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int) -> Tensor:
+def denoise_maps(
+    trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int
+) -> Tensor:
     """Denoise per cell of each tree, float64 [trees, height, width] in 0..1, with what the settings change about it."""
     feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
-    return torch.stack([tree.keep_below(settings.keep_below_px).denoise_map(height, width, feather) for tree in trees])
+    return torch.stack(
+        [
+            tree.keep_below(settings.keep_below_px).denoise_map(height, width, feather)
+            for tree in trees
+        ]
+    )
 
 
-def estimate(trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, steps: int, height: int, width: int) -> float:
+def estimate(
+    trees: Sequence[Quadtree],
+    settings: Settings,
+    geometry: Geometry,
+    steps: int,
+    height: int,
+    width: int,
+) -> float:
     """Share of the full model cost, in evaluated cells, that a run of `steps` steps on height x width cells takes.
 
     The run plans as it would when sampling, so for samplers that call the model once a step the share is exact.
     """
-    return _evaluated(denoise_maps(trees, settings, geometry, height, width), settings, geometry, steps)
+    return _evaluated(
+        denoise_maps(trees, settings, geometry, height, width), settings, geometry, steps
+    )
 
 
 def _evaluated(denoise: Tensor, settings: Settings, geometry: Geometry, steps: int) -> float:
     """Share of the cells that a run with this denoise [B, H, W] evaluates."""
     run = new_run(None, settings, geometry, denoise)
     run.sigmas = [float(steps - step) for step in range(steps + 1)]
-    cells = sum(window.box.width * window.box.height for step in range(steps) for window in run.windows(step))
+    cells = sum(
+        window.box.width * window.box.height
+        for step in range(steps)
+        for window in run.windows(step)
+    )
     return cells / (steps * denoise[0].numel())
 
 

@@ -42,7 +42,11 @@ def with_tiny_model(prompt):
             if not isinstance(value, list):
                 continue
             source = prompt[value[0]]
-            value = source["inputs"]["image"] if source["class_type"] == "ImageUpscaleWithModel" else value
+            value = (
+                source["inputs"]["image"]
+                if source["class_type"] == "ImageUpscaleWithModel"
+                else value
+            )
             node["inputs"][name] = stand_ins.get((source["class_type"], value[1]), value)
     prompt["tiny"] = {"class_type": "TinyRefinerLoader", "inputs": {}}
     prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2

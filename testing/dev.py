@@ -9,7 +9,9 @@ DEV = Path(__file__).resolve().parents[1] / "dev.py"
 
 def _load():
     spec = importlib.util.spec_from_file_location("quadtree_dev", DEV)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(
+        spec
+    )  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -6,10 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "docs/guide.md")}
+DOCUMENTS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "docs/guide.md")
+}
 GUIDE = DOCUMENTS["docs/guide.md"]
 BENCHMARKS = ast.literal_eval(
-    re.search(r"^NAMES = (\(.*?\))", (ROOT / "benchmarks" / "__main__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    re.search(
+        r"^NAMES = (\(.*?\))",
+        (ROOT / "benchmarks" / "__main__.py").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )[1]
 )
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -29,7 +36,10 @@ def workflows(text):
 def links(block):
     found = []
     for line in block.splitlines():
-        nodes = [re.fullmatch(r"(.*?)(?: \[(\w+)\])?", node).groups(default="") for node in line.split(" -> ")]
+        nodes = [
+            re.fullmatch(r"(.*?)(?: \[(\w+)\])?", node).groups(default="")
+            for node in line.split(" -> ")
+        ]
         found += [(source, target, name) for (source, _), (target, name) in pairwise(nodes)]
     return list(dict.fromkeys(found))
 

@@ -1,7 +1,15 @@
 """What the browser tests do with the real frontend: load a workflow, find our panel, move its sliders, run it."""
 
 LOADER, VISUALIZER = 1, 2
-WIDGETS = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise", "line_thickness", "regions")
+WIDGETS = (
+    "content_threshold",
+    "min_tile_size",
+    "max_tile_size",
+    "min_denoise",
+    "max_denoise",
+    "line_thickness",
+    "regions",
+)
 LATER = ("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget")
 DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0]
 # The one message that the frontend logs about itself.
@@ -28,11 +36,21 @@ def node(number, kind, inputs, outputs, *, at=(20, 480), size=(200, 40), mode=0,
 def workflow(image="picture.png", values=None, linked=True):
     """Load Image -> Quadtree Visualizer."""
     outputs = [("IMAGE", "IMAGE", [1] if linked else []), ("MASK", "MASK", [])]
-    loader = node(LOADER, "LoadImage", [], outputs, at=(20, 80), size=(280, 320), values=(image, "image"))
+    loader = node(
+        LOADER, "LoadImage", [], outputs, at=(20, 80), size=(280, 320), values=(image, "image")
+    )
     inputs = [("image", "IMAGE", 1 if linked else None), ("mask", "MASK", None)]
     outputs = [("image", "IMAGE", []), ("quadtree", "QUADTREE", []), ("denoise_map", "MASK", [])]
     values = values or DEFAULTS
-    visualizer = node(VISUALIZER, "QuadtreeVisualizer", inputs, outputs, at=(360, 80), size=(420, 640), values=values)
+    visualizer = node(
+        VISUALIZER,
+        "QuadtreeVisualizer",
+        inputs,
+        outputs,
+        at=(360, 80),
+        size=(420, 640),
+        values=values,
+    )
     return {
         "last_node_id": 2,
         "last_link_id": 1,
@@ -57,7 +75,8 @@ class Frontend:
     def open(self):
         self.page.goto(self.url)
         self.page.wait_for_function(
-            "() => window.app?.vueAppReady && !document.querySelector('#splash-loader, .p-blockui-mask')", timeout=60_000
+            "() => window.app?.vueAppReady && !document.querySelector('#splash-loader, .p-blockui-mask')",
+            timeout=60_000,
         )
 
     def _logged(self, message):
@@ -99,7 +118,8 @@ class Frontend:
 
     def value(self, name, node=VISUALIZER):
         return self.page.evaluate(
-            "([node, name]) => app.graph.getNodeById(node).widgets.find((one) => one.name === name).value", [node, name]
+            "([node, name]) => app.graph.getNodeById(node).widgets.find((one) => one.name === name).value",
+            [node, name],
         )
 
     def saved(self):

@@ -31,20 +31,58 @@ def fuzz(usual: int) -> Callable[[Callable], Callable]:
     return lambda test: pytest.mark.fuzz(chosen(test))
 
 
-ODD_NAMES = ("", " ", "a b", "bäume 木", "line\nbreak", "nul\0", "'\"<b>&{}%s", "\u202egnp", "../x", "\ud800", "💥" * 50)
+ODD_NAMES = (
+    "",
+    " ",
+    "a b",
+    "bäume 木",
+    "line\nbreak",
+    "nul\0",
+    "'\"<b>&{}%s",
+    "\u202egnp",
+    "../x",
+    "\ud800",
+    "💥" * 50,
+)
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
-    st.sampled_from([-1, 0, 1, 7, 64, 1e308, -1e308, 5e-324, 10**400, -(10**400), 1 << 62, float("nan"), float("inf")]),
+    st.sampled_from(
+        [
+            -1,
+            0,
+            1,
+            7,
+            64,
+            1e308,
+            -1e308,
+            5e-324,
+            10**400,
+            -(10**400),
+            1 << 62,
+            float("nan"),
+            float("inf"),
+        ]
+    ),
 )
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.sampled_from(ODD_NAMES), st.text(max_size=8))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), NUMBERS, st.sampled_from(ODD_NAMES), st.text(max_size=8)
+)
 LISTS = st.lists(SCALARS | st.lists(SCALARS, max_size=3), max_size=6)
-JUNK = st.one_of(SCALARS, SCALARS, LISTS, st.dictionaries(st.text(max_size=8), SCALARS | LISTS, max_size=3))
+JUNK = st.one_of(
+    SCALARS, SCALARS, LISTS, st.dictionaries(st.text(max_size=8), SCALARS | LISTS, max_size=3)
+)
 
 
 def places(data: Any) -> Iterator[tuple[Any, Any]]:
     """(container, key) of every value inside a document of JSON."""
-    keys = data.keys() if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+    keys = (
+        data.keys()
+        if isinstance(data, dict)
+        else range(len(data))
+        if isinstance(data, list)
+        else ()
+    )
     for key in list(keys):
         yield data, key
         yield from places(data[key])
@@ -56,7 +94,11 @@ def damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
     text = draw(texts)
     if draw(st.booleans()):
         start, stop = sorted(draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2)))
-        return text[:start] + draw(st.text(max_size=8)) + text[draw(st.sampled_from([start, stop, len(text)])) :]
+        return (
+            text[:start]
+            + draw(st.text(max_size=8))
+            + text[draw(st.sampled_from([start, stop, len(text)])) :]
+        )
     document = [copy.deepcopy(json.loads(text))]
     for _ in range(draw(st.integers(1, 3))):
         container, key = draw(st.sampled_from(list(places(document)) or [(document, 0)]))

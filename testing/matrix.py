@@ -20,7 +20,16 @@ from quadtree_pack.sampling.conditioning import LEFT_BY_CORE
 from quadtree_pack.sampling.model import Geometry
 from torch import Tensor
 
-from .support import Spy, error, free_cells, half_kept, patched, pointwise, tree_of, with_extra_conds
+from .support import (
+    Spy,
+    error,
+    free_cells,
+    half_kept,
+    patched,
+    pointwise,
+    tree_of,
+    with_extra_conds,
+)
 from .tiny_models import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
@@ -39,14 +48,19 @@ class Case:
 
     def tiled(self, tree: Any = None, model: Any = None, **settings: Any) -> Any:
         tree = tree_of([[1.0]], self.height, self.width, self.px) if tree is None else tree
-        return patched(self.entry, tree, model=model, **{"tile_px": self.tile_px, "overlap_px": 0, **settings})
+        return patched(
+            self.entry, tree, model=model, **{"tile_px": self.tile_px, "overlap_px": 0, **settings}
+        )
 
     def half_kept(self) -> Any:
         return half_kept(self.height, self.width, self.px)
 
     def with_conds(self, positive: list, negative: list | None = None) -> Case:
         entry = copy.copy(self.entry)
-        entry.positive, entry.negative = positive, self.entry.negative if negative is None else negative
+        entry.positive, entry.negative = (
+            positive,
+            self.entry.negative if negative is None else negative,
+        )
         case = copy.copy(self)
         case.entry = entry
         return case
@@ -85,7 +99,9 @@ def window_batches(case: Case) -> None:
     assert most[1] >= most[0]
 
 
-def equal_on_a_pointwise_network(case: Case, model: Any = None, core_can: bool = True, **options: Any) -> None:
+def equal_on_a_pointwise_network(
+    case: Case, model: Any = None, core_can: bool = True, **options: Any
+) -> None:
     """Windows against the plain run; where core cannot do it (`core_can`), against one window of ours."""
     model = pointwise(case.entry.model if model is None else model)
     one_window = case.tiled(model=model, tile_px=2 * max(case.height, case.width) * case.px)
@@ -119,12 +135,21 @@ class StandInNetwork:
         network = entry.model.model.diffusion_model
         if hasattr(network, "channel_mult"):
             return cls(reductions=(2, 1))
-        return cls(reductions=(1,)) if not takes_cross_attention(entry) else cls(patch=Geometry.of(entry.model).unit)
+        return (
+            cls(reductions=(1,))
+            if not takes_cross_attention(entry)
+            else cls(patch=Geometry.of(entry.model).unit)
+        )
 
     def __call__(self, x: Tensor, hint: Tensor, **_: Any) -> dict[str, list[Tensor | None]]:
-        cells = F.adaptive_avg_pool2d(hint.expand(len(x), *hint.shape[1:]).flatten(1, -3), x.shape[-2:])
+        cells = F.adaptive_avg_pool2d(
+            hint.expand(len(x), *hint.shape[1:]).flatten(1, -3), x.shape[-2:]
+        )
         if self.patch:
-            return {"input": [F.avg_pool2d(cells, self.patch, ceil_mode=True).flatten(2).movedim(1, 2)], "output": []}
+            return {
+                "input": [F.avg_pool2d(cells, self.patch, ceil_mode=True).flatten(2).movedim(1, 2)],
+                "output": [],
+            }
         maps = [F.avg_pool2d(cells, reduction, ceil_mode=True) for reduction in self.reductions]
         return {"input": [], "middle": [None], "output": [*maps, None]}
 
@@ -147,11 +172,17 @@ class ForeignControl(comfy.controlnet.ControlBase):
         super().__init__()
         self.network = network
 
-    def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict) -> Any:
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
+    ) -> Any:
         earlier = self.previous_controlnet
-        before = earlier and earlier.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        before = earlier and earlier.get_control(
+            x_noisy, t, cond, batched_number, transformer_options
+        )
         height, width = (8 * length for length in x_noisy.shape[-2:])
-        hint = comfy.utils.common_upscale(self.cond_hint_original, width, height, "bilinear", "center")
+        hint = comfy.utils.common_upscale(
+            self.cond_hint_original, width, height, "bilinear", "center"
+        )
         return self.control_merge(self.network(x_noisy, hint), before, None)
 
 
@@ -159,12 +190,15 @@ def controlnet(case: Case) -> None:
     """Two chained ControlNets, the second for the first steps only, and one of another pack; hints of other sizes."""
     of_core = StandInControl if takes_cross_attention(case.entry) else ForeignControl
     control = None
-    for seed, (kind, strength, end) in enumerate([(ForeignControl, 0.4, 1.0), (of_core, 0.8, 1.0), (of_core, 0.5, 0.7)]):
+    for seed, (kind, strength, end) in enumerate(
+        [(ForeignControl, 0.4, 1.0), (of_core, 0.8, 1.0), (of_core, 0.5, 0.7)]
+    ):
         hint = torch.rand(1, 3, 90 + seed, 120, generator=torch.Generator().manual_seed(seed))
         link = kind(StandInNetwork.like(case.entry))
         control = link.set_cond_hint(hint, strength, (0.0, end)).set_previous_controlnet(control)
     conds = [
-        [[text, {**values, "control": control}] for text, values in cond] for cond in (case.entry.positive, case.entry.negative)
+        [[text, {**values, "control": control}] for text, values in cond]
+        for cond in (case.entry.positive, case.entry.negative)
     ]
     equal_on_a_pointwise_network(case.with_conds(*conds))
 
@@ -187,10 +221,17 @@ def area(case: Case) -> None:
         for text, values in other
     ]
     if case.latent.ndim == 4:  # core knows no bounds in videos
-        extra += [[text, {**values, "mask": left_half(case), "set_area_to_bounds": True}] for text, values in other]
+        extra += [
+            [text, {**values, "mask": left_half(case), "set_area_to_bounds": True}]
+            for text, values in other
+        ]
     values = {**base[0][1], "cross_attn": base[0][0], "latent_image": None, "seed": 0}
-    conds = case.entry.model.model.extra_conds(noise=case.latent, device=case.latent.device, **values)
-    equal_on_a_pointwise_network(case.with_conds(base + extra), core_can=not LEFT_BY_CORE & conds.keys())
+    conds = case.entry.model.model.extra_conds(
+        noise=case.latent, device=case.latent.device, **values
+    )
+    equal_on_a_pointwise_network(
+        case.with_conds(base + extra), core_can=not LEFT_BY_CORE & conds.keys()
+    )
 
 
 def mask(case: Case) -> None:
@@ -224,7 +265,10 @@ def inpaint(case: Case) -> None:
     noise_mask[..., : case.height // 2, : case.width // 2] = 1
     equal_on_a_pointwise_network(case, noise_mask=noise_mask)
     spies = [Spy(case.tiled()) for _ in range(2)]
-    runs = [case.sample(spies[0].model, **RUN), case.sample(spies[1].model, **RUN, noise_mask=noise_mask)]
+    runs = [
+        case.sample(spies[0].model, **RUN),
+        case.sample(spies[1].model, **RUN, noise_mask=noise_mask),
+    ]
     closed = noise_mask[0, 0] == 0
     assert error(runs[1][..., closed], case.latent[..., closed]) < 1e-4
     assert 0 < spies[1].cells <= spies[0].cells

@@ -74,7 +74,9 @@ def without(borders: Lines, others: Lines) -> Lines:
 
 def free_lines(borders: Lines, free: Tensor) -> int:
     """How many of `borders` lie between cells that are free [h, w]."""
-    return int((borders[0] & free[:, 1:] & free[:, :-1]).sum() + (borders[1] & free[1:] & free[:-1]).sum())
+    return int(
+        (borders[0] & free[:, 1:] & free[:, :-1]).sum() + (borders[1] & free[1:] & free[:-1]).sum()
+    )
 
 
 def leaf_seam_index(change: Tensor, borders: Lines) -> float:
@@ -100,13 +102,22 @@ def kept_error(before: Tensor, after: Tensor, kept: Tensor) -> float:
 
 def cell_gradient(picture: Tensor) -> Tensor:
     """Mean absolute gradient, from px to px in both directions, of each cell: [h, w]."""
-    across = F.pad(picture.diff(dim=1), (0, 0, 0, 1)).abs() + F.pad(picture.diff(dim=0), (0, 0, 0, 0, 0, 1)).abs()
+    across = (
+        F.pad(picture.diff(dim=1), (0, 0, 0, 1)).abs()
+        + F.pad(picture.diff(dim=0), (0, 0, 0, 0, 0, 1)).abs()
+    )
     return F.avg_pool2d(across.mean(-1)[None, None], CELL_PX)[0, 0]
 
 
 def calm_and_detailed(sharp: Tensor) -> Lines:
     """Cells [h, w] of the calmest quarter of the sharp original, and of its more detailed half, by the gradient around each."""
-    around = F.avg_pool2d(cell_gradient(sharp)[None, None], NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)[0, 0]
+    around = F.avg_pool2d(
+        cell_gradient(sharp)[None, None],
+        NEIGHBOURHOOD,
+        1,
+        NEIGHBOURHOOD // 2,
+        count_include_pad=False,
+    )[0, 0]
     return around <= around.quantile(CALM), around >= around.quantile(DETAILED)
 
 

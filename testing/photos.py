@@ -19,4 +19,6 @@ def photo(name: str, long_side_px: int) -> torch.Tensor:
     image = sample_photo(name).permute(2, 0, 1)[None]
     scale = long_side_px / max(image.shape[2:])
     size = [round(side * scale / 16) * 16 for side in image.shape[2:]]
-    return F.interpolate(image, size=size, mode="bicubic")[0].permute(1, 2, 0).clamp(0, 1).contiguous()
+    return (
+        F.interpolate(image, size=size, mode="bicubic")[0].permute(1, 2, 0).clamp(0, 1).contiguous()
+    )

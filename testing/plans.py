@@ -11,7 +11,13 @@ from ..windows.planning import Cost, Planner, Tiling, Window, units_with
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
 TILINGS = st.builds(
     lambda unit, tile, overlap, smallest, moving, batch: Tiling(
-        unit, tile, min(tile, smallest), min(overlap, tile // 2) // (1 + unit % 2) * (1 + unit % 2), moving, TRANSFORMER, batch
+        unit,
+        tile,
+        min(tile, smallest),
+        min(overlap, tile // 2) // (1 + unit % 2) * (1 + unit % 2),
+        moving,
+        TRANSFORMER,
+        batch,
     ),
     st.sampled_from([1, 2, 4, 8]),
     st.integers(2, 40),

@@ -42,7 +42,9 @@ class Refined:
 @cache
 def load() -> tuple[Any, Any, list]:
     """Model, VAE and conditioning. ComfyUI must be importable."""
-    spec = importlib.util.spec_from_file_location("tiny_refiner_pack", ROOT / "demo" / "tiny_refiner" / "__init__.py")
+    spec = importlib.util.spec_from_file_location(
+        "tiny_refiner_pack", ROOT / "demo" / "tiny_refiner" / "__init__.py"
+    )
     pack = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
     model, vae, cond = pack.load_tiny_refiner()
@@ -53,7 +55,14 @@ def load() -> tuple[Any, Any, list]:
 def plain_gradient(height: int, width: int) -> Tensor:
     """[height, width, 3]: one colour ramps down, one across, one back."""
     down, across = torch.linspace(0.2, 0.8, height)[:, None], torch.linspace(0.2, 0.8, width)
-    return torch.stack([down.expand(height, width), across.expand(height, width), across.flip(0).expand(height, width)], -1)
+    return torch.stack(
+        [
+            down.expand(height, width),
+            across.expand(height, width),
+            across.flip(0).expand(height, width),
+        ],
+        -1,
+    )
 
 
 def refine(
@@ -83,7 +92,9 @@ def refine(
         patch = model.model_options["model_function_wrapper"]
         if small_model:
             shrink = (TRAINED_PX / USUAL_PX) ** 2
-            cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST.scaled(shrink)
+            cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST.scaled(
+                shrink
+            )
             patch.geometry = replace(patch.geometry, native_px=TRAINED_PX, cost=cost)
         opened = patch.open_run
         patch.open_run = lambda *args: runs.append(opened(*args)) or runs[-1]
@@ -91,7 +102,9 @@ def refine(
     run = (model, noise, steps, 1.0, "euler", "simple", cond, cond, latent)
     start_step = None if only_last is None else steps - only_last
     start = time.perf_counter()
-    samples = comfy.sample.sample(*run, denoise=denoise, start_step=start_step, seed=SEED, disable_pbar=True)
+    samples = comfy.sample.sample(
+        *run, denoise=denoise, start_step=start_step, seed=SEED, disable_pbar=True
+    )
     seconds = time.perf_counter() - start
     size = latent.shape[-2:]
     return Refined(

@@ -43,7 +43,13 @@ def half_kept(height: int, width: int, px_per_cell: int = 8, free: float = 1.0) 
     return tree_of([[0.0, free], [free, 0.0]], height, width, px_per_cell)
 
 
-def patched(entry: Entry, *trees: Quadtree, model: Any = None, clean_latent: Tensor | None = None, **settings: Any) -> Any:
+def patched(
+    entry: Entry,
+    *trees: Quadtree,
+    model: Any = None,
+    clean_latent: Tensor | None = None,
+    **settings: Any,
+) -> Any:
     """The entry's model with these trees; no feather and small tiles unless told otherwise."""
     chosen = Settings(**{"feather_px": 0, "tile_px": 128, "overlap_px": 0, **settings})
     return attach(entry.model if model is None else model, trees, chosen, clean_latent)
@@ -55,7 +61,9 @@ class Spy:
     def __init__(self, model: Any) -> None:
         self.sigmas: list[float] = []
         self.shapes: list[tuple[int, ...]] = []
-        self.samples: Tensor | None = None  # as the sampler returned them, in the model's space, before our copy
+        self.samples: Tensor | None = (
+            None  # as the sampler returned them, in the model's space, before our copy
+        )
         self.model = model.clone()
         self.model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", self._apply_model)
         self.model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "spy", self._sampler_sample)
@@ -68,7 +76,9 @@ class Spy:
     def cells(self) -> int:
         return sum(shape[0] * shape[-1] * shape[-2] for shape in self.shapes)
 
-    def _apply_model(self, executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _apply_model(
+        self, executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
         self.sigmas.append(float(sigma[0]))
         self.shapes.append(tuple(noisy.shape))
         return executor(noisy, sigma, *args, **kwargs)
@@ -81,7 +91,9 @@ class Spy:
 def pointwise(model: Any) -> Any:
     """A clone whose denoised at a cell depends on what the model gets at that very cell, so tiling must not show."""
 
-    def apply_model(executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **entries: Any) -> Tensor:
+    def apply_model(
+        executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **entries: Any
+    ) -> Tensor:
         names = ("c_concat", "c_crossattn", "control", "transformer_options")
         entries |= dict(zip(names, args, strict=False))
         one_per_row = (-1, *[1] * (noisy.ndim - 1))
@@ -101,7 +113,9 @@ def with_extra_conds(model: Any, conds: dict[str, Any]) -> Any:
     base = model.model
     model = model.clone()
     # By its class: on the object itself may still lie what an earlier clone put there.
-    model.add_object_patch("extra_conds", lambda **kwargs: {**type(base).extra_conds(base, **kwargs), **conds})
+    model.add_object_patch(
+        "extra_conds", lambda **kwargs: {**type(base).extra_conds(base, **kwargs), **conds}
+    )
     return model
 
 
@@ -110,27 +124,44 @@ def planes_of(key: str, value: Any, noisy: Tensor) -> Iterator[Tensor]:
     shape, size = [-1, *[1] * (noisy.ndim - 3), *noisy.shape[-2:]], noisy.shape[-2:]
     if key == "control":
         for features in (value or {}).values():
-            yield from planes_of("features", [feature for feature in features if feature is not None], noisy)
+            yield from planes_of(
+                "features", [feature for feature in features if feature is not None], noisy
+            )
     elif isinstance(value, (list, tuple)):
         for entry in value:
             yield from planes_of(key, entry, noisy)
-    elif not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2 or len(value) != len(noisy):
+    elif (
+        not isinstance(value, Tensor)
+        or not value.is_floating_point()
+        or value.ndim < 2
+        or len(value) != len(noisy)
+    ):
         return
     elif key == "features" and value.ndim == 3:  # tokens of patches
-        yield cells_of(value.mean(-1), round((size[0] * size[1] / value.shape[1]) ** 0.5), size).reshape(shape)
-    elif key == "attention_mask" and value.ndim == 3:  # how each patch of 2 x 2 cells looks at itself, and at all text
+        yield cells_of(
+            value.mean(-1), round((size[0] * size[1] / value.shape[1]) ** 0.5), size
+        ).reshape(shape)
+    elif (
+        key == "attention_mask" and value.ndim == 3
+    ):  # how each patch of 2 x 2 cells looks at itself, and at all text
         patches = -(-size[0] // 2) * -(-size[1] // 2)
         looks = value.diagonal(dim1=1, dim2=2)[:, -patches:] + value[:, -patches:, :4].mean(-1)
         yield cells_of(looks, 2, size).reshape(shape)
     elif key == "effnet":  # spread over patches of 2 x 2 cells, as Stable Cascade does
-        half = F.interpolate(value, size=[length // 2 for length in size], mode="bilinear", align_corners=True)
+        half = F.interpolate(
+            value, size=[length // 2 for length in size], mode="bilinear", align_corners=True
+        )
         yield F.interpolate(half.mean(1, keepdim=True), size=size).reshape(shape)
-    elif value.ndim < 4 or key in WHOLE_PICTURES or (key in REFERENCES and value.shape[-2:] != size):
+    elif (
+        value.ndim < 4 or key in WHOLE_PICTURES or (key in REFERENCES and value.shape[-2:] != size)
+    ):
         yield value.flatten(1).mean(1).view(-1, *[1] * (noisy.ndim - 1))
     else:  # on the canvas, at whatever resolution
         plane = value.flatten(1, -3).mean(1, keepdim=True)
         finer = value.shape[-2] >= size[0]
-        yield (F.adaptive_avg_pool2d(plane, size) if finer else F.interpolate(plane, size=size)).reshape(shape)
+        yield (
+            F.adaptive_avg_pool2d(plane, size) if finer else F.interpolate(plane, size=size)
+        ).reshape(shape)
 
 
 def cells_of(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:

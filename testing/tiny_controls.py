@@ -30,7 +30,9 @@ from .tiny_models import FLUX, QWEN, SD3, SDXL, UNET, Entry, gauss, randomize
 
 SEED = 7
 # The layers through which a control speaks: heard well, but not louder than the model.
-SPEAKING = dict.fromkeys(("zero_convs", "middle_block_out", "controlnet_blocks", "controlnet_single_blocks"), 0.5)
+SPEAKING = dict.fromkeys(
+    ("zero_convs", "middle_block_out", "controlnet_blocks", "controlnet_single_blocks"), 0.5
+)
 # Eight layers of SiLU would let next to nothing of the hint through.
 LISTENING = {"input_hint_block": 1.9}
 
@@ -38,7 +40,12 @@ LISTENING = {"input_hint_block": 1.9}
 def hint_image(height_px: int, width_px: int, seed: int = 5) -> Tensor:
     """Image [1, H, W, 3] in 0..1 of flat blocks with edges, so that a control differs over the canvas."""
     blocks = gauss((1, 3, max(2, height_px // 48), max(2, width_px // 48)), seed)
-    return F.interpolate(blocks, size=(height_px, width_px), mode="nearest").sigmoid().movedim(1, -1).contiguous()
+    return (
+        F.interpolate(blocks, size=(height_px, width_px), mode="nearest")
+        .sigmoid()
+        .movedim(1, -1)
+        .contiguous()
+    )
 
 
 class FakeVAE:
@@ -71,7 +78,9 @@ def with_control(
     """A copy of the entry under this control, after the controls that it has; core's own node puts it there."""
     controlled, node = copy(entry), nodes.ControlNetApplyAdvanced()
     conds = entry.positive, entry.negative
-    controlled.positive, controlled.negative = node.apply_controlnet(*conds, control, image, strength, start, end, vae=vae)
+    controlled.positive, controlled.negative = node.apply_controlnet(
+        *conds, control, image, strength, start, end, vae=vae
+    )
     return controlled
 
 
@@ -83,7 +92,9 @@ def speaking(network: torch.nn.Module) -> torch.nn.Module:
 
 def controlnet(network: torch.nn.Module, **options: Any) -> comfy.controlnet.ControlNet:
     device = comfy.model_management.get_torch_device()
-    return comfy.controlnet.ControlNet(speaking(network), load_device=device, manual_cast_dtype=None, **options)
+    return comfy.controlnet.ControlNet(
+        speaking(network), load_device=device, manual_cast_dtype=None, **options
+    )
 
 
 def on_latents(latent_format: Any) -> dict[str, Any]:
@@ -95,7 +106,11 @@ def unet_controlnet(unet: dict[str, Any], **heads: int) -> comfy.controlnet.Cont
     other = ("out_channels", "transformer_depth_output", "use_temporal_attention")
     shape = {key: value for key, value in unet.items() if key not in other}
     operations = comfy.ops.disable_weight_init
-    return controlnet(comfy.cldm.cldm.ControlNet(hint_channels=3, operations=operations, device="cpu", **shape, **heads))
+    return controlnet(
+        comfy.cldm.cldm.ControlNet(
+            hint_channels=3, operations=operations, device="cpu", **shape, **heads
+        )
+    )
 
 
 def sd15_controlnet() -> comfy.controlnet.ControlNet:
@@ -109,21 +124,32 @@ def sdxl_controlnet() -> comfy.controlnet.ControlNet:
 def dit_controlnet(
     network_class: type, shape: dict[str, Any], options: dict[str, Any], **more: Any
 ) -> comfy.controlnet.ControlNet:
-    settings = {"operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
+    settings = {
+        "operations": comfy.ops.disable_weight_init,
+        "device": "cpu",
+        "dtype": torch.float32,
+    }
     return controlnet(network_class(**shape, **more, **settings), **options)
 
 
 def flux_controlnet(latent_input: bool = False) -> comfy.controlnet.ControlNet:
     """XLabs' kind, whose hint is an image, or InstantX's, whose hint is a latent."""
-    options = {"extra_conds": ["y", "guidance"], **(on_latents(comfy.latent_formats.Flux()) if latent_input else {})}
-    return dit_controlnet(comfy.ldm.flux.controlnet.ControlNetFlux, FLUX, options, latent_input=latent_input)
+    options = {
+        "extra_conds": ["y", "guidance"],
+        **(on_latents(comfy.latent_formats.Flux()) if latent_input else {}),
+    }
+    return dit_controlnet(
+        comfy.ldm.flux.controlnet.ControlNetFlux, FLUX, options, latent_input=latent_input
+    )
 
 
 def sd3_controlnet() -> comfy.controlnet.ControlNet:
     latent_format = comfy.latent_formats.SD3()
     latent_format.shift_factor = 0  # as the loader does
     shape = {**SD3, "num_blocks": 1}  # it speaks to one block less than the model has
-    return dit_controlnet(comfy.cldm.mmdit.ControlNet, shape, on_latents(latent_format), control_latent_channels=16)
+    return dit_controlnet(
+        comfy.cldm.mmdit.ControlNet, shape, on_latents(latent_format), control_latent_channels=16
+    )
 
 
 def qwen_controlnet() -> comfy.controlnet.ControlNet:
@@ -141,6 +167,14 @@ class ShallowAdapter(comfy.t2i_adapter.adapter.Adapter):
 
 
 def sd15_t2i_adapter() -> comfy.controlnet.T2IAdapter:
-    shape = {"cin": 192, "channels": [32, 64, 64, 64], "nums_rb": 2, "ksize": 1, "sk": True, "use_conv": False, "xl": False}
+    shape = {
+        "cin": 192,
+        "channels": [32, 64, 64, 64],
+        "nums_rb": 2,
+        "ksize": 1,
+        "sk": True,
+        "use_conv": False,
+        "xl": False,
+    }
     adapter = speaking(ShallowAdapter(**shape))
     return comfy.controlnet.T2IAdapter(adapter, adapter.input_channels, 8, "nearest-exact")

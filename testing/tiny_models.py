@@ -31,11 +31,28 @@ import nodes
 
 TOKENS = 48  # text width
 POOLED = 32
-CANVAS = (32, 40)  # cells of the default latent; conditioning that belongs to the canvas has its size
+CANVAS = (
+    32,
+    40,
+)  # cells of the default latent; conditioning that belongs to the canvas has its size
 
 # Parameters whose scale decides how much attention listens; sharper, so that text and position really matter.
-QUERY_KEY_LINEAR = tuple(f"{name}.weight" for name in ["to_q", "to_k", "q_linear", "w1q", "w1k", "w2q", "w2k", "wq", "wk"])
-QUERY_KEY_NORM = ("norm_q", "norm_k", "query_norm", "key_norm", "q_norm", "k_norm", "ln_q", "ln_k", "qnorm", "knorm")
+QUERY_KEY_LINEAR = tuple(
+    f"{name}.weight"
+    for name in ["to_q", "to_k", "q_linear", "w1q", "w1k", "w2q", "w2k", "wq", "wk"]
+)
+QUERY_KEY_NORM = (
+    "norm_q",
+    "norm_k",
+    "query_norm",
+    "key_norm",
+    "q_norm",
+    "k_norm",
+    "ln_q",
+    "ln_k",
+    "qnorm",
+    "knorm",
+)
 SHARPNESS = 1.7
 # Parameters and buffers that stand beside tokens of size 1 and not before a product, so their scale is not the width's.
 TABLES = (
@@ -71,12 +88,16 @@ def spread(name: str, value: Tensor) -> float:
         return TABLE_SCALE
     if name.endswith("bias"):
         return 0.02
-    if value.ndim < 2 or (any(norm in name for norm in QUERY_KEY_NORM) and not name.endswith(QUERY_KEY_LINEAR)):
+    if value.ndim < 2 or (
+        any(norm in name for norm in QUERY_KEY_NORM) and not name.endswith(QUERY_KEY_LINEAR)
+    ):
         return 0.0  # AuraFlow's norms of queries and keys have a row for each head
     return (SHARPNESS if name.endswith(QUERY_KEY_LINEAR) else 1.0) / max(1, value[0].numel()) ** 0.5
 
 
-def randomize(module: torch.nn.Module, seed: int = 0, gains: dict[str, float] | None = None) -> None:
+def randomize(
+    module: torch.nn.Module, seed: int = 0, gains: dict[str, float] | None = None
+) -> None:
     """Deterministic, variance-preserving values for every parameter, and for buffers that ComfyUI leaves uninitialised.
 
     A gain multiplies the parameters that have its key in their names.
@@ -109,7 +130,9 @@ def build(
     model = make(config) if make else config.get_model({}, "", device="cpu")
     randomize(model.diffusion_model, gains=gains)
     device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model.to(device).eval(), load_device=device, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        model.to(device).eval(), load_device=device, offload_device=torch.device("cpu")
+    )
 
 
 def cond(tokens: int, seed: int, pooled: int | None = None, **values: Any) -> list:
@@ -126,7 +149,10 @@ def canvas_latent(channels: int, seed: int = 77, frames: int | None = None) -> T
 
 def references(channels: int, *depth: int) -> list[Tensor]:
     """Two references: one of the canvas' size, which is cut with it, and one of another size, which goes whole."""
-    return [clean_latent((1, channels, *depth, *CANVAS), 90), clean_latent((1, channels, *depth, 20, 24), 91)]
+    return [
+        clean_latent((1, channels, *depth, *CANVAS), 90),
+        clean_latent((1, channels, *depth, 20, 24), 91),
+    ]
 
 
 def inpainting(channels: int, px_per_cell: int = 8) -> dict[str, Tensor]:
@@ -156,7 +182,9 @@ class Entry:
     make_cond: Callable[[int], list]
     frames: int | None = None
     batch: int = 1  # images of a latent; in SVD they are the frames of one video
-    size: tuple[int, int] = CANVAS  # pixel-space models have patches of 16 cells, so that CANVAS would be two of them
+    size: tuple[int, int] = (
+        CANVAS  # pixel-space models have patches of 16 cells, so that CANVAS would be two of them
+    )
     positive: list = field(init=False)
     negative: list = field(init=False)
 
@@ -167,10 +195,19 @@ class Entry:
     def px_per_cell(self) -> int:
         return self.model.model.latent_format.spacial_downscale_ratio
 
-    def latent(self, height: int | None = None, width: int | None = None, batch: int | None = None, seed: int = 0) -> Tensor:
+    def latent(
+        self,
+        height: int | None = None,
+        width: int | None = None,
+        batch: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
         depth = () if self.frames is None else (self.frames,)
         size = height or self.size[0], width or self.size[1]
-        return clean_latent((batch or self.batch, self.model.model.latent_format.latent_channels, *depth, *size), seed)
+        return clean_latent(
+            (batch or self.batch, self.model.model.latent_format.latent_channels, *depth, *size),
+            seed,
+        )
 
 
 def sample(
@@ -243,7 +280,11 @@ SVD = {
 
 
 def sd15(in_channels: int = 4) -> Entry:
-    return Entry("sd15", build(supported.SD15, {**UNET, "in_channels": in_channels}), lambda seed: cond(77, seed))
+    return Entry(
+        "sd15",
+        build(supported.SD15, {**UNET, "in_channels": in_channels}),
+        lambda seed: cond(77, seed),
+    )
 
 
 def sd15_inpaint() -> Entry:
@@ -264,16 +305,24 @@ def sd15_ip2p() -> Entry:
 
 def sd2_v() -> Entry:
     def make(config: Any) -> Any:
-        return comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.V_PREDICTION, device="cpu")
+        return comfy.model_base.BaseModel(
+            config, model_type=comfy.model_base.ModelType.V_PREDICTION, device="cpu"
+        )
 
     heads = {"num_head_channels": 32, "num_heads": -1}
-    model = build(supported.SD20, {**UNET, "use_linear_in_transformer": True}, after=heads, make=make)
+    model = build(
+        supported.SD20, {**UNET, "use_linear_in_transformer": True}, after=heads, make=make
+    )
     return Entry("sd2_v", model, lambda seed: cond(77, seed))
 
 
 def sd21_unclip() -> Entry:
     """An image's CLIP embedding goes in as `y`, with noise that the run's seed decides."""
-    image = {"clip_vision_output": SimpleNamespace(image_embeds=gauss((1, 768), 8)), "strength": 1.0, "noise_augmentation": 0.1}
+    image = {
+        "clip_vision_output": SimpleNamespace(image_embeds=gauss((1, 768), 8)),
+        "strength": 1.0,
+        "noise_augmentation": 0.1,
+    }
     shape = {"adm_in_channels": 1536, "num_classes": "sequential"}
     model = build(supported.SD21UnclipL, {**BIGGER_UNET, **shape}, after=HEADS)
     return Entry("sd21_unclip", model, lambda seed: cond(77, seed, unclip_conditioning=[image]))
@@ -284,7 +333,11 @@ def sd_x4_upscaler() -> Entry:
     image = clean_latent((1, 3, *CANVAS), 77).clamp(-1, 1)
     shape = {"in_channels": 7, "num_classes": 1000}
     model = build(supported.SD_X4Upscaler, {**BIGGER_UNET, **shape})
-    return Entry("sd_x4_upscaler", model, lambda seed: cond(77, seed, concat_image=image, noise_augmentation=0.1))
+    return Entry(
+        "sd_x4_upscaler",
+        model,
+        lambda seed: cond(77, seed, concat_image=image, noise_augmentation=0.1),
+    )
 
 
 def sdxl() -> Entry:
@@ -299,7 +352,14 @@ def sdxl() -> Entry:
         "num_classes": "sequential",
     }
     model = build(supported.SDXL, {**UNET, **shape}, after={"num_head_channels": 32})
-    sizes = {"width": 320, "height": 256, "crop_w": 0, "crop_h": 0, "target_width": 320, "target_height": 256}
+    sizes = {
+        "width": 320,
+        "height": 256,
+        "crop_w": 0,
+        "crop_h": 0,
+        "target_width": 320,
+        "target_height": 256,
+    }
     return Entry("sdxl", model, lambda seed: cond(77, seed, pooled=POOLED, **sizes))
 
 
@@ -311,8 +371,18 @@ def sdxl_refiner() -> Entry:
 
 def svd() -> Entry:
     """The batch is the time axis, so it must stay whole; the first image goes in as c_concat."""
-    values = {"concat_latent_image": canvas_latent(4), "fps": 6, "motion_bucket_id": 127, "augmentation_level": 0.0}
-    return Entry("svd", build(supported.SVD_img2vid, SVD, after=HEADS), lambda seed: cond(1, seed, **values), batch=3)
+    values = {
+        "concat_latent_image": canvas_latent(4),
+        "fps": 6,
+        "motion_bucket_id": 127,
+        "augmentation_level": 0.0,
+    }
+    return Entry(
+        "svd",
+        build(supported.SVD_img2vid, SVD, after=HEADS),
+        lambda seed: cond(1, seed, **values),
+        batch=3,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- Stable Cascade
@@ -342,7 +412,9 @@ def cascade_b() -> Entry:
     """The result of stage C goes in as `effnet`, at a resolution of its own."""
     prior = clean_latent((1, 16, 9, 11), 77)
     model = build(supported.Stable_Cascade_B, STAGE_B)
-    return Entry("cascade_b", model, lambda seed: cond(77, seed, pooled=POOLED, stable_cascade_prior=prior))
+    return Entry(
+        "cascade_b", model, lambda seed: cond(77, seed, pooled=POOLED, stable_cascade_prior=prior)
+    )
 
 
 def cascade_c() -> Entry:
@@ -361,7 +433,10 @@ SD3 = {
     "num_blocks": 2,
     "input_size": None,
     "adm_in_channels": POOLED,
-    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": TOKENS, "out_features": 128}},
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": TOKENS, "out_features": 128},
+    },
     "num_patches": 192 * 192,
     "pos_embed_max_size": 192,
     "pos_embed_scaling_factor": None,
@@ -405,24 +480,33 @@ def sd3() -> Entry:
 
 def auraflow() -> Entry:
     return Entry(
-        "auraflow", build(supported.AuraFlow, AURA, gains={"double_layers.0.attn.w1v": 12.0}), lambda seed: cond(20, seed)
+        "auraflow",
+        build(supported.AuraFlow, AURA, gains={"double_layers.0.attn.w1v": 12.0}),
+        lambda seed: cond(20, seed),
     )
 
 
 def pixart_alpha() -> Entry:
     """The canvas' size and shape go in as numbers; cells and patches must be even, and more than 32 cells a side."""
-    model = build(supported.PixArtAlpha, {**PIXART, "image_model": "pixart_alpha", "micro_condition": True})
+    model = build(
+        supported.PixArtAlpha, {**PIXART, "image_model": "pixart_alpha", "micro_condition": True}
+    )
     return Entry("pixart_alpha", model, lambda seed: cond(20, seed, width=320, height=256))
 
 
 def pixart_sigma() -> Entry:
-    model = build(supported.PixArtSigma, {**PIXART, "image_model": "pixart_sigma", "micro_condition": False})
+    model = build(
+        supported.PixArtSigma, {**PIXART, "image_model": "pixart_sigma", "micro_condition": False}
+    )
     return Entry("pixart_sigma", model, lambda seed: cond(20, seed))
 
 
 def hunyuan_dit() -> Entry:
     def make_cond(seed: int) -> list:
-        t5 = {"conditioning_mt5xl": gauss((1, 16, 64), seed + 2000), "attention_mask_mt5xl": whole_text(16)}
+        t5 = {
+            "conditioning_mt5xl": gauss((1, 16, 64), seed + 2000),
+            "attention_mask_mt5xl": whole_text(16),
+        }
         return cond(77, seed, attention_mask=whole_text(77), **t5)
 
     return Entry("hunyuan_dit", build(supported.HunyuanDiT, HYDIT), make_cond)
@@ -485,7 +569,11 @@ def flux() -> Entry:
 
 
 def flux_schnell() -> Entry:
-    return Entry("flux_schnell", build(supported.FluxSchnell, FLUX), lambda seed: cond(12, seed, pooled=POOLED))
+    return Entry(
+        "flux_schnell",
+        build(supported.FluxSchnell, FLUX),
+        lambda seed: cond(12, seed, pooled=POOLED),
+    )
 
 
 def flux_guidance() -> Entry:
@@ -497,7 +585,11 @@ def flux_kontext() -> Entry:
     """Two references: one of the canvas' size, which is cut with it, and one of another size, which goes whole."""
     references = [clean_latent((1, 16, 32, 40), 90), clean_latent((1, 16, 20, 24), 91)]
     values = {"pooled": POOLED, "guidance": 2.5, "reference_latents": references}
-    return Entry("flux_kontext", build(supported.Flux, {**FLUX, "guidance_embed": True}), lambda seed: cond(12, seed, **values))
+    return Entry(
+        "flux_kontext",
+        build(supported.Flux, {**FLUX, "guidance_embed": True}),
+        lambda seed: cond(12, seed, **values),
+    )
 
 
 def flux_fill() -> Entry:
@@ -512,7 +604,9 @@ def flux_redux() -> Entry:
     style = SimpleNamespace(get_cond=lambda _: gauss((1, 6, TOKENS), 8))
 
     def make_cond(seed: int) -> list:
-        return nodes.StyleModelApply().apply_stylemodel(cond(12, seed, pooled=POOLED), style, None, 0.5, "attn_bias")[0]
+        return nodes.StyleModelApply().apply_stylemodel(
+            cond(12, seed, pooled=POOLED), style, None, 0.5, "attn_bias"
+        )[0]
 
     return Entry("flux_redux", build(supported.Flux, {**FLUX, "guidance_embed": True}), make_cond)
 
@@ -580,21 +674,33 @@ OMNIGEN2 = {
 
 
 def lumina2() -> Entry:
-    return Entry("lumina2", build(supported.Lumina2, LUMINA2), lambda seed: cond(20, seed, attention_mask=whole_text(20)))
+    return Entry(
+        "lumina2",
+        build(supported.Lumina2, LUMINA2),
+        lambda seed: cond(20, seed, attention_mask=whole_text(20)),
+    )
 
 
 def z_image() -> Entry:
-    return Entry("z_image", build(supported.ZImage, Z_IMAGE), lambda seed: cond(20, seed, attention_mask=whole_text(20)))
+    return Entry(
+        "z_image",
+        build(supported.ZImage, Z_IMAGE),
+        lambda seed: cond(20, seed, attention_mask=whole_text(20)),
+    )
 
 
 def z_image_omni() -> Entry:
     model = build(supported.ZImage, {**Z_IMAGE, "siglip_feat_dim": 32})
-    return Entry("z_image_omni", model, lambda seed: cond(20, seed, reference_latents=references(16)))
+    return Entry(
+        "z_image_omni", model, lambda seed: cond(20, seed, reference_latents=references(16))
+    )
 
 
 def omnigen2() -> Entry:
     values = {"attention_mask": whole_text(20), "reference_latents": references(16)}
-    return Entry("omnigen2", build(supported.Omnigen2, OMNIGEN2), lambda seed: cond(20, seed, **values))
+    return Entry(
+        "omnigen2", build(supported.Omnigen2, OMNIGEN2), lambda seed: cond(20, seed, **values)
+    )
 
 
 def boogu() -> Entry:
@@ -644,7 +750,10 @@ KREA2 = {
 def qwen_image() -> Entry:
     """Latents [B, C, T, H, W]; positive and negative have other token counts, so core calls the wrapper for each."""
     return Entry(
-        "qwen_image", build(supported.QwenImage, QWEN, gains=LOUD_TEXT), lambda seed: cond(14 + seed % 2, seed), frames=1
+        "qwen_image",
+        build(supported.QwenImage, QWEN, gains=LOUD_TEXT),
+        lambda seed: cond(14 + seed % 2, seed),
+        frames=1,
     )
 
 
@@ -661,7 +770,9 @@ def joy_image() -> Entry:
 
 def krea2() -> Entry:
     values = {"reference_latents": references(16, 1), "reference_latents_method": "index"}
-    return Entry("krea2", build(supported.Krea2, KREA2), lambda seed: cond(20, seed, **values), frames=1)
+    return Entry(
+        "krea2", build(supported.Krea2, KREA2), lambda seed: cond(20, seed, **values), frames=1
+    )
 
 
 # ------------------------------------------------------------------------------------- DiTs on Flux.2's latents, 16 px
@@ -706,17 +817,23 @@ ERNIE = {
 
 
 def mage_flow() -> Entry:
-    return Entry("mage_flow", build(supported.MageFlow, MAGE, gains=LOUD_TEXT), lambda seed: cond(20, seed))
+    return Entry(
+        "mage_flow", build(supported.MageFlow, MAGE, gains=LOUD_TEXT), lambda seed: cond(20, seed)
+    )
 
 
 def lens() -> Entry:
     return Entry(
-        "lens", build(supported.Lens, LENS, gains=LOUD_TEXT), lambda seed: cond(20, seed, attention_mask=whole_text(20))
+        "lens",
+        build(supported.Lens, LENS, gains=LOUD_TEXT),
+        lambda seed: cond(20, seed, attention_mask=whole_text(20)),
     )
 
 
 def ideogram4() -> Entry:
-    model = build(supported.Ideogram4, {"image_model": "ideogram4", "num_layers": 2}, after=IDEOGRAM4)
+    model = build(
+        supported.Ideogram4, {"image_model": "ideogram4", "num_layers": 2}, after=IDEOGRAM4
+    )
     return Entry("ideogram4", model, lambda seed: cond(20, seed))
 
 
@@ -790,7 +907,13 @@ HUNYUAN_IMAGE = {
 
 def hidream_cond(seed: int, **values: Any) -> list:
     """Llama's hidden states [1, layers, tokens, width] beside T5's tokens."""
-    return cond(12, seed, pooled=POOLED, conditioning_llama3=gauss((1, 2, 12, TOKENS), seed + 2000), **values)
+    return cond(
+        12,
+        seed,
+        pooled=POOLED,
+        conditioning_llama3=gauss((1, 2, 12, TOKENS), seed + 2000),
+        **values,
+    )
 
 
 def hidream() -> Entry:
@@ -800,16 +923,26 @@ def hidream() -> Entry:
 def hidream_e1() -> Entry:
     """The image to edit goes in as `image_cond`, beside the canvas."""
     values = {"concat_latent_image": canvas_latent(16)}
-    return Entry("hidream_e1", build(supported.HiDream, HIDREAM), lambda seed: hidream_cond(seed, **values))
+    return Entry(
+        "hidream_e1", build(supported.HiDream, HIDREAM), lambda seed: hidream_cond(seed, **values)
+    )
 
 
 def kandinsky5_image() -> Entry:
-    return Entry("kandinsky5_image", build(supported.Kandinsky5Image, KANDINSKY5), lambda seed: cond(20, seed, pooled=POOLED))
+    return Entry(
+        "kandinsky5_image",
+        build(supported.Kandinsky5Image, KANDINSKY5),
+        lambda seed: cond(20, seed, pooled=POOLED),
+    )
 
 
 def hunyuan_image21() -> Entry:
     """64 channels at 32 px, patches of one cell."""
-    return Entry("hunyuan_image21", build(supported.HunyuanImage21, HUNYUAN_IMAGE), lambda seed: cond(20, seed))
+    return Entry(
+        "hunyuan_image21",
+        build(supported.HunyuanImage21, HUNYUAN_IMAGE),
+        lambda seed: cond(20, seed),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- pixel space
@@ -843,7 +976,13 @@ PIXELDIT = {
     "txt_embed_dim": TOKENS,
     "txt_max_length": 20,
 }
-PID = {**PIXELDIT, "image_model": "pid", "lq_hidden_dim": 32, "lq_num_res_blocks": 1, "lq_interval": 1}
+PID = {
+    **PIXELDIT,
+    "image_model": "pid",
+    "lq_hidden_dim": 32,
+    "lq_num_res_blocks": 1,
+    "lq_interval": 1,
+}
 Z_IMAGE_PIXEL = {
     **Z_IMAGE,
     "image_model": "zimage_pixel",
@@ -862,27 +1001,47 @@ HIDREAM_O1_TEXT = {
     "head_dim": 16,
     "rope_dims": [4, 2, 2],
 }
-HIDREAM_O1_VISION = {"hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_heads": 2, "deepstack_visual_indexes": []}
+HIDREAM_O1_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "depth": 1,
+    "num_heads": 2,
+    "deepstack_visual_indexes": [],
+}
 
 
 def chroma_radiance() -> Entry:
-    return Entry("chroma_radiance", build(supported.ChromaRadiance, CHROMA_RADIANCE), lambda seed: cond(12, seed), size=PIXELS)
+    return Entry(
+        "chroma_radiance",
+        build(supported.ChromaRadiance, CHROMA_RADIANCE),
+        lambda seed: cond(12, seed),
+        size=PIXELS,
+    )
 
 
 def pixeldit() -> Entry:
-    return Entry("pixeldit", build(supported.PixelDiTT2I, PIXELDIT), lambda seed: cond(20, seed), size=PIXELS)
+    return Entry(
+        "pixeldit", build(supported.PixelDiTT2I, PIXELDIT), lambda seed: cond(20, seed), size=PIXELS
+    )
 
 
 def pid() -> Entry:
     """A latent to decode goes in as `lq_latent`, a cell of it for each 32 px."""
     latent = clean_latent((1, 16, *(side // 32 for side in PIXELS)), 77)
     values = {"lq_latent": latent, "degrade_sigma": torch.tensor([0.2])}
-    return Entry("pid", build(supported.PiD, PID), lambda seed: cond(20, seed, **values), size=PIXELS)
+    return Entry(
+        "pid", build(supported.PiD, PID), lambda seed: cond(20, seed, **values), size=PIXELS
+    )
 
 
 def z_image_pixel() -> Entry:
     model = build(supported.ZImagePixelSpace, Z_IMAGE_PIXEL)
-    return Entry("z_image_pixel", model, lambda seed: cond(20, seed, attention_mask=whole_text(20)), size=PIXELS)
+    return Entry(
+        "z_image_pixel",
+        model,
+        lambda seed: cond(20, seed, attention_mask=whole_text(20)),
+        size=PIXELS,
+    )
 
 
 def hidream_o1() -> Entry:
@@ -894,7 +1053,12 @@ def hidream_o1() -> Entry:
         return [[torch.zeros(1, 1, 1), {"text_input_ids": words}]]
 
     shape = {"text_config_overrides": HIDREAM_O1_TEXT, "vision_config_overrides": HIDREAM_O1_VISION}
-    return Entry("hidream_o1", build(supported.HiDreamO1, {"image_model": "hidream_o1", **shape}), make_cond, size=PIXELS)
+    return Entry(
+        "hidream_o1",
+        build(supported.HiDreamO1, {"image_model": "hidream_o1", **shape}),
+        make_cond,
+        size=PIXELS,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- video, 5-D
@@ -989,12 +1153,17 @@ COGVIDEOX = {
 
 
 def wan21_t2v() -> Entry:
-    return Entry("wan21_t2v", build(supported.WAN21_T2V, WAN), lambda seed: cond(16, seed), frames=3)
+    return Entry(
+        "wan21_t2v", build(supported.WAN21_T2V, WAN), lambda seed: cond(16, seed), frames=3
+    )
 
 
 def wan21_i2v() -> Entry:
     """20 channels of c_concat: 4 of the mask and 16 of the given frames."""
-    values = {"concat_latent_image": canvas_latent(16, frames=3), "concat_mask": first_frame_given(3)}
+    values = {
+        "concat_latent_image": canvas_latent(16, frames=3),
+        "concat_mask": first_frame_given(3),
+    }
     values["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=gauss((1, 9, 1280), 8))
     model = build(supported.WAN21_I2V, {**WAN, "model_type": "i2v", "in_dim": 36})
     return Entry("wan21_i2v", model, lambda seed: cond(16, seed, **values), frames=3)
@@ -1004,8 +1173,14 @@ def wan21_vace() -> Entry:
     """The control video goes in as `vace_context` [B, videos, C, T, H, W], 6-D."""
     mask = torch.ones(1, 64, 3, *CANVAS)
     mask[..., : CANVAS[1] // 2] = 0
-    values = {"vace_frames": [canvas_latent(32, frames=3)], "vace_mask": [mask], "vace_strength": [1.0]}
-    model = build(supported.WAN21_Vace, {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96})
+    values = {
+        "vace_frames": [canvas_latent(32, frames=3)],
+        "vace_mask": [mask],
+        "vace_strength": [1.0],
+    }
+    model = build(
+        supported.WAN21_Vace, {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96}
+    )
     return Entry("wan21_vace", model, lambda seed: cond(16, seed, **values), frames=3)
 
 
@@ -1018,8 +1193,15 @@ def wan21_reference() -> Entry:
 
 def wan21_context() -> Entry:
     """References in the context, as Bernini has them: `context_latents`, a list of 5-D latents of any size."""
-    values = {"context_latents": [canvas_latent(16, 90, frames=3), clean_latent((1, 16, 1, 20, 24), 91)]}
-    return Entry("wan21_context", build(supported.WAN21_T2V, WAN), lambda seed: cond(16, seed, **values), frames=3)
+    values = {
+        "context_latents": [canvas_latent(16, 90, frames=3), clean_latent((1, 16, 1, 20, 24), 91)]
+    }
+    return Entry(
+        "wan21_context",
+        build(supported.WAN21_T2V, WAN),
+        lambda seed: cond(16, seed, **values),
+        frames=3,
+    )
 
 
 def wan21_fun_control() -> Entry:
@@ -1042,14 +1224,27 @@ def wan21_scail() -> Entry:
     poses = clean_latent((1, 16, 3, CANVAS[0] // 2, CANVAS[1] // 2), 78)
     values = {"pose_video_latent": poses, "reference_latents": [canvas_latent(16, frames=1)]}
     shape = {**WAN, "model_type": "scail", "in_dim": 20}
-    return Entry("wan21_scail", build(supported.WAN21_SCAIL, shape), lambda seed: cond(16, seed, **values), frames=3)
+    return Entry(
+        "wan21_scail",
+        build(supported.WAN21_SCAIL, shape),
+        lambda seed: cond(16, seed, **values),
+        frames=3,
+    )
 
 
 def wan22_s2v() -> Entry:
     """The reference goes in as `reference_latent` and the poses as `control_video`, both 5-D."""
-    values = {"reference_latents": [canvas_latent(16, frames=1)], "control_video": canvas_latent(16, 78, frames=3)}
+    values = {
+        "reference_latents": [canvas_latent(16, frames=1)],
+        "control_video": canvas_latent(16, 78, frames=3),
+    }
     shape = {**WAN, "model_type": "s2v", "audio_dim": 32, "audio_inject_layers": [0]}
-    return Entry("wan22_s2v", build(supported.WAN22_S2V, shape), lambda seed: cond(16, seed, **values), frames=3)
+    return Entry(
+        "wan22_s2v",
+        build(supported.WAN22_S2V, shape),
+        lambda seed: cond(16, seed, **values),
+        frames=3,
+    )
 
 
 def wan22_5b() -> Entry:
@@ -1061,28 +1256,48 @@ def wan22_5b() -> Entry:
 
 def hunyuan_video() -> Entry:
     values = {"pooled": POOLED, "guidance": 6.0}
-    return Entry("hunyuan_video", build(supported.HunyuanVideo, HUNYUAN), lambda seed: cond(20, seed, **values), frames=3)
+    return Entry(
+        "hunyuan_video",
+        build(supported.HunyuanVideo, HUNYUAN),
+        lambda seed: cond(20, seed, **values),
+        frames=3,
+    )
 
 
 def hunyuan_video_i2v() -> Entry:
     """17 channels of c_concat: the given frame and where it stands."""
-    values = {"pooled": POOLED, "concat_latent_image": canvas_latent(16, frames=3), "concat_mask": first_frame_given(3)}
+    values = {
+        "pooled": POOLED,
+        "concat_latent_image": canvas_latent(16, frames=3),
+        "concat_mask": first_frame_given(3),
+    }
     model = build(supported.HunyuanVideoI2V, {**HUNYUAN, "in_channels": 33})
     return Entry("hunyuan_video_i2v", model, lambda seed: cond(20, seed, **values), frames=3)
 
 
 def hunyuan_video15() -> Entry:
     shape = {"in_channels": 65, "out_channels": 32, "vec_in_dim": None, "patch_size": [1, 1, 1]}
-    shape |= {"num_heads": 2, "axes_dim": [8, 12, 12]}  # all cells are tokens: fewer heads, half the time
+    shape |= {
+        "num_heads": 2,
+        "axes_dim": [8, 12, 12],
+    }  # all cells are tokens: fewer heads, half the time
     shape |= {"guidance_embed": False, "use_cond_type_embedding": True}
-    values = {"pooled": POOLED, "concat_latent_image": canvas_latent(32, frames=2), "concat_mask": first_frame_given(2)}
+    values = {
+        "pooled": POOLED,
+        "concat_latent_image": canvas_latent(32, frames=2),
+        "concat_mask": first_frame_given(2),
+    }
     model = build(supported.HunyuanVideo15, {**HUNYUAN, **shape})
     return Entry("hunyuan_video15", model, lambda seed: cond(20, seed, **values), frames=2)
 
 
 def kandinsky5_video() -> Entry:
     """17 channels of c_concat: 16 empty ones and the mask."""
-    values = {"pooled": POOLED, "concat_mask": first_frame_given(3), "time_dim_replace": canvas_latent(16, frames=1)}
+    values = {
+        "pooled": POOLED,
+        "concat_mask": first_frame_given(3),
+        "time_dim_replace": canvas_latent(16, frames=1),
+    }
     model = build(supported.Kandinsky5, {**KANDINSKY5, "visual_embed_dim": 132})
     return Entry("kandinsky5_video", model, lambda seed: cond(20, seed, **values), frames=3)
 
@@ -1090,24 +1305,34 @@ def kandinsky5_video() -> Entry:
 def ltxv() -> Entry:
     """128 channels at 32 px; the noise mask goes in as `denoise_mask`, which gives each cell a timestep."""
     values = {"attention_mask": whole_text(20), "concat_mask": first_frame_given(2)}
-    return Entry("ltxv", build(supported.LTXV, LTXV), lambda seed: cond(20, seed, **values), frames=2)
+    return Entry(
+        "ltxv", build(supported.LTXV, LTXV), lambda seed: cond(20, seed, **values), frames=2
+    )
 
 
 def cosmos() -> Entry:
-    return Entry("cosmos", build(supported.CosmosT2V, COSMOS), lambda seed: cond(20, seed), frames=2)
+    return Entry(
+        "cosmos", build(supported.CosmosT2V, COSMOS), lambda seed: cond(20, seed), frames=2
+    )
 
 
 def cosmos_predict2() -> Entry:
     """The noise mask goes in as `denoise_mask`, whose mean over a frame scales that frame's timestep."""
     values = {"concat_mask": first_frame_given(2)}
     return Entry(
-        "cosmos_predict2", build(supported.CosmosT2IPredict2, COSMOS_PREDICT2), lambda seed: cond(20, seed, **values), frames=2
+        "cosmos_predict2",
+        build(supported.CosmosT2IPredict2, COSMOS_PREDICT2),
+        lambda seed: cond(20, seed, **values),
+        frames=2,
     )
 
 
 def cosmos_predict2_i2v() -> Entry:
     """The mask goes in twice: as `denoise_mask` and as a channel of c_concat."""
-    values = {"concat_mask": first_frame_given(2), "concat_latent_image": canvas_latent(16, frames=2)}
+    values = {
+        "concat_mask": first_frame_given(2),
+        "concat_latent_image": canvas_latent(16, frames=2),
+    }
     model = build(supported.CosmosI2VPredict2, {**COSMOS_PREDICT2, "in_channels": 17})
     return Entry("cosmos_predict2_i2v", model, lambda seed: cond(20, seed, **values), frames=2)
 
@@ -1115,7 +1340,12 @@ def cosmos_predict2_i2v() -> Entry:
 def anima() -> Entry:
     """Cosmos Predict2 with an adapter for its text encoder; without T5's tokens the adapter rests, so it is a small one."""
     adapter = partial(
-        comfy.ldm.anima.model.LLMAdapter, source_dim=TOKENS, target_dim=TOKENS, model_dim=16, num_layers=1, num_heads=1
+        comfy.ldm.anima.model.LLMAdapter,
+        source_dim=TOKENS,
+        target_dim=TOKENS,
+        model_dim=16,
+        num_layers=1,
+        num_heads=1,
     )
     with mock.patch.object(comfy.ldm.anima.model, "LLMAdapter", adapter):
         model = build(supported.Anima, {**COSMOS_PREDICT2, "image_model": "anima"})
@@ -1124,25 +1354,52 @@ def anima() -> Entry:
 
 def mochi() -> Entry:
     return Entry(
-        "mochi", build(supported.GenmoMochi, MOCHI), lambda seed: cond(20, seed, attention_mask=whole_text(20)), frames=2
+        "mochi",
+        build(supported.GenmoMochi, MOCHI),
+        lambda seed: cond(20, seed, attention_mask=whole_text(20)),
+        frames=2,
     )
 
 
 def cogvideox() -> Entry:
-    return Entry("cogvideox", build(supported.CogVideoX_T2V, COGVIDEOX), lambda seed: cond(20, seed), frames=2)
+    return Entry(
+        "cogvideox",
+        build(supported.CogVideoX_T2V, COGVIDEOX),
+        lambda seed: cond(20, seed),
+        frames=2,
+    )
 
 
 FAMILIES = (
     *(sd15, sd15_inpaint, sd15_ip2p, sd2_v, sd21_unclip, sd_x4_upscaler, sdxl, sdxl_refiner, svd),
     *(cascade_b, cascade_c),
     *(sd3, auraflow, pixart_alpha, pixart_sigma, hunyuan_dit),
-    *(flux, flux_schnell, flux_guidance, flux_kontext, flux_fill, flux_redux, flux2, longcat_image, chroma),
+    *(
+        flux,
+        flux_schnell,
+        flux_guidance,
+        flux_kontext,
+        flux_fill,
+        flux_redux,
+        flux2,
+        longcat_image,
+        chroma,
+    ),
     *(lumina2, z_image, z_image_omni, omnigen2, boogu),
     *(qwen_image, qwen_edit, joy_image, krea2),
     *(mage_flow, lens, ideogram4, ernie_image),
     *(hidream, hidream_e1, kandinsky5_image, hunyuan_image21),
     *(chroma_radiance, pixeldit, pid, z_image_pixel, hidream_o1),
-    *(wan21_t2v, wan21_i2v, wan21_vace, wan21_reference, wan21_context, wan21_fun_control, wan21_camera, wan21_scail),
+    *(
+        wan21_t2v,
+        wan21_i2v,
+        wan21_vace,
+        wan21_reference,
+        wan21_context,
+        wan21_fun_control,
+        wan21_camera,
+        wan21_scail,
+    ),
     *(wan22_s2v, wan22_5b),
     *(hunyuan_video, hunyuan_video_i2v, hunyuan_video15, kandinsky5_video, ltxv, mochi, cogvideox),
     *(cosmos, cosmos_predict2, cosmos_predict2_i2v, anima),

@@ -26,15 +26,31 @@ from torch import Tensor
 from .tiny_models import clean_latent, randomize
 
 WIDTH = 32  # channels at the full resolution; the real ones have 128 (KL) and 96 (Wan)
-KL = {"double_z": True, "in_channels": 3, "out_ch": 3, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "resolution": 256}
+KL = {
+    "double_z": True,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "resolution": 256,
+}
 KL |= {"attn_resolutions": [], "dropout": 0.0}
-WAN = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "temperal_downsample": [False, True, True]}
+WAN = {
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+}
 
 
 def vae_of(model: torch.nn.Module, *leave_out: str) -> Any:
     """Core's VAE with the model's parameters, but for those whose names begin so."""
     randomize(model, seed=5)
-    values = {name: value for name, value in model.state_dict().items() if not name.startswith(leave_out or ("-",))}
+    values = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(leave_out or ("-",))
+    }
     return comfy.sd.VAE(sd=values, dtype=torch.float32)
 
 
@@ -63,7 +79,9 @@ def wan22(width: int = WIDTH) -> Any:
     """Something bypasses the last module at its lowest resolution."""
     thin = partial(comfy.ldm.wan.vae2_2.WanVAE, dec_dim=width)
     model = thin(dim=width, z_dim=48, **WAN)
-    with mock.patch.object(comfy.ldm.wan.vae2_2, "WanVAE", lambda **config: thin(**{**config, "dim": width})):
+    with mock.patch.object(
+        comfy.ldm.wan.vae2_2, "WanVAE", lambda **config: thin(**{**config, "dim": width})
+    ):
         return vae_of(model)
 
 
@@ -81,7 +99,9 @@ def pixels() -> Any:
     return vae_of(PixelspaceConversionVAE())
 
 
-VAES: dict[str, Callable[[], Any]] = {make.__name__: make for make in (sd, flux, qwen, wan22, taesd)}
+VAES: dict[str, Callable[[], Any]] = {
+    make.__name__: make for make in (sd, flux, qwen, wan22, taesd)
+}
 
 
 def vae_latent(vae: Any, height: int, width: int, seed: int = 0) -> Tensor:

@@ -9,14 +9,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-spec = importlib.util.spec_from_file_location("quadtree_registration", ROOT / "testing" / "registration.py")
+spec = importlib.util.spec_from_file_location(
+    "quadtree_registration", ROOT / "testing" / "registration.py"
+)
 registration = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(registration)
 registration.register_pack()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-schemas", action="store_true", help="write what is new of the nodes to tests/comfy/schemas.json")
+    parser.addoption(
+        "--update-schemas",
+        action="store_true",
+        help="write what is new of the nodes to tests/comfy/schemas.json",
+    )
 
 
 def pytest_report_header():
@@ -35,5 +41,9 @@ def package_version(name):
 def comfyui_version(folder):
     """As its own file says it; importing that file would bring ComfyUI's other modules within reach."""
     path = Path(folder) / "comfyui_version.py"
-    found = re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8")) if path.is_file() else None
+    found = (
+        re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else None
+    )
     return found[1] if found else "unknown"

@@ -36,14 +36,20 @@ class CellSums:
         where `edges` are asked for.
         """
         if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.numel() == 0:
-            raise ValueError(f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty.")
+            raise ValueError(
+                f"The image has shape {tuple(image.shape)}; it must be [height, width, 1, 3 or 4] and not empty."
+            )
         height, width = image.shape[:2]
         if max(width, height) > LARGEST_PX:
-            raise ValueError(f"The image has {width} x {height} px; the longest side may have {LARGEST_PX} px.")
+            raise ValueError(
+                f"The image has {width} x {height} px; the longest side may have {LARGEST_PX} px."
+            )
         sums = _colour_sums(image)
         if edges:
             sums = torch.cat([sums, _edge_sums(image)[..., None]], -1)
-        return cls(width, height, sums.cpu())  # small; trees are built on the CPU wherever the image lies
+        return cls(
+            width, height, sums.cpu()
+        )  # small; trees are built on the CPU wherever the image lies
 
     @property
     def edges(self) -> bool:
@@ -85,7 +91,9 @@ def pooled(sums: Tensor, factor: int) -> Tensor:
     """Sums of factor x factor blocks of [rows, columns, fields]; blocks at the edge are smaller."""
     rows, columns, fields = sums.shape
     sums = F.pad(sums, (0, 0, 0, -columns % factor, 0, -rows % factor))
-    return sums.view(sums.shape[0] // factor, factor, sums.shape[1] // factor, factor, fields).sum((1, 3))
+    return sums.view(sums.shape[0] // factor, factor, sums.shape[1] // factor, factor, fields).sum(
+        (1, 3)
+    )
 
 
 def _colour_sums(image: Tensor) -> Tensor:
@@ -96,8 +104,12 @@ def _colour_sums(image: Tensor) -> Tensor:
     height, width = image.shape[:2]
     columns = ceil_div(width, GRID_PX)
     band_rows = max(1, BAND_BYTES // (GRID_PX * width * 3 * 8)) * GRID_PX
-    sums = torch.empty(ceil_div(height, GRID_PX), columns, COLOR_FIELDS, dtype=torch.float64, device=image.device)
-    buffer = sums.new_empty(min(band_rows, height), width, 3)  # one for all bands: fresh memory would cost more than the sums
+    sums = torch.empty(
+        ceil_div(height, GRID_PX), columns, COLOR_FIELDS, dtype=torch.float64, device=image.device
+    )
+    buffer = sums.new_empty(
+        min(band_rows, height), width, 3
+    )  # one for all bands: fresh memory would cost more than the sums
     for y in range(0, height, band_rows):
         part = image[y : y + band_rows, :, :3]
         band = buffer[: len(part)].copy_(part)
@@ -106,7 +118,9 @@ def _colour_sums(image: Tensor) -> Tensor:
         out[..., 3] = _summed(band.square_()).sum(-1)
     sums[..., 4] = _extents(height, sums)[:, None] * _extents(width, sums)[None, :]
     if not bool(sums.isfinite().all()):
-        raise ValueError("The image holds NaN or infinite values; decode it again or clean it before building a quadtree.")
+        raise ValueError(
+            "The image holds NaN or infinite values; decode it again or clean it before building a quadtree."
+        )
     return sums
 
 
@@ -117,8 +131,15 @@ def _edge_sums(image: Tensor) -> Tensor:
     Outside, the image goes on with its edge. Equal to sqrt(2) times skimage.filters.scharr.
     """
     height, width = image.shape[:2]
-    band_rows = max(1, BAND_BYTES // (GRID_PX * width * 6 * 4)) * GRID_PX  # six float32 planes at a time
-    sums = torch.empty(ceil_div(height, GRID_PX), ceil_div(width, GRID_PX), dtype=torch.float64, device=image.device)
+    band_rows = (
+        max(1, BAND_BYTES // (GRID_PX * width * 6 * 4)) * GRID_PX
+    )  # six float32 planes at a time
+    sums = torch.empty(
+        ceil_div(height, GRID_PX),
+        ceil_div(width, GRID_PX),
+        dtype=torch.float64,
+        device=image.device,
+    )
     for y in range(0, height, band_rows):
         end = min(height, y + band_rows)
         luma = _luma(image[max(0, y - 1) : end + 1])

@@ -13,13 +13,18 @@ from ..utils import ceil_div
 MEAN_NOISE = 1e-6  # of sums that are taken apart again; a hundred times less than one step of a run of 100 tells apart
 
 
-def painted(groups: Iterable[tuple[int, Tensor, Tensor, Tensor]], width: int, height: int, root_px: int) -> tuple[Tensor, int]:
+def painted(
+    groups: Iterable[tuple[int, Tensor, Tensor, Tensor]], width: int, height: int, root_px: int
+) -> tuple[Tensor, int]:
     """Leaves (side, x0 [n], y0 [n], value [n]), the largest first, on blocks of the last side: ([rows, columns], that side)."""
     side = root_px
     grid = torch.zeros(ceil_div(height, side), ceil_div(width, side), dtype=torch.float64)
     for next_side, x0, y0, values in groups:
         # No block outside the image is made: a root can be far larger than it.
-        rows, columns = (torch.arange(ceil_div(length, next_side)) * next_side // side for length in (height, width))
+        rows, columns = (
+            torch.arange(ceil_div(length, next_side)) * next_side // side
+            for length in (height, width)
+        )
         grid, side = grid[rows][:, columns], next_side
         grid.index_put_((y0 // side, x0 // side), values, accumulate=True)
     return grid, side
@@ -34,7 +39,9 @@ def area_weights(cells: int, length_px: int, side: int, blocks: int) -> Tensor:
     """Share of each block in each cell along one axis, [cells, blocks] float64; rows sum to 1."""
     edges = torch.arange(cells + 1, dtype=torch.float64) * length_px / cells
     starts = torch.arange(blocks, dtype=torch.float64) * side
-    overlap = torch.minimum(edges[1:, None], starts + side) - torch.maximum(edges[:-1, None], starts)
+    overlap = torch.minimum(edges[1:, None], starts + side) - torch.maximum(
+        edges[:-1, None], starts
+    )
     overlap = overlap.clamp_min(0)
     return overlap / overlap.sum(1, keepdim=True)
 
@@ -52,7 +59,9 @@ def feathered(values: Tensor, radius: int) -> Tensor:
 def window_min(values: Tensor, radius: int, axis: int) -> Tensor:
     """Minimum over the cells up to `radius` away along an axis, same shape; in as many passes as the radius has bits."""
     radius = min(radius, values.shape[axis])
-    edge = values.new_full([radius if dim == axis else length for dim, length in enumerate(values.shape)], math.inf)
+    edge = values.new_full(
+        [radius if dim == axis else length for dim, length in enumerate(values.shape)], math.inf
+    )
     found, reached = torch.cat([edge, values, edge], axis), 1
     while reached < 2 * radius + 1:
         step = min(reached, 2 * radius + 1 - reached)
@@ -69,5 +78,7 @@ def window_mean(values: Tensor, radius: int, axis: int) -> Tensor:
     sums = torch.cat([torch.zeros_like(sums.narrow(axis, 0, 1)), sums], axis)
     place = torch.arange(length, device=values.device)
     low, high = (place - radius).clamp_min(0), (place + radius + 1).clamp_max(length)
-    count = (high - low).view([-1 if dim == axis % values.ndim else 1 for dim in range(values.ndim)])
+    count = (high - low).view(
+        [-1 if dim == axis % values.ndim else 1 for dim in range(values.ndim)]
+    )
     return ((sums.index_select(axis, high) - sums.index_select(axis, low)) / count).to(values.dtype)

@@ -43,31 +43,53 @@ class Painting(NamedTuple):
     def from_json(cls, text: str) -> Painting:
         """What a text holds; ValueError that says which part is none. An empty text holds nothing."""
         if not isinstance(text, str):
-            raise ValueError(f"regions is {type(text).__name__}, not a text; see the help page of Quadtree Visualizer.")
+            raise ValueError(
+                f"regions is {type(text).__name__}, not a text; see the help page of Quadtree Visualizer."
+            )
         if not text.strip():
             return cls()
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"regions is no JSON: {str(error)[:120]}. Clear it, or paint in the panel.") from None
+            raise ValueError(
+                f"regions is no JSON: {str(error)[:120]}. Clear it, or paint in the panel."
+            ) from None
         data = {"regions": data} if isinstance(data, list) else data
         if not isinstance(data, dict) or not isinstance(data.get("regions"), list):
-            raise ValueError('regions must be JSON like {"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.')
+            raise ValueError(
+                'regions must be JSON like {"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.'
+            )
         if len(data["regions"]) > MOST_REGIONS:
-            raise ValueError(f"regions holds {len(data['regions'])} of them; at most {MOST_REGIONS} fit.")
+            raise ValueError(
+                f"regions holds {len(data['regions'])} of them; at most {MOST_REGIONS} fit."
+            )
         return cls(tuple(map(_region, data["regions"])), _size(data.get("size")))
 
     def on(self, width: int, height: int) -> tuple[Region, ...] | None:
         """The regions on an image of this size; None where they were painted on one of another aspect."""
-        if self.size is None or abs(self.size[0] * height / (self.size[1] * width) - 1) <= SAME_ASPECT:
+        if (
+            self.size is None
+            or abs(self.size[0] * height / (self.size[1] * width) - 1) <= SAME_ASPECT
+        ):
             return self.regions
         return None
 
 
 def _region(value: Any) -> Region:
-    if isinstance(value, list) and len(value) == 5 and isinstance(value[0], str) and value[0] in DENOISE:
-        numbers = [edge for edge in value[1:] if isinstance(edge, Real) and not isinstance(edge, bool)]
-        if len(numbers) == 4 and 0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1:
+    if (
+        isinstance(value, list)
+        and len(value) == 5
+        and isinstance(value[0], str)
+        and value[0] in DENOISE
+    ):
+        numbers = [
+            edge for edge in value[1:] if isinstance(edge, Real) and not isinstance(edge, bool)
+        ]
+        if (
+            len(numbers) == 4
+            and 0 <= numbers[0] < numbers[2] <= 1
+            and 0 <= numbers[1] < numbers[3] <= 1
+        ):
             return Region(value[0], *map(float, numbers))
     raise ValueError(
         f"{shown(value)} in regions is no region. It takes keep, full or auto and then x0, y0, x1, y1 as shares of "
@@ -78,7 +100,11 @@ def _region(value: Any) -> Region:
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    if isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in value):
+    if (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(side) is int and 0 < side <= 1 << 20 for side in value)
+    ):
         return value[0], value[1]
     raise ValueError(f"size in regions is {shown(value)}; it must be [width, height] in px.")
 
@@ -88,9 +114,14 @@ def painted_grid(regions: Sequence[Region], width: int, height: int, side: int) 
     if not regions:
         return None
     # A byte each, because many large regions write it over and over.
-    grid = torch.full((ceil_div(height, side), ceil_div(width, side)), int(DENOISE["auto"]), dtype=torch.int8)
+    grid = torch.full(
+        (ceil_div(height, side), ceil_div(width, side)), int(DENOISE["auto"]), dtype=torch.int8
+    )
     for region in regions:
-        rows, columns = _blocks(region.y0, region.y1, height, side), _blocks(region.x0, region.x1, width, side)
+        rows, columns = (
+            _blocks(region.y0, region.y1, height, side),
+            _blocks(region.x0, region.x1, width, side),
+        )
         grid[rows, columns] = int(DENOISE[region.what])
     return grid.double()
 

@@ -41,17 +41,29 @@ class Choice(NamedTuple):
 
 
 def build_for_cost(
-    cells: CellSums, budget: float, *, content_threshold: float, mask: Tensor | None, mask_mode: str, **limits: Any
+    cells: CellSums,
+    budget: float,
+    *,
+    content_threshold: float,
+    mask: Tensor | None,
+    mask_mode: str,
+    **limits: Any,
 ) -> tuple[Quadtree, Choice | None]:
     """`build_quadtree` at the threshold whose run costs `budget` (LOWEST..1) of the full; at `content_threshold` for 0."""
     choice = None
     if budget:
-        choice = threshold_for(cells, budget, None if mask is None else Mask.from_tensor(mask, mask_mode), **limits)
+        choice = threshold_for(
+            cells, budget, None if mask is None else Mask.from_tensor(mask, mask_mode), **limits
+        )
         content_threshold = choice.threshold
-    return build_quadtree(cells, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits), choice
+    return build_quadtree(
+        cells, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits
+    ), choice
 
 
-def threshold_for(cells: CellSums, budget: float, mask: Mask | None = None, **limits: Any) -> Choice:
+def threshold_for(
+    cells: CellSums, budget: float, mask: Mask | None = None, **limits: Any
+) -> Choice:
     """The threshold with the estimated cost nearest to `budget`; `limits` are those of `Subdivision`.
 
     The share of the image that may change falls as the threshold rises (or rises, where `invert` keeps the detail) and is
@@ -68,7 +80,9 @@ def threshold_for(cells: CellSums, budget: float, mask: Mask | None = None, **li
         if abs(met[threshold] - budget) <= NEAR / 4 or share == 0:
             break
         overhead = met[threshold] / share
-    if all(abs(cost - budget) > NEAR for cost in met.values()):  # perhaps out of reach: the ends are what is nearest then
+    if all(
+        abs(cost - budget) > NEAR for cost in met.values()
+    ):  # perhaps out of reach: the ends are what is nearest then
         met |= {end: coarse.cost(end)[0] for end in (0.0, coarse.most / PER_UNIT)}
     threshold = min(met, key=lambda threshold: abs(met[threshold] - budget))
     return Choice(threshold, met[threshold], budget)
@@ -98,18 +112,27 @@ class CoarseMaps:
     def denoise(self, threshold: float) -> Tensor:
         """[H, W] float64: that of the leaf at each cell's centre, after the mask has had its say."""
         width, height = self.subdivision.size
-        groups = ((group.side, group.x0, group.y0, group.denoise) for group in self.subdivision.groups(threshold))
+        groups = (
+            (group.side, group.x0, group.y0, group.denoise)
+            for group in self.subdivision.groups(threshold)
+        )
         grid, side = painted(groups, width, height, self.subdivision.sides[0])
-        rows, columns = (centre_blocks(*axis, side) for axis in zip(self.size, (height, width), strict=True))
+        rows, columns = (
+            centre_blocks(*axis, side) for axis in zip(self.size, (height, width), strict=True)
+        )
         values = grid[rows][:, columns]
         return values if self.mask is None else self.mask[0](values, self.mask[1])
 
     def threshold_of(self, share: float) -> float:
         """The threshold whose active share is nearest to `share`, of those that a bisection meets; the share moves in steps."""
         low, high = 0, self.most
-        if self.subdivision.busy is busy_by_detail:  # the leaves' denoise follows the spread of all: it may rise and fall
+        if (
+            self.subdivision.busy is busy_by_detail
+        ):  # the leaves' denoise follows the spread of all: it may rise and fall
             step = ceil(self.most / SCANNED) or 1
-            best = min(range(0, self.most + step, step), key=lambda place: abs(self.share(place) - share))
+            best = min(
+                range(0, self.most + step, step), key=lambda place: abs(self.share(place) - share)
+            )
             low, high = max(low, best - step), min(high, best + step)
         for place in (low, high):
             self.share(place)

@@ -34,20 +34,28 @@ class Facts:
         width, height = self.size
         several = f", {self.trees} trees" if self.trees > 1 else ""
         lines = [f"{width} x {height} px, {self.tiles} tiles{several}", "", "side px   tiles"]
-        lines += [f"{side:>7} {count:>7}" for side, count in sorted(self.sides.items(), reverse=True)]
+        lines += [
+            f"{side:>7} {count:>7}" for side, count in sorted(self.sides.items(), reverse=True)
+        ]
         lines += ["", "denoise    share of the image"]
         for number, share in enumerate(self.histogram):
             bar = "#" * round(BAR_LENGTH * share)
-            lines.append(f"{number / BARS:.1f}-{(number + 1) / BARS:.1f} {100 * share:>6.1f}% {bar}".rstrip())
+            lines.append(
+                f"{number / BARS:.1f}-{(number + 1) / BARS:.1f} {100 * share:>6.1f}% {bar}".rstrip()
+            )
         lines += ["", f"kept: {100 * self.kept:.1f}% of the image, mean denoise {self.denoise:.2f}"]
-        lines.append(f"cost: about {100 * self.cost:.0f}% of the full model cost at {self.steps} steps")
+        lines.append(
+            f"cost: about {100 * self.cost:.0f}% of the full model cost at {self.steps} steps"
+        )
         return "\n".join(lines)
 
 
 def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
     """Facts of one tree, or the means of several; the cost is that of a typical model, see `typical_cost`."""
     cell = TYPICAL.px_per_cell
-    maps = [tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees]
+    maps = [
+        tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees
+    ]
     histograms = [cells.clamp(0, 1).histc(BARS, 0, 1) / cells.numel() for cells in maps]
     sides = Counter(leaf.side for tree in trees for leaf in tree.leaves)
     return Facts(

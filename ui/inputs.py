@@ -16,14 +16,21 @@ from ..utils import info, shown, warn
 from .budget import LOWEST
 
 
-def checked(name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float) -> Any:
+def checked(
+    name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float
+) -> Any:
     """`value` as `kind` if it is a finite number in low..high; else a ValueError that says what fits.
 
     ComfyUI checks the range of a widget, but not of a linked value, and lets NaN through.
     """
     words = f"{name} is {shown(value)}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
     words += f" {unit}." if unit else "."
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or kind(value) != value:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not low <= value <= high
+        or kind(value) != value
+    ):
         raise ValueError(words)
     return kind(value)
 
@@ -43,7 +50,9 @@ def visualizer_limits(
     """The arguments of `build_for_cost`, checked."""
     budget = checked("cost_budget", cost_budget, 0, 1)
     if 0 < budget < LOWEST:
-        raise ValueError(f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1.")
+        raise ValueError(
+            f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1."
+        )
     return {
         "budget": budget,
         "denoise_by": checked_choice("denoise_by", denoise_by, DENOISE_BY),
@@ -83,7 +92,9 @@ def checked_image(image: Any, name: str = "image") -> torch.Tensor:
 def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_nested:
         what = str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise ValueError(f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output.")
+        raise ValueError(
+            f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output."
+        )
 
 
 def checked_colours(name: str, image: Any) -> torch.Tensor:
@@ -92,7 +103,12 @@ def checked_colours(name: str, image: Any) -> torch.Tensor:
 
 
 def checked_canvases(
-    original: torch.Tensor, trees: Sequence[Quadtree], size: tuple[int, int], cell_px: int, count: int, which: str
+    original: torch.Tensor,
+    trees: Sequence[Quadtree],
+    size: tuple[int, int],
+    cell_px: int,
+    count: int,
+    which: str,
 ) -> list[Canvas]:
     """What the `count` refined images of `size` (height, width) are composed into, whose VAE has cells of `cell_px`.
 
@@ -105,7 +121,13 @@ def checked_canvases(
             f"Upscale Image ({width} x {height}) between the original and this node."
         )
     if (high, wide) != size:
-        info("of the original's %d x %d px the middle is used, as VAE Encode crops it: %d x %d.", wide, high, width, height)
+        info(
+            "of the original's %d x %d px the middle is used, as VAE Encode crops it: %d x %d.",
+            wide,
+            high,
+            width,
+            height,
+        )
     images = max(count, len(original))
     if images % count or images % len(original) or images % len(trees):
         raise ValueError(
@@ -117,7 +139,9 @@ def checked_canvases(
 
 def checked_finite(name: str, value: torch.Tensor) -> torch.Tensor:
     if not bool(torch.stack(value.aminmax()).isfinite().all()):
-        raise ValueError(f"The {name} holds NaN or infinite values; make it again, with a VAE or model in higher precision.")
+        raise ValueError(
+            f"The {name} holds NaN or infinite values; make it again, with a VAE or model in higher precision."
+        )
     return value
 
 
@@ -128,13 +152,21 @@ def checked_masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor |
     check_tensor("mask", mask)
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or mask.numel() == 0 or len(mask) not in (1, images):
-        raise ValueError(f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image.")
+        raise ValueError(
+            f"The mask has shape {tuple(mask.shape)} for {images} images; connect one mask, or one per image."
+        )
     return list(mask.expand(images, -1, -1))
 
 
 def checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
-    if not isinstance(quadtree, tuple) or not quadtree or not all(isinstance(tree, Quadtree) for tree in quadtree):
-        raise ValueError(f"quadtree is {type(quadtree).__name__}, not a quadtree; connect the output of Quadtree Visualizer.")
+    if (
+        not isinstance(quadtree, tuple)
+        or not quadtree
+        or not all(isinstance(tree, Quadtree) for tree in quadtree)
+    ):
+        raise ValueError(
+            f"quadtree is {type(quadtree).__name__}, not a quadtree; connect the output of Quadtree Visualizer."
+        )
     return quadtree
 
 
@@ -147,12 +179,18 @@ def checked_model(model: Any) -> Any:
 def checked_samples(name: str, latent: Any) -> torch.Tensor:
     samples = latent.get("samples") if isinstance(latent, dict) else latent
     if getattr(samples, "is_nested", False):
-        raise ValueError(f"{name} holds several latents in one (audio and video); connect an image latent.")
+        raise ValueError(
+            f"{name} holds several latents in one (audio and video); connect an image latent."
+        )
     if not isinstance(latent, dict):
-        raise ValueError(f"{name} is {type(latent).__name__}, not a latent; connect a LATENT output.")
+        raise ValueError(
+            f"{name} is {type(latent).__name__}, not a latent; connect a LATENT output."
+        )
     check_tensor(name, samples)
     if samples.ndim < 4 or samples.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(samples.shape)}, of no image, or is empty; connect an image latent.")
+        raise ValueError(
+            f"{name} has shape {tuple(samples.shape)}, of no image, or is empty; connect an image latent."
+        )
     return checked_finite(name, samples)
 
 
@@ -170,10 +208,18 @@ def checked_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
         raise ValueError(f"vae is {type(vae).__name__}, not a VAE; connect Load VAE.")
     if hasattr(vae, "throw_exception_if_invalid"):
         vae.throw_exception_if_invalid()
-    dimensions = getattr(vae, "latent_dim", 2)  # another pack's VAE need not have all that core's has
-    if dimensions == 1 or getattr(vae, "extra_1d_channel", None) is not None or latent.ndim not in (4, 5):
+    dimensions = getattr(
+        vae, "latent_dim", 2
+    )  # another pack's VAE need not have all that core's has
+    if (
+        dimensions == 1
+        or getattr(vae, "extra_1d_channel", None) is not None
+        or latent.ndim not in (4, 5)
+    ):
         shape = tuple(latent.shape)
-        raise ValueError(f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it.")
+        raise ValueError(
+            f"The latent is {shape}, of sound or of no image; use the VAE Decode that is made for it."
+        )
     if latent.ndim == 5 and latent.shape[2] != 1:
         raise ValueError(
             f"The latent is a video with {latent.shape[2]} frames; this node decodes single images. Use core's VAE Decode."

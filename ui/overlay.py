@@ -34,5 +34,7 @@ def _drawn(image: Tensor, denoise: Tensor, distance: Tensor, line_px: int) -> Te
     picture = torch.lerp(image.expand(-1, -1, 3), colour, TINT)
     if line_px > 0:
         picture = picture.where((distance > line_px)[..., None], picture * SHADE)
-        picture = picture.where((distance >= line_px)[..., None], colour.lerp(torch.ones_like(colour), LIGHT))
+        picture = picture.where(
+            (distance >= line_px)[..., None], colour.lerp(torch.ones_like(colour), LIGHT)
+        )
     return picture.clamp(0, 1)

@@ -76,7 +76,9 @@ def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
     """What the node shows after a run on image [H, W, C]: a small picture, and a key for later previews of the same pixels."""
     key = uuid.uuid4().hex
     IMAGES.get(("run", key), lambda: cells)
-    step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))  # else an 8192 px image would be copied whole
+    step = max(
+        1, max(image.shape[:2]) // (2 * SHOWN_PX)
+    )  # else an 8192 px image would be copied whole
     shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
     picture = Image.fromarray((shown * 255).round().to(torch.uint8).cpu().numpy())
     picture.thumbnail((SHOWN_PX, SHOWN_PX))
@@ -103,7 +105,9 @@ def source_of(request: dict[str, Any]) -> Source:
     if key is not None:
         cells = IMAGES.get(("run", key)) if isinstance(key, str) else None
         if cells is None:
-            raise RequestError("This run's image is not kept any more. Queue the workflow once.", 404)
+            raise RequestError(
+                "This run's image is not kept any more. Queue the workflow once.", 404
+            )
         return Source(cells, key)
     path = resolved(request.get("image"))
     state = path.stat()
@@ -146,16 +150,22 @@ def preview(request: Any) -> dict[str, Any]:
     missing = [name for name in names if name not in request]
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
-    given = [name for name in ("denoise_by", "invert", "detail_metric", "cost_budget") if name in request]
+    given = [
+        name for name in ("denoise_by", "invert", "detail_metric", "cost_budget") if name in request
+    ]
     limits = visualizer_limits(**{name: request[name] for name in (*names, *given)})
     painting = Painting.from_json(request.get("regions", ""))
     source = source_of(request)
     regions = painting.on(source.cells.width, source.cells.height)
-    tree, choice = build_for_cost(source.cells, mask=None, mask_mode="multiply", regions=regions or (), **limits)
+    tree, choice = build_for_cost(
+        source.cells, mask=None, mask_mode="multiply", regions=regions or (), **limits
+    )
     answer = answer_of(tree)
     answer["threshold"] = choice and choice.threshold
     answer["token"] = source.token
-    answer["notice"] = None if regions is not None else "painted on an image of another shape: regions ignored"
+    answer["notice"] = (
+        None if regions is not None else "painted on an image of another shape: regions ignored"
+    )
     if request.get("cost"):
         answer["cost"] = typical_cost(tree, TYPICAL_STEPS)
         answer["steps"] = TYPICAL_STEPS

@@ -49,8 +49,14 @@ def feathered(cells: Tensor, window: slice, core: slice, length: int, margin: in
     """
     if margin == 0:
         return core_only(cells, window, core, length, margin)
-    rise = (cells - (core.start - margin)) / (2 * margin) if core.start > 0 else torch.ones_like(cells)
-    fall = ((core.stop + margin) - cells) / (2 * margin) if core.stop < length else torch.ones_like(cells)
+    rise = (
+        (cells - (core.start - margin)) / (2 * margin) if core.start > 0 else torch.ones_like(cells)
+    )
+    fall = (
+        ((core.stop + margin) - cells) / (2 * margin)
+        if core.stop < length
+        else torch.ones_like(cells)
+    )
     return rise.clamp(0, 1) * fall.clamp(0, 1)
 
 
@@ -68,7 +74,9 @@ METHODS = {
 }
 
 
-def shares(windows: Sequence[Window], size: tuple[int, int], method: Method, margin: int) -> tuple[Tensor, ...]:
+def shares(
+    windows: Sequence[Window], size: tuple[int, int], method: Method, margin: int
+) -> tuple[Tensor, ...]:
     """A weight [h, w] per window; at every cell they add up to 1, to the bit where one window covers it alone.
 
     `size` is (height, width) of the latent and `margin` half the overlap, in cells. A cell that windows hold as mere
@@ -78,10 +86,18 @@ def shares(windows: Sequence[Window], size: tuple[int, int], method: Method, mar
     total = torch.zeros(size, dtype=torch.float64)
     for window in windows:
         rows, columns = (
-            method.weight(torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5, along, core, length, margin)
+            method.weight(
+                torch.arange(along.start, along.stop, dtype=torch.float64) + 0.5,
+                along,
+                core,
+                length,
+                margin,
+            )
             for along, core, length in zip(window.box.slices, window.core.slices, size, strict=True)
         )
         raw.append(rows[:, None] * columns[None, :])
         total[window.box.slices] += raw[-1]
     total[total == 0] = 1
-    return tuple(weight / total[window.box.slices] for weight, window in zip(raw, windows, strict=True))
+    return tuple(
+        weight / total[window.box.slices] for weight, window in zip(raw, windows, strict=True)
+    )

@@ -21,8 +21,12 @@ from torch import Tensor
 
 from ..utils import Box, ceil_div
 
-CANDIDATES = 40  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
-FINALISTS = 8  # of these, ways whose windows are given shared shapes and priced as they will be evaluated
+CANDIDATES = (
+    40  # ways to cut an axis that are looked at closely, of those that a rough estimate likes best
+)
+FINALISTS = (
+    8  # of these, ways whose windows are given shared shapes and priced as they will be evaluated
+)
 MEMORY = 6  # steps whose borders a moving lattice keeps away from
 # A border on one of the last step's counts as this much of the cost. At 0 a lattice would not move where an even cut is
 # cheapest; the moving costs 0.6% of the model's time on the benchmark's photos. Without overlap nothing but the moving hides a
@@ -144,12 +148,16 @@ class Planner:
 
         def finished(cut: Cut) -> tuple[float, list[Window]]:
             strips = strips_of(cut)
-            windows = with_shared_shapes([window for strip in strips for window in strip.windows], active.shape, self.tiling)
+            windows = with_shared_shapes(
+                [window for strip in strips for window in strip.windows], active.shape, self.tiling
+            )
             penalty = cut.penalty * max(strip.penalty for strip in strips)
             return penalty * cost_of(windows, self.tiling), windows
 
         finalists = sorted(down.cuts(start, end), key=rough)[:FINALISTS]
-        (_, windows), best = min(((finished(cut), cut) for cut in finalists), key=lambda way: way[0][0])
+        (_, windows), best = min(
+            ((finished(cut), cut) for cut in finalists), key=lambda way: way[0][0]
+        )
         if self.tiling.moving:
             self.recent_y.append(best.borders)
             self.recent_x.append([border for strip in strips_of(best) for border in strip.borders])
@@ -166,13 +174,19 @@ class Planner:
 class Axis:
     """One axis of `length` units during one plan: the ways to cut it, cheapest first by a rough estimate."""
 
-    def __init__(self, length: int, tiling: Tiling, recent: Iterable[Sequence[int]], whole: bool) -> None:
+    def __init__(
+        self, length: int, tiling: Tiling, recent: Iterable[Sequence[int]], whole: bool
+    ) -> None:
         self.length, self.tiling = length, tiling
         # An image that one window can hold is not cut, though smaller windows may be cheaper: one window has all the context.
         self.more = 0 if whole else 3
         self.penalties = penalties(length, list(recent), tiling)
-        sizes = np.maximum(np.arange(tiling.tile + 1) + tiling.overlap, tiling.smallest) * tiling.unit
-        typical = tiling.tile * tiling.unit * 3 // 4  # of the other side of a window, which is not known yet
+        sizes = (
+            np.maximum(np.arange(tiling.tile + 1) + tiling.overlap, tiling.smallest) * tiling.unit
+        )
+        typical = (
+            tiling.tile * tiling.unit * 3 // 4
+        )  # of the other side of a window, which is not known yet
         self.prices = tiling.cost.of_windows(sizes * typical, tiling.batch).tolist()
         self.known: dict[tuple[int, int], list[Cut]] = {}
 
@@ -180,7 +194,9 @@ class Axis:
         """The most promising ways to cut the units start..end."""
         if (start, end) not in self.known:
             priced = sorted(self._priced(start, end))
-            self.known[start, end] = [Cut(borders, penalty) for _, borders, penalty in priced[:CANDIDATES]]
+            self.known[start, end] = [
+                Cut(borders, penalty) for _, borders, penalty in priced[:CANDIDATES]
+            ]
         return self.known[start, end]
 
     def _priced(self, start: int, end: int) -> Iterable[tuple[float, tuple[int, ...], float]]:
@@ -192,12 +208,22 @@ class Axis:
         fewest = max(1, ceil_div(span, longest))
         ways = {even_lengths(span, count) for count in range(fewest, fewest + self.more + 1)}
         if tiling.moving and fewest > 1:
-            ways |= {way for count in range(fewest, fewest + 3) for way in uneven_lengths(span, count, longest, tiling)}
+            ways |= {
+                way
+                for count in range(fewest, fewest + 3)
+                for way in uneven_lengths(span, count, longest, tiling)
+            }
         for way in ways:
-            borders = tuple(accumulate(way[1:-1], initial=low + tiling.margin + way[0])) if len(way) > 1 else ()
+            borders = (
+                tuple(accumulate(way[1:-1], initial=low + tiling.margin + way[0]))
+                if len(way) > 1
+                else ()
+            )
             if borders and not start <= borders[0] <= borders[-1] < end:
                 continue
-            penalty = sum(self.penalties[border] for border in borders) / len(borders) if borders else 1.0
+            penalty = (
+                sum(self.penalties[border] for border in borders) / len(borders) if borders else 1.0
+            )
             yield penalty * sum(self.prices[length] for length in way), borders, penalty
 
 
@@ -205,11 +231,15 @@ def even_lengths(span: int, count: int) -> tuple[int, ...]:
     return tuple((index + 1) * span // count - index * span // count for index in range(count))
 
 
-def uneven_lengths(span: int, count: int, longest: int, tiling: Tiling) -> Iterable[tuple[int, ...]]:
+def uneven_lengths(
+    span: int, count: int, longest: int, tiling: Tiling
+) -> Iterable[tuple[int, ...]]:
     """Pieces of one length and one of another, at every place: borders move far while two lengths serve them all."""
     step = max(1, tiling.tile // 32)
     even = span // count
-    for same in range(max(1, even - tiling.tile // 4), min(longest, even + tiling.tile // 4) + 1, step):
+    for same in range(
+        max(1, even - tiling.tile // 4), min(longest, even + tiling.tile // 4) + 1, step
+    ):
         rest = span - (count - 1) * same
         if max(1, tiling.smallest - tiling.overlap) <= rest <= longest:
             for place in range(count):
@@ -222,8 +252,12 @@ def penalties(length: int, recent: Sequence[Sequence[int]], tiling: Tiling) -> l
     price = PRICE_OF_STAYING * (1 if tiling.overlap else DEARER_WITHOUT_OVERLAP)
     nearness = np.zeros(length + 1)
     for age, borders in enumerate(reversed(recent)):
-        nearest = np.abs(np.subtract.outer(np.arange(length + 1), np.array([*borders, NOWHERE]))).min(1)
-        nearness = np.maximum(nearness, FADING**age * np.maximum(0.0, 1 - 8 * nearest / tiling.tile) ** 2)
+        nearest = np.abs(
+            np.subtract.outer(np.arange(length + 1), np.array([*borders, NOWHERE]))
+        ).min(1)
+        nearness = np.maximum(
+            nearness, FADING**age * np.maximum(0.0, 1 - 8 * nearest / tiling.tile) ** 2
+        )
     return (1 + price * nearness).tolist()
 
 
@@ -258,8 +292,17 @@ class ActiveField:
 
         # All pieces of all ways at once: left and right end, then the bounding box of what is active between them.
         left = np.array([x for cut in options for x in (left_end, *cut.borders)])
-        right = np.array([x for cut in options for x in (*(border + tiling.odd for border in cut.borders), right_end)])
-        x0, x1 = columns[np.searchsorted(columns, left)], columns[np.searchsorted(columns, right) - 1] + 1
+        right = np.array(
+            [
+                x
+                for cut in options
+                for x in (*(border + tiling.odd for border in cut.borders), right_end)
+            ]
+        )
+        x0, x1 = (
+            columns[np.searchsorted(columns, left)],
+            columns[np.searchsorted(columns, right) - 1] + 1,
+        )
         between = np.stack([left, right], 1).ravel()
         y0, y1 = np.minimum.reduceat(first, between)[::2], np.maximum.reduceat(last, between)[::2]
         some = x0 < x1
@@ -289,7 +332,11 @@ Ends = tuple[np.ndarray, np.ndarray]
 
 
 def _extents(
-    trimmed: Ends, piece: Ends | tuple[int, int], inner: Ends | tuple[bool, bool], length: int, tiling: Tiling
+    trimmed: Ends,
+    piece: Ends | tuple[int, int],
+    inner: Ends | tuple[bool, bool],
+    length: int,
+    tiling: Tiling,
 ) -> tuple[Ends, Ends]:
     """One axis of windows and of their cores (in halves of a unit): `trimmed` is what is active of `piece`.
 
@@ -305,7 +352,9 @@ def _extents(
     return _grown(start, end, size, length), cores
 
 
-def _grown(start: np.ndarray, end: np.ndarray, size: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _grown(
+    start: np.ndarray, end: np.ndarray, size: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """start..end made `size` long, around its middle and shifted inside the axis."""
     start = np.clip(start - (size - (end - start)) // 2, 0, length - size)
     return start, start + size
@@ -315,7 +364,10 @@ def cost_of(windows: Iterable[Window], tiling: Tiling) -> float:
     """Predicted cost of windows in units."""
     shapes = Counter((window.box.height, window.box.width) for window in windows)
     area = tiling.unit**2
-    return sum(tiling.cost.of_shape(height * width * area, count, tiling.batch) for (height, width), count in shapes.items())
+    return sum(
+        tiling.cost.of_shape(height * width * area, count, tiling.batch)
+        for (height, width), count in shapes.items()
+    )
 
 
 def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
@@ -323,10 +375,16 @@ def batches(windows: Sequence[Window], most: int) -> list[list[int]]:
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, window in enumerate(windows):
         by_shape[window.box.height, window.box.width].append(number)
-    return [same[start : start + most] for same in by_shape.values() for start in range(0, len(same), most)]
+    return [
+        same[start : start + most]
+        for same in by_shape.values()
+        for start in range(0, len(same), most)
+    ]
 
 
-def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Tiling) -> list[Window]:
+def with_shared_shapes(
+    windows: list[Window], size: tuple[int, int], tiling: Tiling
+) -> list[Window]:
     """The windows, some of them grown to the shape of others where that saves more calls than it costs cells."""
     shapes = Counter((window.box.height, window.box.width) for window in windows)
     becomes = {shape: shape for shape in shapes}
@@ -334,7 +392,9 @@ def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Til
     def cost(shape: tuple[int, int], count: int) -> float:
         return tiling.cost.of_shape(shape[0] * shape[1] * tiling.unit**2, count, tiling.batch)
 
-    def merged_with(small: tuple[int, int], large: tuple[int, int]) -> tuple[float, tuple[int, int], set[tuple[int, int]]]:
+    def merged_with(
+        small: tuple[int, int], large: tuple[int, int]
+    ) -> tuple[float, tuple[int, int], set[tuple[int, int]]]:
         """(cost of giving both one shape over that of leaving them, that shape, the shapes that take it)."""
         shape = max(small[0], large[0]), max(small[1], large[1])
         taking = {small, large} | ({shape} & shapes.keys())
@@ -344,12 +404,16 @@ def with_shared_shapes(windows: list[Window], size: tuple[int, int], tiling: Til
     for small in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
         others = [large for large in shapes if large != small] if small in shapes else []
         change, shape, taking = min(
-            (merged_with(small, large) for large in others), default=(0.0, small, set()), key=lambda way: way[:2]
+            (merged_with(small, large) for large in others),
+            default=(0.0, small, set()),
+            key=lambda way: way[:2],
         )
         if change < 0:
             shapes[shape] = sum(shapes.pop(one) for one in taking)
             becomes = {was: shape if now in taking else now for was, now in becomes.items()}
-    return [_as_shape(window, becomes[window.box.height, window.box.width], size) for window in windows]
+    return [
+        _as_shape(window, becomes[window.box.height, window.box.width], size) for window in windows
+    ]
 
 
 def _as_shape(window: Window, shape: tuple[int, int], size: tuple[int, int]) -> Window:

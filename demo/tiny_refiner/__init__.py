@@ -94,7 +94,9 @@ class PatchVAE:
 
 def load_tiny_refiner() -> tuple[comfy.model_patcher.ModelPatcher, PatchVAE, list]:
     """Model, VAE and one conditioning that serves as positive and negative (the model is unconditional: use cfg 1)."""
-    weights, metadata = comfy.utils.load_torch_file(str(WEIGHTS), safe_load=True, return_metadata=True)
+    weights, metadata = comfy.utils.load_torch_file(
+        str(WEIGHTS), safe_load=True, return_metadata=True
+    )
     vae = PatchVAE(*(weights.pop(f"vae.{name}").float() for name in ("mean", "basis", "scale")))
 
     # float32 also on a GPU: the model is launch-bound there, and a run is then comparable with one on the CPU.
@@ -103,9 +105,13 @@ def load_tiny_refiner() -> tuple[comfy.model_patcher.ModelPatcher, PatchVAE, lis
     preview = config.latent_format
     preview.latent_rgb_factors, preview.latent_rgb_factors_bias = vae.preview_colours()
     offload_device = comfy.model_management.unet_offload_device()
-    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.FLOW, device=offload_device)
+    model = comfy.model_base.BaseModel(
+        config, comfy.model_base.ModelType.FLOW, device=offload_device
+    )
     model.load_model_weights({name: value.float() for name, value in weights.items()}, "unet.")
-    patcher = comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), offload_device)
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, comfy.model_management.get_torch_device(), offload_device
+    )
     return patcher, vae, [[torch.zeros(1, 1, 1), {}]]
 
 
@@ -119,9 +125,14 @@ class TinyRefinerLoader(io.ComfyNode):
             description="A very small diffusion model for trials on a CPU. Sharpens photos at denoise 0.2 to 0.5 and cfg 1.",
             inputs=[],
             outputs=[
-                io.Model.Output("model", tooltip="Unconditional flow model, 32 latent channels, 8 px per cell."),
+                io.Model.Output(
+                    "model", tooltip="Unconditional flow model, 32 latent channels, 8 px per cell."
+                ),
                 io.Vae.Output("vae", tooltip="Linear autoencoder of 8x8 px patches."),
-                io.Conditioning.Output("conditioning", tooltip="Empty; connect it to positive and negative, and set cfg to 1."),
+                io.Conditioning.Output(
+                    "conditioning",
+                    tooltip="Empty; connect it to positive and negative, and set cfg to 1.",
+                ),
             ],
         )
 

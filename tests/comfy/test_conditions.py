@@ -14,7 +14,9 @@ TEXT = 12  # tokens of the tiny Flux and Wan
 
 def still(channels, scale=1.0, *depth):
     """An entry of an image model, at a multiple of the canvas' resolution."""
-    return lambda height, width: gauss((1, channels, *depth, -int(-height * scale // 1), -int(-width * scale // 1)), 5)
+    return lambda height, width: gauss(
+        (1, channels, *depth, -int(-height * scale // 1), -int(-width * scale // 1)), 5
+    )
 
 
 def token_mask(height, width):
@@ -30,7 +32,10 @@ STILLS = {
     "c_concat": still(5),
     "image_cond": still(16),
     "denoise_mask": masked,
-    "ref_latents": lambda height, width: [gauss((1, 16, height, width), 5), gauss((1, 16, 18, 22), 6)],
+    "ref_latents": lambda height, width: [
+        gauss((1, 16, height, width), 5),
+        gauss((1, 16, 18, 22), 6),
+    ],
     "camera_conditions": still(3, 8),
     "pose_latents": still(16, 0.5),
     "lq_latent": still(16, 0.25),
@@ -46,7 +51,10 @@ VIDEOS = {
     "camera_conditions": still(6, 8, 3),
     "pose_latents": still(16, 0.5, 3),
     "denoise_mask": still(1, 1, 3),
-    "context_latents": lambda height, width: [gauss((1, 16, 1, height, width), 5), gauss((1, 16, 2, 18, 22), 6)],
+    "context_latents": lambda height, width: [
+        gauss((1, 16, 1, height, width), 5),
+        gauss((1, 16, 2, 18, 22), 6),
+    ],
 }
 
 
@@ -63,10 +71,14 @@ def check(family, key, value, size, batch):
     model = with_entry(entry, key, value)
     run = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
     plain = sample(entry, latent, model=model, **run)
-    assert error(sample(entry, latent, model=pointwise(entry.model), **run), plain) > 1e-3  # the entry is heard
+    assert (
+        error(sample(entry, latent, model=pointwise(entry.model), **run), plain) > 1e-3
+    )  # the entry is heard
     everything = tree_of([[1.0]], *size)
     for tile_px, overlap_px, windows in ((128, 32, 1), (192, 0, 3), (256, 64, 4)):
-        tiled = patched(entry, everything, model=model, tile_px=tile_px, overlap_px=overlap_px, batch=windows)
+        tiled = patched(
+            entry, everything, model=model, tile_px=tile_px, overlap_px=overlap_px, batch=windows
+        )
         assert error(sample(entry, latent, model=tiled, **run), plain) < 1e-5
 
 

@@ -67,7 +67,9 @@ def controls_are_freed_before_the_interpreter_ends():
 def controlled(name, strength=1.0, **percents):
     family, _, vae = CONTROLS[name]
     vae = vae and vae()
-    return with_control(entry_of(family), control_of(name), hint_image(250, 330), strength, vae=vae, **percents), vae
+    return with_control(
+        entry_of(family), control_of(name), hint_image(250, 330), strength, vae=vae, **percents
+    ), vae
 
 
 def object_of(entry):
@@ -82,7 +84,9 @@ def test_a_control_is_the_same_in_one_window_and_keeps_what_is_kept(name):
     assert torch.equal(sample(entry, latent, model=whole, **RUN), sample(entry, latent, **RUN))
     tree = half_kept(32, 40)
     held = ~free_cells(tree, latent)
-    one, many = (sample(entry, latent, model=patched(entry, tree, batch=batch), **RUN) for batch in (1, 4))
+    one, many = (
+        sample(entry, latent, model=patched(entry, tree, batch=batch), **RUN) for batch in (1, 4)
+    )
     assert torch.equal(one[..., held], latent[..., held]) and error(many, one) < 1e-3
     deaf = sample(entry_of(CONTROLS[name][0]), latent, model=patched(entry, tree), **RUN)
     assert error(deaf, one) > 0.1
@@ -124,7 +128,9 @@ def test_a_control_costs_what_the_windows_cost(name, monkeypatch):
     monkeypatch.setattr(
         type(network),
         "forward",
-        lambda self, x, *a, **k: cells.append(len(x) * x.shape[-1] * x.shape[-2]) or forward(self, x, *a, **k),
+        lambda self, x, *a, **k: (
+            cells.append(len(x) * x.shape[-1] * x.shape[-2]) or forward(self, x, *a, **k)
+        ),
     )
     corner = tree_of([[1.0, 0.0, 0.0, 0.0, 0.0], *[[0.0] * 5] * 3], 32, 40)
     spy = Spy(patched(entry, corner))
@@ -138,9 +144,13 @@ def test_a_control_is_heard_in_its_own_steps_only(name):
     runs = {}
     for start, end in ((0.15, 0.16), (0.0, 0.5), (0.0, 1.0)):
         entry, _ = controlled(name, start=start, end=end)
-        runs[end] = sample(entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0})
+        runs[end] = sample(
+            entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0}
+        )
     entry = entry_of(CONTROLS[name][0])
-    without = sample(entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0})
+    without = sample(
+        entry, latent, model=patched(entry, half_kept(32, 40)), **{**RUN, "denoise": 1.0}
+    )
     assert torch.equal(runs[0.16], without)  # between two steps
     assert not torch.allclose(runs[0.5], without) and not torch.allclose(runs[0.5], runs[1.0])
 
@@ -165,7 +175,9 @@ def test_each_image_of_a_batch_has_its_own_hint(name, batch):
     latent = torch.cat([plain.latent()] * 2)
     noise = torch.cat([comfy.sample.prepare_noise(plain.latent(), 42)] * 2)
     tree = half_kept(32, 40)
-    model = patched(plain, tree, batch=batch)  # one for all runs: where a VAE encodes, core loads again what was loaded
+    model = patched(
+        plain, tree, batch=batch
+    )  # one for all runs: where a VAE encodes, core loads again what was loaded
     entry = with_control(plain, control_of(name), hints, vae=vae and vae())
     both = sample(entry, latent, model=model, noise=noise, **RUN)
     for row, hint in enumerate(hints):
@@ -181,7 +193,9 @@ def test_a_control_that_averages_over_the_image_is_asked_for_the_whole_image():
     entry = with_control(entry_of("sd15"), shuffle, hint_image(256, 320))
     seen = []
     forward = shuffle.control_model.forward
-    shuffle.control_model.forward = lambda x, *args, **kwargs: seen.append(x.shape[-2:]) or forward(x, *args, **kwargs)
+    shuffle.control_model.forward = lambda x, *args, **kwargs: (
+        seen.append(x.shape[-2:]) or forward(x, *args, **kwargs)
+    )
     samples = sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), **RUN)
     assert set(seen) == {(32, 40)} and len(seen) == 3 and samples.isfinite().all()
 
@@ -196,7 +210,9 @@ def test_a_wrapper_that_looks_into_the_control_finds_the_whole_image_s():
 
     model = patched(entry, tree_of([[1.0]], 32, 40))
     model.set_model_unet_function_wrapper(look)  # ours is gone, the stand-in is not
-    assert torch.equal(sample(entry, entry.latent(), model=model, **RUN), sample(entry, entry.latent(), **RUN))
+    assert torch.equal(
+        sample(entry, entry.latent(), model=model, **RUN), sample(entry, entry.latent(), **RUN)
+    )
     assert {shape[1] for shape in seen} == {16 * 20}
 
 
@@ -211,12 +227,17 @@ def test_an_object_that_another_pack_gave_methods_of_its_own_is_asked_for_the_wh
     whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
     assert torch.equal(sample(entry, latent, model=whole, **RUN), sample(entry, latent, **RUN))
     seen.clear()
-    one, many = (sample(entry, latent, model=patched(entry, half_kept(32, 40), batch=batch), **RUN) for batch in (1, 4))
+    one, many = (
+        sample(entry, latent, model=patched(entry, half_kept(32, 40), batch=batch), **RUN)
+        for batch in (1, 4)
+    )
     assert error(many, one) < 1e-3 and len(seen) == 6
 
 
 @pytest.mark.parametrize(("steps", "start", "end"), [(10, 0.0, 0.3), (4, 0.5, 1.0), (4, 0.0, 0.25)])
-def test_a_step_on_the_very_end_of_a_control_s_range_is_due_as_core_says(steps, start, end, monkeypatch):
+def test_a_step_on_the_very_end_of_a_control_s_range_is_due_as_core_says(
+    steps, start, end, monkeypatch
+):
     entry, _ = controlled("flux", start=start, end=end)
     network = control_of("flux").control_model
     sigmas, forward = [], network.forward
@@ -253,7 +274,9 @@ def test_a_wrapper_may_copy_and_change_the_control(taken):
     )
     ours = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
     ours.set_model_unet_function_wrapper(before(ours.model_options["model_function_wrapper"]))
-    assert torch.equal(sample(entry, latent, model=ours, **RUN), sample(entry, latent, model=plain, **RUN))
+    assert torch.equal(
+        sample(entry, latent, model=ours, **RUN), sample(entry, latent, model=plain, **RUN)
+    )
 
 
 # ---- several GPUs
@@ -264,7 +287,9 @@ def on_devices(entry, model, count, make):
     model, clones = model.clone(), []
     for number in range(1, count):
         clone = comfy.model_patcher.ModelPatcher(
-            make().model.model, load_device=torch.device("cpu", number), offload_device=torch.device("cpu")
+            make().model.model,
+            load_device=torch.device("cpu", number),
+            offload_device=torch.device("cpu"),
         )
         clone.is_multigpu_base_clone = True
         clones.append(clone)
@@ -296,7 +321,12 @@ def test_a_control_has_its_own_clone_on_every_device():
     latent = entry.latent()
     model = patched(entry, half_kept(32, 40), batch=1)
     expected = sample(entry, latent, model=model, **RUN)
-    assert error(sample(entry, latent, model=on_devices(entry, model, 2, ZOO["sd15"]), **RUN), expected) < 1e-5
+    assert (
+        error(
+            sample(entry, latent, model=on_devices(entry, model, 2, ZOO["sd15"]), **RUN), expected
+        )
+        < 1e-5
+    )
 
 
 def test_an_error_on_one_device_is_raised_and_the_next_run_is_clean():
@@ -329,7 +359,8 @@ def test_a_later_wrapper_s_own_model_function_is_asked():
         lambda apply_model, args: ours(lambda *call, **c: 0.5 * apply_model(*call, **c), args)
     )
     assert torch.equal(
-        sample(entry, latent, model=on_devices(entry, model, 2, ZOO["flux"]), **RUN), sample(entry, latent, model=model, **RUN)
+        sample(entry, latent, model=on_devices(entry, model, 2, ZOO["flux"]), **RUN),
+        sample(entry, latent, model=model, **RUN),
     )
 
 
@@ -356,7 +387,9 @@ def test_out_of_memory_on_a_device_frees_what_the_failed_call_held():
         sample(entry, entry.latent(), model=model, steps=2)
     finally:
         gc.enable()
-    assert held and alive and sum(alive) <= 3  # the other device may be at work still while the first fails
+    assert (
+        held and alive and sum(alive) <= 3
+    )  # the other device may be at work still while the first fails
 
 
 def test_batches_are_dealt_to_whoever_is_done_first():

@@ -47,7 +47,9 @@ def corners(vae, cells=SIZE):
 
 def decoded(vae, samples, trees, original, feather=0, **options):
     trees = (trees,) if isinstance(trees, Quadtree) else trees
-    return QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, original, feather, **options).args[0]
+    return QuadtreeVAEDecode.execute(
+        {"samples": samples}, vae, trees, original, feather, **options
+    ).args[0]
 
 
 def whole(vae, samples):
@@ -58,7 +60,12 @@ def whole(vae, samples):
 
 def composed(original, refined, tree, feather=0, **options):
     """What Quadtree Composite makes of two images [H, W, 3]."""
-    return composite(canvases(original[None], (tree,), tuple(original.shape[:2]), 1)[0], refined, feather, **options)
+    return composite(
+        canvases(original[None], (tree,), tuple(original.shape[:2]), 1)[0],
+        refined,
+        feather,
+        **options,
+    )
 
 
 class Watch:
@@ -66,7 +73,9 @@ class Watch:
 
     def __init__(self, vae):
         convolutions = [
-            module for module in vae.first_stage_model.modules() if isinstance(module, torch.nn.modules.conv._ConvNd)
+            module
+            for module in vae.first_stage_model.modules()
+            if isinstance(module, torch.nn.modules.conv._ConvNd)
         ]
         self.px, self.vae, self.last = [], vae, None
         self.handles = [module.register_forward_hook(self._note) for module in convolutions]
@@ -107,11 +116,15 @@ def test_context_as_long_as_the_reach_is_needed(name, vaes, monkeypatch):
     vae = vaes[name]
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
     plan = decoding.plan
-    short = lambda active, size, cut, tile: plan(active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile)  # noqa: E731
+    short = lambda active, size, cut, tile: plan(
+        active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile
+    )  # noqa: E731
     monkeypatch.setattr(decoding, "plan", short)
     monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
     free = tree.denoise_map(*original.shape[1:3]) > 0
-    assert (decoded(vae, samples, tree, original)[0] - whole(vae, samples)[0])[free].abs().max() > LEVEL
+    assert (decoded(vae, samples, tree, original)[0] - whole(vae, samples)[0])[
+        free
+    ].abs().max() > LEVEL
 
 
 @pytest.mark.parametrize(("name", "feather"), [("qwen", 32), ("taesd", 0)])
@@ -149,7 +162,9 @@ def test_where_nothing_changed_the_vae_is_not_called(vaes):
 def test_where_all_changed_it_is_core_s_decode_to_the_bit(name, vaes):
     vae = vaes[name]
     samples = vae_latent(vae, *SIZE)
-    result = decoded(vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae))
+    result = decoded(
+        vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae)
+    )
     assert torch.equal(result, whole(vae, samples))
 
 
@@ -159,7 +174,9 @@ def test_what_does_not_fit_in_memory_is_decoded_in_windows(name, vaes, monkeypat
     samples = vae_latent(vae, *SIZE)
     monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
     monkeypatch.setattr(vae, "decode", None)
-    result = decoded(vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae))
+    result = decoded(
+        vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae)
+    )
     monkeypatch.undo()
     assert (result - whole(vae, samples)).abs().max() < LEVEL / 10
 
@@ -216,7 +233,9 @@ def test_a_still_with_or_without_its_time_axis_is_the_same(vaes):
     for name in ("qwen", "taesd"):
         vae = vaes[name]
         samples = vae_latent(vae, *SIZE).reshape(1, -1, *SIZE)
-        four, five = (decoded(vae, one, corners(vae), picture(vae)) for one in (samples, samples[:, :, None]))
+        four, five = (
+            decoded(vae, one, corners(vae), picture(vae)) for one in (samples, samples[:, :, None])
+        )
         assert torch.equal(four, five)
 
 
@@ -227,7 +246,9 @@ def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image
     samples = vae.encode(1 - original)
     result = decoded(vae, samples, corners(vae), original)
     free = corners(vae).denoise_map(*original.shape[1:3]) > 0
-    assert torch.equal(result[0][free], vae.decode(samples)[0][free]) and torch.equal(result[0][~free], original[0][~free])
+    assert torch.equal(result[0][free], vae.decode(samples)[0][free]) and torch.equal(
+        result[0][~free], original[0][~free]
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +263,10 @@ def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image
             {"original": torch.zeros(2, 256, 320, 3), "samples": torch.zeros(3, 4, *SIZE)},
             "2 original images, 3 decoded ones and 1",
         ),
-        ({"trees": (tree_of([[1.0]], *SIZE), tree_of([[0.0]], *SIZE))}, "1 original images, 1 decoded ones and 2 trees"),
+        (
+            {"trees": (tree_of([[1.0]], *SIZE), tree_of([[0.0]], *SIZE))},
+            "1 original images, 1 decoded ones and 2 trees",
+        ),
         ({"color_match": 1, "trees": (tree_of([[1.0]], 40, 20),)}, "color_match is 1"),
         ({"trees": "a tree"}, "quadtree is str"),
         ({"trees": (tree_of([[1.0]], 40, 20),)}, "image has 320 x 256 px, another aspect"),
@@ -253,7 +277,13 @@ def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image
 )
 def test_what_cannot_be_decoded_is_refused(changes, words, vaes):
     vae = vaes["taesd"]
-    values = {"vae": vae, "samples": vae_latent(vae, *SIZE), "trees": (corners(vae),), "original": picture(vae), **changes}
+    values = {
+        "vae": vae,
+        "samples": vae_latent(vae, *SIZE),
+        "trees": (corners(vae),),
+        "original": picture(vae),
+        **changes,
+    }
     with pytest.raises(ValueError, match=words):
         decoded(**values)
 
@@ -271,7 +301,9 @@ def test_approximately_only_windows_are_decoded_and_kept_px_stay(name, vaes):
         whole(vae, samples)
     assert max(mine.px) < 0.3 * max(full.px) and sum(mine.px) < 0.3 * sum(full.px)
     free = CORNER.denoise_map(*original.shape[1:3]) > 0
-    assert torch.equal(result[0, ~free], original[0, ~free]) and not torch.equal(result[0, free], original[0, free])
+    assert torch.equal(result[0, ~free], original[0, ~free]) and not torch.equal(
+        result[0, free], original[0, free]
+    )
 
 
 @pytest.mark.parametrize("name", ["sd", "flux"])
@@ -343,7 +375,10 @@ def test_a_vae_that_goes_over_the_latent_in_tiles_itself_decodes_all_of_it():
     vae = in_tiles(taesd(), 16)
     samples, original = vae_latent(vae, *LARGE), picture(vae, LARGE)
     tree = tree_of([[0.0] * 8] * 4 + [[0.0] * 4 + [1.0] + [0.0] * 3] + [[0.0] * 8] * 3, *LARGE)
-    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+    assert torch.equal(
+        decoded(vae, samples, tree, original)[0],
+        composed(original[0], whole(vae, samples)[0], tree),
+    )
 
 
 def test_without_memory_for_the_features_core_decodes_in_its_own_way(vaes, monkeypatch, caplog):
@@ -355,26 +390,38 @@ def test_without_memory_for_the_features_core_decodes_in_its_own_way(vaes, monke
 
     monkeypatch.setattr(decoding.Decoder, "features", no_memory)
     result = decoded(vae, samples, tree, original)
-    assert torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree)) and "out of memory" in caplog.text
+    assert (
+        torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree))
+        and "out of memory" in caplog.text
+    )
 
 
 def test_a_file_without_a_vae_is_refused_in_core_s_words():
     empty = comfy.sd.VAE(sd={"x": torch.zeros(1)})
     with pytest.raises(RuntimeError, match="does not contain a valid VAE"):
-        decoded(empty, torch.zeros(1, 4, *SIZE), tree_of([[1.0]], *SIZE), torch.zeros(1, 256, 320, 3))
+        decoded(
+            empty, torch.zeros(1, 4, *SIZE), tree_of([[1.0]], *SIZE), torch.zeros(1, 256, 320, 3)
+        )
 
 
 @pytest.mark.parametrize("approximate", [False, True])
 def test_a_vae_whose_px_are_not_what_it_says_is_refused(approximate):
     vae = ltx2()
     samples, tree = vae_latent(vae, 8, 8), tree_of([[1.0]], 8, 8, 16)
-    with pytest.raises(ValueError, match=r"8 x 8 cells to 256 x 256 px, but says of itself that a cell has 16 px.*Use core's"):
+    with pytest.raises(
+        ValueError,
+        match=r"8 x 8 cells to 256 x 256 px, but says of itself that a cell has 16 px.*Use core's",
+    ):
         decoded(vae, samples, tree, torch.zeros(1, 128, 128, 3), approximate=approximate)
 
 
 def test_a_vae_without_a_decoder_is_said_not_to_be_decoded_in_parts(caplog):
     vae = pixels()
-    samples, original, tree = torch.rand(1, 3, 64, 64), torch.rand(1, 64, 64, 3), half_kept(64, 64, 1)
+    samples, original, tree = (
+        torch.rand(1, 3, 64, 64),
+        torch.rand(1, 64, 64, 3),
+        half_kept(64, 64, 1),
+    )
     with caplog.at_level("INFO"):
         result = decoded(vae, samples, tree, original)
     assert torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree))
@@ -394,15 +441,25 @@ def failing_below(vae, cells, error):
     return vae
 
 
-@pytest.mark.parametrize("error", [KeyError("size"), ZeroDivisionError(), RuntimeError("shapes"), AssertionError()])
+@pytest.mark.parametrize(
+    "error", [KeyError("size"), ZeroDivisionError(), RuntimeError("shapes"), AssertionError()]
+)
 def test_a_vae_that_fails_on_the_probe_decodes_the_whole_image(error):
     vae = failing_below(taesd(), 16, error)
     samples, original, tree = vae_latent(vae, *LARGE), picture(vae, LARGE), CORNER
-    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+    assert torch.equal(
+        decoded(vae, samples, tree, original)[0],
+        composed(original[0], whole(vae, samples)[0], tree),
+    )
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("none left"), comfy.model_management.InterruptProcessingException(), KeyboardInterrupt()]
+    "error",
+    [
+        torch.OutOfMemoryError("none left"),
+        comfy.model_management.InterruptProcessingException(),
+        KeyboardInterrupt(),
+    ],
 )
 def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failures(error):
     vae = failing_below(taesd(), 16, error)
@@ -414,7 +471,9 @@ def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failu
 def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
     vae, cells = vaes[name], []
     rest = decoding.Decoder.rest
-    note = lambda self, features, *more: cells.append(features[0, 0].numel()) or rest(self, features, *more)  # noqa: E731
+    note = lambda self, features, *more: (
+        cells.append(features[0, 0].numel()) or rest(self, features, *more)
+    )  # noqa: E731
     monkeypatch.setattr(decoding.Decoder, "rest", note)
     with torch.no_grad():
         decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))
@@ -427,7 +486,10 @@ def test_of_a_small_latent_all_is_decoded_and_nothing_probed(vaes, monkeypatch):
     monkeypatch.setattr(decoding, "FEW_CELLS", SIZE[0] * SIZE[1])
     monkeypatch.setattr(decoding, "find_cut", None)
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
-    assert torch.equal(decoded(vae, samples, tree, original)[0], composed(original[0], whole(vae, samples)[0], tree))
+    assert torch.equal(
+        decoded(vae, samples, tree, original)[0],
+        composed(original[0], whole(vae, samples)[0], tree),
+    )
 
 
 # --- Sizes and batches
@@ -440,12 +502,19 @@ def test_of_an_original_that_vae_encode_crops_the_middle_is_kept(spare, vaes):
     height, width = (length * 8 + more for length, more in zip(SIZE, spare, strict=True))
     original = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
     tree = Quadtree(width, height, 64, half_kept(SIZE[0] + 1, SIZE[1] + 1).leaves)
-    leaves = (leaf._replace(x1=min(leaf.x1, width), y1=min(leaf.y1, height)) for leaf in tree.leaves)
-    tree = Quadtree(width, height, 64, tuple(leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0))
+    leaves = (
+        leaf._replace(x1=min(leaf.x1, width), y1=min(leaf.y1, height)) for leaf in tree.leaves
+    )
+    tree = Quadtree(
+        width, height, 64, tuple(leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0)
+    )
     samples = vae_latent(vae, *SIZE)
     result = decoded(vae, samples, tree, original)[0]
     crop = vae.vae_encode_crop_pixels
-    cropped, free = crop(original)[0], crop((tree.denoise_map(height, width) > 0)[None, ..., None].expand(1, -1, -1, 3))[0]
+    cropped, free = (
+        crop(original)[0],
+        crop((tree.denoise_map(height, width) > 0)[None, ..., None].expand(1, -1, -1, 3))[0],
+    )
     assert result.shape == cropped.shape and 0.2 < free.float().mean() < 0.8
     assert torch.equal(result[~free], cropped[~free])
     assert (result - whole(vae, samples)[0])[free].abs().max() < LEVEL / 10
@@ -463,5 +532,7 @@ def test_a_tree_s_px_are_told_once_for_a_whole_batch(vaes, monkeypatch):
     vae, asked = vaes["taesd"], []
     samples, tree = torch.cat([vae_latent(vae, *SIZE, seed) for seed in (1, 2)]), corners(vae)
     denoise_map = Quadtree.denoise_map
-    monkeypatch.setattr(Quadtree, "denoise_map", lambda *values: asked.append(values) or denoise_map(*values))
+    monkeypatch.setattr(
+        Quadtree, "denoise_map", lambda *values: asked.append(values) or denoise_map(*values)
+    )
     assert len(decoded(vae, samples, tree, picture(vae))) == 2 and len(asked) == 1

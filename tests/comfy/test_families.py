@@ -40,7 +40,9 @@ def models_are_freed_before_the_interpreter_ends():
     gc.collect()
 
 
-@pytest.mark.parametrize("column", COLUMNS.values(), ids=[title.replace(" ", "-") for title in COLUMNS])
+@pytest.mark.parametrize(
+    "column", COLUMNS.values(), ids=[title.replace(" ", "-") for title in COLUMNS]
+)
 @pytest.mark.parametrize("family", CROSS_SECTION)
 def test_family(family, column):
     refused = column is COLUMNS["area"] and family in ("flux_redux", "pid")
@@ -54,7 +56,11 @@ def test_a_model_whose_tokens_cannot_be_cut_is_refused_in_words():
 
 
 def test_the_table_is_about_all_families_and_has_yes_or_refused_in_every_cell():
-    rows = [line.strip("| \n").split(" | ") for line in (ROOT / "docs" / "families.md").read_text().splitlines() if "|" in line]
+    rows = [
+        line.strip("| \n").split(" | ")
+        for line in (ROOT / "docs" / "families.md").read_text().splitlines()
+        if "|" in line
+    ]
     assert rows[0] == ["family", *COLUMNS]
     assert [row[0] for row in rows[2:]] == list(ZOO)
     assert {cell for row in rows[2:] for cell in row[1:]} <= {"yes", "refused"}

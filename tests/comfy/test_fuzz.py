@@ -46,7 +46,18 @@ from quadtree_pack.testing.tiny_vaes import VAES, vae_latent
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
 from torch import Tensor
 
-FAMILIES = ("flux", "sd15", "sd2_v", "sd15_inpaint", "sd3", "cascade_c", "qwen_image", "wan21_t2v", "cosmos", "chroma_radiance")
+FAMILIES = (
+    "flux",
+    "sd15",
+    "sd2_v",
+    "sd15_inpaint",
+    "sd3",
+    "cascade_c",
+    "qwen_image",
+    "wan21_t2v",
+    "cosmos",
+    "chroma_radiance",
+)
 SIDES_PX = st.one_of(st.integers(1, 40), st.sampled_from([1, 7, 8, 9, 64, 97, 200]))
 KINDS = (torch.float32, torch.float32, torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PACK_FILES = frozenset(pack_files())
@@ -59,13 +70,20 @@ ODD_KINDS = (torch.uint8, torch.int64, torch.bool, torch.complex64)
 def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """0..1, one half of it flat."""
     values = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return values.index_fill_(-2 if len(shape) == 4 else -1, torch.arange(shape[-2 if len(shape) == 4 else -1] // 2), 0.5)
+    return values.index_fill_(
+        -2 if len(shape) == 4 else -1, torch.arange(shape[-2 if len(shape) == 4 else -1] // 2), 0.5
+    )
 
 
 @st.composite
 def images(draw: st.DrawFn, odd: bool = False) -> Tensor:
     """IMAGE [B, H, W, C] in 0..1; odd: another rank, empty, of another kind, with NaN, or far outside 0..1."""
-    shape = [draw(st.integers(1, 2)), draw(SIDES_PX), draw(SIDES_PX), draw(st.sampled_from([3, 3, 3, 1, 4]))]
+    shape = [
+        draw(st.integers(1, 2)),
+        draw(SIDES_PX),
+        draw(SIDES_PX),
+        draw(st.sampled_from([3, 3, 3, 1, 4])),
+    ]
     what = draw(st.sampled_from(["rank", "empty", "kind", "value", "channels"])) if odd else ""
     if what == "rank":
         shape = shape[: draw(st.integers(0, 3))] if draw(st.booleans()) else [*shape, 1]
@@ -76,7 +94,9 @@ def images(draw: st.DrawFn, odd: bool = False) -> Tensor:
     picture = noise(tuple(shape)) if len(shape) == 4 and math.prod(shape) else torch.rand(shape)
     if what == "value" and picture.numel():
         at = draw(st.integers(0, picture.numel() - 1))
-        picture.view(-1)[at] = draw(st.sampled_from([math.nan, math.inf, -math.inf, -3.0, 1e6, 1e30]))
+        picture.view(-1)[at] = draw(
+            st.sampled_from([math.nan, math.inf, -math.inf, -3.0, 1e6, 1e30])
+        )
     return picture.to(draw(st.sampled_from(ODD_KINDS if what == "kind" else KINDS)))
 
 
@@ -85,29 +105,48 @@ def masks(draw: st.DrawFn, odd: bool = False) -> Tensor | None:
     """MASK [B, H, W] or [H, W], of any size."""
     shape = [1, draw(SIDES_PX), draw(SIDES_PX)][draw(st.integers(0, 1)) :]
     what = draw(st.sampled_from(["rank", "empty", "kind", "value", "batch"])) if odd else ""
-    shape = {"rank": [1, *shape, 1], "empty": [*shape[:-1], 0], "batch": [3, *shape[-2:]]}.get(what, shape)
+    shape = {"rank": [1, *shape, 1], "empty": [*shape[:-1], 0], "batch": [3, *shape[-2:]]}.get(
+        what, shape
+    )
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     if what == "value":
         mask.view(-1)[0] = draw(st.sampled_from([math.nan, math.inf, -5.0, 5.0]))
     return mask.to(draw(st.sampled_from(ODD_KINDS if what == "kind" else KINDS)))
 
 
-SHARES = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: [end / 8 for end in sorted(ends)])
-REGION = st.builds(lambda what, x, y: [what, x[0], y[0], x[1], y[1]], st.sampled_from(["keep", "full", "auto"]), SHARES, SHARES)
+SHARES = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(
+    lambda ends: [end / 8 for end in sorted(ends)]
+)
+REGION = st.builds(
+    lambda what, x, y: [what, x[0], y[0], x[1], y[1]],
+    st.sampled_from(["keep", "full", "auto"]),
+    SHARES,
+    SHARES,
+)
 PAINTED = st.one_of(
     st.lists(REGION, max_size=3).map(json.dumps),
-    st.builds(lambda some: json.dumps({"size": [320, 256], "regions": some}), st.lists(REGION, max_size=2)),
+    st.builds(
+        lambda some: json.dumps({"size": [320, 256], "regions": some}), st.lists(REGION, max_size=2)
+    ),
 )
 PAINTINGS = st.just("") | PAINTED
 
 
 def trees_of(image: Tensor, **changes: Any) -> tuple[Quadtree, ...]:
-    values = {"content_threshold": 25.0, "min_tile_size": 16, "max_tile_size": 64, "min_denoise": 0.0, "max_denoise": 1.0}
+    values = {
+        "content_threshold": 25.0,
+        "min_tile_size": 16,
+        "max_tile_size": 64,
+        "min_denoise": 0.0,
+        "max_denoise": 1.0,
+    }
     return QuadtreeVisualizer.execute(image, **{**values, "line_thickness": 0, **changes}).args[1]
 
 
 @st.composite
-def quadtrees(draw: st.DrawFn, height_px: int | None = None, width_px: int | None = None, most: int = 2) -> tuple:
+def quadtrees(
+    draw: st.DrawFn, height_px: int | None = None, width_px: int | None = None, most: int = 2
+) -> tuple:
     """QUADTREE: of an image of this size or a copy of another size, kept and free in parts, with and without a mask."""
     height_px, width_px = height_px or draw(SIDES_PX), width_px or draw(SIDES_PX)
     scale = draw(st.sampled_from([1, 1, 2]))
@@ -125,7 +164,9 @@ def quadtrees(draw: st.DrawFn, height_px: int | None = None, width_px: int | Non
         "denoise_by": draw(st.sampled_from(["area", "depth", "detail"])),
         "invert": draw(st.booleans()),
     }
-    return trees_of(noise((draw(st.integers(1, most)), *size, 3), draw(st.integers(0, 9))), **values)
+    return trees_of(
+        noise((draw(st.integers(1, most)), *size, 3), draw(st.integers(0, 9))), **values
+    )
 
 
 @cache
@@ -141,13 +182,18 @@ def _vaes_are_freed_before_the_interpreter_ends():
 
 
 LATENTS = st.just({"samples": clean_latent((1, 16, 8, 8))})
-OTHER_LATENTS = st.sampled_from([torch.zeros(1), torch.zeros(0, 16, 8, 8), None, [1], torch.full((1, 16, 8, 8), math.nan)])
+OTHER_LATENTS = st.sampled_from(
+    [torch.zeros(1), torch.zeros(0, 16, 8, 8), None, [1], torch.full((1, 16, 8, 8), math.nan)]
+)
 BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits, and what does not
     "IMAGE": (images(), images(odd=True)),
     "MASK": (st.none() | masks(), masks(odd=True)),
     "QUADTREE": (quadtrees(), st.sampled_from([(), [], (1,), None])),
     "MODEL": (st.sampled_from(FAMILIES).map(lambda name: entry_of(name).model), st.just(object())),
-    "LATENT": (st.none() | LATENTS, st.just({}) | OTHER_LATENTS.map(lambda samples: {"samples": samples})),
+    "LATENT": (
+        st.none() | LATENTS,
+        st.just({}) | OTHER_LATENTS.map(lambda samples: {"samples": samples}),
+    ),
     "BOOLEAN": (st.booleans(), JUNK),
     "VAE": (st.sampled_from(["taesd", "qwen", "sd"]).map(vae_of), st.just(object())),
 }
@@ -159,9 +205,20 @@ def values_of(entry: Any) -> tuple[st.SearchStrategy, st.SearchStrategy] | None:
     if isinstance(entry, io.Combo.Input):
         return st.sampled_from(entry.options), JUNK
     if isinstance(entry, (io.Int.Input, io.Float.Input)):
-        near = [entry.default, entry.min, entry.max, *(value for value in (8, 16, 64, 128) if entry.min <= value <= entry.max)]
-        inside = st.integers(entry.min, entry.max) if isinstance(entry, io.Int.Input) else st.floats(entry.min, entry.max)
-        beyond = st.sampled_from([entry.min - 1, entry.max + 1, 1 << 16, float(near[0]), str(near[0]), [near[0]]])
+        near = [
+            entry.default,
+            entry.min,
+            entry.max,
+            *(value for value in (8, 16, 64, 128) if entry.min <= value <= entry.max),
+        ]
+        inside = (
+            st.integers(entry.min, entry.max)
+            if isinstance(entry, io.Int.Input)
+            else st.floats(entry.min, entry.max)
+        )
+        beyond = st.sampled_from(
+            [entry.min - 1, entry.max + 1, 1 << 16, float(near[0]), str(near[0]), [near[0]]]
+        )
         return st.one_of(st.sampled_from(near), inside), beyond | JUNK
     return BY_NAME.get(entry.id, BY_TYPE.get(entry.get_io_type()))
 
@@ -170,12 +227,17 @@ def values_of(entry: Any) -> tuple[st.SearchStrategy, st.SearchStrategy] | None:
 def inputs_of(draw: st.DrawFn, node: type, **given_values: Any) -> dict[str, Any]:
     """Values for every input of a node: all fitting, or one or two of them not."""
     entries = node.define_schema().inputs
-    wrong = draw(st.sets(st.sampled_from([entry.id for entry in entries]), min_size=1, max_size=2) | st.just(set()))
+    wrong = draw(
+        st.sets(st.sampled_from([entry.id for entry in entries]), min_size=1, max_size=2)
+        | st.just(set())
+    )
     values = {}
     for entry in entries:
         fitting, odd = values_of(entry)
         if entry.id in wrong:
-            values[entry.id] = draw(odd | JUNK if entry.id in given_values else st.one_of(odd, odd, JUNK))
+            values[entry.id] = draw(
+                odd | JUNK if entry.id in given_values else st.one_of(odd, odd, JUNK)
+            )
         elif not (entry.optional and draw(st.booleans())):
             values[entry.id] = given_values[entry.id] if entry.id in given_values else draw(fitting)
     for low in [name for name in values if name.startswith("min_") and name not in wrong]:
@@ -208,7 +270,14 @@ def clear_error_or_right(*named: str):
 
 def names_of(node: type) -> list[str]:
     """Words by which an error can name an input of a node."""
-    return [*(entry.id for entry in node.define_schema().inputs), "image", "mask", "latent", "tree", "VAE"]
+    return [
+        *(entry.id for entry in node.define_schema().inputs),
+        "image",
+        "mask",
+        "latent",
+        "tree",
+        "VAE",
+    ]
 
 
 def copies(values: dict[str, Any]) -> dict[str, Tensor]:
@@ -217,7 +286,11 @@ def copies(values: dict[str, Any]) -> dict[str, Tensor]:
 
 def check_untouched(before: dict[str, Tensor], values: dict[str, Any]) -> None:
     for name, tensor in before.items():
-        assert torch.equal(tensor.view(-1), values[name].view(-1)) or tensor.is_complex() or tensor.isnan().any(), name
+        assert (
+            torch.equal(tensor.view(-1), values[name].view(-1))
+            or tensor.is_complex()
+            or tensor.isnan().any()
+        ), name
 
 
 def check_picture(picture: Tensor, shape: tuple[int, ...]) -> None:
@@ -234,7 +307,10 @@ def visualize(values: dict[str, Any]) -> None:
     assert len(trees) == batch
     mask, mode = values.get("mask"), values.get("mask_mode", "multiply")
     if mask is None and not values.get("regions"):
-        assert maps.min() >= values["min_denoise"] - 1e-6 and maps.max() <= values["max_denoise"] + 1e-6
+        assert (
+            maps.min() >= values["min_denoise"] - 1e-6
+            and maps.max() <= values["max_denoise"] + 1e-6
+        )
     elif mask is not None and mode in ("multiply", "limit", "replace") and mask.max() <= 0:
         assert maps.eq(0).all()
 
@@ -262,14 +338,20 @@ def compose(values: dict[str, Any]) -> None:
 
 def tell(values: dict[str, Any]) -> None:
     text, tiles, kept, denoise, cost = QuadtreeInfo.execute(**values).args
-    assert f"{tiles} tiles" in text and tiles == sum(len(tree.leaves) for tree in values["quadtree"])
+    assert f"{tiles} tiles" in text and tiles == sum(
+        len(tree.leaves) for tree in values["quadtree"]
+    )
     assert 0 <= kept <= 1 and 0 <= denoise <= 1 and 0 <= cost < 4 and math.isfinite(cost)
 
 
 def decode(values: dict[str, Any]) -> None:
-    vae, samples, original, trees = (values[name] for name in ("vae", "samples", "original", "quadtree"))
+    vae, samples, original, trees = (
+        values[name] for name in ("vae", "samples", "original", "quadtree")
+    )
     result = QuadtreeVAEDecode.execute(**values).args[0]
-    height, width = (length * vae.spacial_compression_decode() for length in samples["samples"].shape[-2:])
+    height, width = (
+        length * vae.spacial_compression_decode() for length in samples["samples"].shape[-2:]
+    )
     check_picture(result, (max(len(samples["samples"]), len(original)), height, width, 3))
     check_kept(result, original, trees)
 
@@ -277,7 +359,10 @@ def decode(values: dict[str, Any]) -> None:
 def patch(values: dict[str, Any]) -> None:
     patched = QuadtreeDiffusion.execute(**values).args[0]
     assert patched is not values["model"] and patched.is_clone(values["model"])
-    assert "model_function_wrapper" in patched.model_options.keys() - values["model"].model_options.keys()
+    assert (
+        "model_function_wrapper"
+        in patched.model_options.keys() - values["model"].model_options.keys()
+    )
 
 
 RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
@@ -292,7 +377,12 @@ RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
 def test_the_fuzz_knows_every_node_and_every_kind_of_input():
     nodes = asyncio.run(QuadtreeExtension().get_node_list())
     assert set(nodes) == set(RUNS)
-    unknown = [(node.__name__, entry.id) for node in nodes for entry in node.define_schema().inputs if values_of(entry) is None]
+    unknown = [
+        (node.__name__, entry.id)
+        for node in nodes
+        for entry in node.define_schema().inputs
+        if values_of(entry) is None
+    ]
     assert not unknown, "add these to BY_TYPE or BY_NAME"
 
 
@@ -314,13 +404,19 @@ def test_the_visualizer_refuses_in_words_or_is_right(values):
 def composites(draw: st.DrawFn) -> dict[str, Any]:
     """Two images of one size, as often as not, and a tree that fits them."""
     height, width = draw(SIDES_PX), draw(SIDES_PX)
-    cell = draw(st.sampled_from([1, 1, 8, 16]))  # what fills none of these may be missing in the refined one
+    cell = draw(
+        st.sampled_from([1, 1, 8, 16])
+    )  # what fills none of these may be missing in the refined one
     sizes = (height, width), tuple(max(cell, length // cell * cell) for length in (height, width))
     pair = (
-        noise((draw(st.integers(1, 2)), *size, draw(st.sampled_from([3, 1, 4]))), seed).to(draw(st.sampled_from(KINDS)))
+        noise((draw(st.integers(1, 2)), *size, draw(st.sampled_from([3, 1, 4]))), seed).to(
+            draw(st.sampled_from(KINDS))
+        )
         for seed, size in enumerate(sizes, 1)
     )
-    named = dict(zip(("original", "refined"), pair, strict=True), quadtree=draw(quadtrees(height, width)))
+    named = dict(
+        zip(("original", "refined"), pair, strict=True), quadtree=draw(quadtrees(height, width))
+    )
     return draw(inputs_of(QuadtreeComposite, **named))
 
 
@@ -337,9 +433,9 @@ def decodes(draw: st.DrawFn) -> dict[str, Any]:
     cells = draw(st.tuples(*[st.integers(1, 12)] * 2))
     height, width = (length * vae.spacial_compression_decode() for length in cells)
     height, width = (length + draw(st.sampled_from([0, 0, 3, 7])) for length in (height, width))
-    original = noise((draw(st.integers(1, 2)), height, width, draw(st.sampled_from([3, 3, 1, 4])))).to(
-        draw(st.sampled_from(KINDS))
-    )
+    original = noise(
+        (draw(st.integers(1, 2)), height, width, draw(st.sampled_from([3, 3, 1, 4])))
+    ).to(draw(st.sampled_from(KINDS)))
     named = {"vae": vae, "samples": {"samples": vae_latent(vae, *cells)}, "original": original}
     return draw(inputs_of(QuadtreeVAEDecode, **named, quadtree=draw(quadtrees(height, width))))
 
@@ -354,7 +450,9 @@ def test_the_decode_refuses_in_words_or_keeps_to_the_bit(values, few):
 @given(values=inputs_of(QuadtreeInfo))
 @fuzz(50)
 def test_the_info_refuses_in_words_or_adds_up(values):
-    values["steps"] = min(values["steps"], 60) if type(values.get("steps")) is int else values.get("steps")
+    values["steps"] = (
+        min(values["steps"], 60) if type(values.get("steps")) is int else values.get("steps")
+    )
     check_node(QuadtreeInfo, values)
 
 
@@ -393,25 +491,35 @@ class Case:
     def sample(self, model: Any) -> Tensor:
         entry = copy.copy(entry_of(self.family))
         if self.extra is not None:
-            entry.positive = entry.positive + [[text, {**values, **self.extra}] for text, values in entry.make_cond(21)]
+            entry.positive = entry.positive + [
+                [text, {**values, **self.extra}] for text, values in entry.make_cond(21)
+            ]
         return sample(entry, self.latent, model=model, **self.options)
 
 
 EXTRAS = st.one_of(
-    st.builds(lambda *area: {"area": area, "strength": 0.7}, *[st.integers(1, 24)] * 2, *[st.integers(0, 30)] * 2),
+    st.builds(
+        lambda *area: {"area": area, "strength": 0.7},
+        *[st.integers(1, 24)] * 2,
+        *[st.integers(0, 30)] * 2,
+    ),
     st.builds(
         lambda *area: {"area": ("percentage", *area)},
         *[st.sampled_from([0.1, 0.5, 1.0])] * 2,
         *[st.sampled_from([0.0, 0.4])] * 2,
     ),
     st.builds(
-        lambda high, wide, bounds: {"mask": noise((1, high, wide)).round(), "set_area_to_bounds": bounds},
+        lambda high, wide, bounds: {
+            "mask": noise((1, high, wide)).round(),
+            "set_area_to_bounds": bounds,
+        },
         SIDES_PX,
         SIDES_PX,
         st.booleans(),
     ),
     st.builds(
-        lambda ends: {"start_percent": min(ends), "end_percent": max(ends)}, st.tuples(*[st.sampled_from([0.0, 0.3, 1.0])] * 2)
+        lambda ends: {"start_percent": min(ends), "end_percent": max(ends)},
+        st.tuples(*[st.sampled_from([0.0, 0.3, 1.0])] * 2),
     ),
 )
 
@@ -422,17 +530,34 @@ def cases(draw: st.DrawFn) -> Case:
     few = 4 * Geometry.of(entry.model).unit
     size = draw(st.tuples(*[st.one_of(st.integers(1, 24), st.integers(few, max(few, 24)))] * 2))
     batch = draw(st.sampled_from([1, 1, 2, 3]))
-    odd = draw(st.sampled_from([""] * 20 + ["free", "free", "half", "NaN", "empty batch", "tree", "clean_latent", "overlap"]))
-    filled = odd if odd in ("half", "NaN", "empty batch") else draw(st.sampled_from(["all"] * 6 + ["nothing"]))
-    trees = draw(quadtrees() if odd == "tree" else quadtrees(*(side * entry.px_per_cell for side in size)))
+    odd = draw(
+        st.sampled_from(
+            [""] * 20
+            + ["free", "free", "half", "NaN", "empty batch", "tree", "clean_latent", "overlap"]
+        )
+    )
+    filled = (
+        odd
+        if odd in ("half", "NaN", "empty batch")
+        else draw(st.sampled_from(["all"] * 6 + ["nothing"]))
+    )
+    trees = draw(
+        quadtrees() if odd == "tree" else quadtrees(*(side * entry.px_per_cell for side in size))
+    )
     trees = trees if batch % len(trees) == 0 or odd == "tree" else trees[:1]
     clean = draw(st.sampled_from([None] * 4 + [entry.latent(*size, seed=5)]))
     clean = entry.latent(3, 3) if odd == "clean_latent" else clean
     values = {one.id: draw(values_of(one)[0]) for one in QuadtreeDiffusion.define_schema().inputs}
-    values |= {"model": entry.model, "quadtree": trees, "clean_latent": clean if clean is None else {"samples": clean}}
+    values |= {
+        "model": entry.model,
+        "quadtree": trees,
+        "clean_latent": clean if clean is None else {"samples": clean},
+    }
     values["tile_size"] = draw(st.sampled_from([0, few, 2 * few, 1 << 10])) * entry.px_per_cell
     if odd == "free":
-        values["quadtree"] = trees_of(torch.zeros(1, *(side * entry.px_per_cell for side in size), 3), min_denoise=1.0)
+        values["quadtree"] = trees_of(
+            torch.zeros(1, *(side * entry.px_per_cell for side in size), 3), min_denoise=1.0
+        )
         values |= {"tile_size": 1 << 15, "skip_diffusion_below": 0}
     if values["tile_size"] and odd != "overlap":
         values["tile_overlap"] = min(values["tile_overlap"], values["tile_size"] // 4)
@@ -442,7 +567,11 @@ def cases(draw: st.DrawFn) -> Case:
         "sampler": draw(st.sampled_from(["euler", "euler", *comfy.samplers.KSampler.SAMPLERS])),
         "scheduler": draw(st.sampled_from(comfy.samplers.KSampler.SCHEDULERS)),
         "denoise": draw(st.sampled_from([1.0, 0.7, 0.3, 0.01])),
-        "noise_mask": draw(st.none() | st.none() | st.builds(lambda *size: noise((1, *size)).round(), SIDES_PX, SIDES_PX)),
+        "noise_mask": draw(
+            st.none()
+            | st.none()
+            | st.builds(lambda *size: noise((1, *size)).round(), SIDES_PX, SIDES_PX)
+        ),
     }
     return Case(entry.name, size, batch, filled, values, options, draw(st.none() | EXTRAS))
 
@@ -451,7 +580,11 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
     """What a run promises: the shape, no NaN, kept cells to the bit, the predicted cost, and all of it free is a plain run."""
     latent, values, geometry = case.latent, case.values, Geometry.of(entry_of(case.family).model)
     assert samples.shape == latent.shape and samples.isfinite().all()
-    clean = latent if values["clean_latent"] is None else values["clean_latent"]["samples"].expand_as(latent)
+    clean = (
+        latent
+        if values["clean_latent"] is None
+        else values["clean_latent"]["samples"].expand_as(latent)
+    )
     trees = [tree.keep_below(values["skip_diffusion_below"]) for tree in values["quadtree"]]
     if clean.any():
         for number, (row, own) in enumerate(zip(samples, clean, strict=True)):
@@ -462,13 +595,24 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
     function = comfy.samplers.sampler_object(case.options["sampler"]).sampler_function.__name__
     if function in ONE_CALL_PER_STEP:
         sigmas = comfy.samplers.KSampler(
-            spy.model, case.options["steps"], "cpu", *(case.options[name] for name in ("sampler", "scheduler", "denoise"))
+            spy.model,
+            case.options["steps"],
+            "cpu",
+            *(case.options[name] for name in ("sampler", "scheduler", "denoise")),
         ).sigmas
         settings = spy.model.model_options["model_function_wrapper"].settings
         steps, (height, width) = len(sigmas) - 1, latent.shape[-2:]
-        cells = estimate(trees, settings, geometry, steps, height, width) * steps * height * width * len(latent)
+        cells = (
+            estimate(trees, settings, geometry, steps, height, width)
+            * steps
+            * height
+            * width
+            * len(latent)
+        )
         assert any(spy.cells == pytest.approx(conds * cells) for conds in (1, 2))
-    one_window = values["tile_size"] >= max(latent.shape[-2:]) * geometry.px_per_cell + geometry.px_per_unit
+    one_window = (
+        values["tile_size"] >= max(latent.shape[-2:]) * geometry.px_per_cell + geometry.px_per_unit
+    )
     if one_window and all(tree.denoise_map(*latent.shape[-2:]).eq(1).all() for tree in trees):
         event("one free window")
         assert torch.equal(samples, case.sample(entry_of(case.family).model))

@@ -21,8 +21,12 @@ def test_the_guide_tells_how_far_from_the_original_an_idea_ends(idea):
     latent = entry.latent(16, 24)
     clean = entry.model.model.process_latent_in(latent)
     model = entry.model.clone()
-    model.set_model_unet_function_wrapper(lambda _apply_model, args: IDEAS[idea](clean, args["input"]))
-    result = entry.model.model.process_latent_in(sample(entry, latent, model=model, steps=6, denoise=0.55))
+    model.set_model_unet_function_wrapper(
+        lambda _apply_model, args: IDEAS[idea](clean, args["input"])
+    )
+    result = entry.model.model.process_latent_in(
+        sample(entry, latent, model=model, steps=6, denoise=0.55)
+    )
     error = float((result - clean).abs().max())
     assert f"{float(clean.abs().max()):.2f}" in GUIDE
     if idea == "clean":
@@ -56,8 +60,16 @@ SHARES = [
 
 
 @pytest.mark.parametrize(("family", "scheduler", "denoise", "share"), SHARES)
-def test_the_share_of_noise_at_which_a_run_begins_is_the_one_in_the_guide(family, scheduler, denoise, share):
+def test_the_share_of_noise_at_which_a_run_begins_is_the_one_in_the_guide(
+    family, scheduler, denoise, share
+):
     """Of picture + sigma x noise for SD1.5 and SDXL; of (1 - sigma) picture + sigma noise for the others."""
     name = FAMILIES[family]
-    sigma = float(comfy.samplers.KSampler(entry_of(name).model, 20, "cpu", "euler", scheduler, denoise).sigmas[0])
-    assert (sigma / (1 + sigma) if name in ("sd15", "sdxl") else sigma) == pytest.approx(share, abs=0.006)
+    sigma = float(
+        comfy.samplers.KSampler(
+            entry_of(name).model, 20, "cpu", "euler", scheduler, denoise
+        ).sigmas[0]
+    )
+    assert (sigma / (1 + sigma) if name in ("sd15", "sdxl") else sigma) == pytest.approx(
+        share, abs=0.006
+    )

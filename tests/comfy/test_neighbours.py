@@ -53,7 +53,17 @@ from comfy_extras import (
     nodes_video_model,
 )
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.testing.tiny_models import FLUX, UNET, ZOO, Entry, build, clean_latent, cond, gauss, sample
+from quadtree_pack.testing.tiny_models import (
+    FLUX,
+    UNET,
+    ZOO,
+    Entry,
+    build,
+    clean_latent,
+    cond,
+    gauss,
+    sample,
+)
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.windows.blending import METHODS
 from torch import Tensor
@@ -67,7 +77,15 @@ LORA = "tiny.safetensors"
 # ---- networks in which a unit sees itself only
 
 
-def own_token(attention: Callable, q: Tensor, k: Tensor, v: Tensor, *args: Any, skip_reshape: bool = False, **options: Any):
+def own_token(
+    attention: Callable,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *args: Any,
+    skip_reshape: bool = False,
+    **options: Any,
+):
     """Self-attention in which each token sees itself; cross-attention is left as it is. Rotary positions cancel in q * k."""
     if q.shape != k.shape:
         return attention(q, k, v, *args, skip_reshape=skip_reshape, **options)
@@ -83,7 +101,9 @@ class CellNorm(torch.nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], self.norm.weight, self.norm.bias).movedim(-1, 1)
+        return F.layer_norm(
+            x.movedim(1, -1), x.shape[1:2], self.norm.weight, self.norm.bias
+        ).movedim(-1, 1)
 
 
 def made_local(entry: Entry) -> Entry:
@@ -99,20 +119,43 @@ def made_local(entry: Entry) -> Entry:
 
 def sd15_fine() -> Entry:
     """SD1.5 with attention at full resolution, too, where HyperTile and token merging act."""
-    depths = {"transformer_depth": [1, 1, 1, 0], "transformer_depth_output": [0, 0, 1, 1, 1, 1, 1, 1]}
-    return Entry("sd15_fine", build(supported.SD15, {**UNET, **depths}), lambda seed: cond(77, seed))
+    depths = {
+        "transformer_depth": [1, 1, 1, 0],
+        "transformer_depth_output": [0, 0, 1, 1, 1, 1, 1, 1],
+    }
+    return Entry(
+        "sd15_fine", build(supported.SD15, {**UNET, **depths}), lambda seed: cond(77, seed)
+    )
 
 
 def unclip() -> Entry:
-    shape = {"adm_in_channels": 1536, "num_classes": "sequential", "use_linear_in_transformer": True}
-    model = build(supported.SD21UnclipL, {**UNET, **shape}, after={"num_head_channels": 32, "num_heads": -1})
+    shape = {
+        "adm_in_channels": 1536,
+        "num_classes": "sequential",
+        "use_linear_in_transformer": True,
+    }
+    model = build(
+        supported.SD21UnclipL, {**UNET, **shape}, after={"num_head_channels": 32, "num_heads": -1}
+    )
     return Entry("unclip", model, lambda seed: cond(77, seed))
 
 
 def flux2() -> Entry:
     """With a reference of the canvas' size, whose windows go with the canvas'."""
-    shape = {"image_model": "flux2", "in_channels": 128, "out_channels": 128, "axes_dim": [4, 4, 4, 4], "patch_size": 1}
-    kind = {"global_modulation": True, "mlp_silu_act": True, "qkv_bias": False, "ops_bias": False, "vec_in_dim": None}
+    shape = {
+        "image_model": "flux2",
+        "in_channels": 128,
+        "out_channels": 128,
+        "axes_dim": [4, 4, 4, 4],
+        "patch_size": 1,
+    }
+    kind = {
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "qkv_bias": False,
+        "ops_bias": False,
+        "vec_in_dim": None,
+    }
     references = {"default_ref_method": "index", "ref_index_scale": 10.0, "txt_ids_dims": [3]}
     values = {"reference_latents": [clean_latent((1, 128, HEIGHT, WIDTH), 90)]}
     model = build(supported.Flux2, {**FLUX, **shape, **kind, **references})
@@ -154,7 +197,9 @@ def a_lora_lies_in_the_folder(tmp_path_factory):
         parts[f"{name}.lora_down.weight"] = gauss((4, columns), seed + 10)
     safetensors.torch.save_file(parts, folder / LORA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+        patch.setitem(
+            folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"})
+        )
         yield
 
 
@@ -181,7 +226,9 @@ def own_conds(entry: Entry) -> tuple[list, list]:
 
 
 def cfg_guider(cfg: float) -> Callable:
-    return lambda model, positive, negative: nodes_custom_sampler.CFGGuider.execute(model, positive, negative, cfg).args[0]
+    return lambda model, positive, negative: nodes_custom_sampler.CFGGuider.execute(
+        model, positive, negative, cfg
+    ).args[0]
 
 
 @dataclass(frozen=True)
@@ -198,14 +245,22 @@ class Graph:
     tolerance: float = 1e-5
 
 
-def sampled(graph: Graph, entry: Entry, model: Any, latent: Tensor, noise_mask: Tensor | None = None) -> Tensor:
+def sampled(
+    graph: Graph, entry: Entry, model: Any, latent: Tensor, noise_mask: Tensor | None = None
+) -> Tensor:
     guider = graph.guider(model, *graph.conds(entry))
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", graph.steps)
-    inputs = {"samples": latent} if noise_mask is None else {"samples": latent, "noise_mask": noise_mask}
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "normal", graph.steps
+    )
+    inputs = (
+        {"samples": latent} if noise_mask is None else {"samples": latent, "noise_mask": noise_mask}
+    )
     sampler = comfy.samplers.sampler_object(graph.sampler)
     noise = nodes_custom_sampler.Noise_RandomNoise(42)
     torch.manual_seed(0)  # HyperTile and token merging draw from the global generator
-    return nodes_custom_sampler.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, inputs).args[0]["samples"]
+    return nodes_custom_sampler.SamplerCustomAdvanced.execute(
+        noise, guider, sampler, sigmas, inputs
+    ).args[0]["samples"]
 
 
 def around(graph: Graph, entry: Entry, order: str, *trees: Any, **settings: Any) -> Any:
@@ -222,7 +277,12 @@ def everything(value: float = 1.0) -> Any:
 @cache
 def untouched(family: str, sampler: str, steps: int) -> Tensor:
     entry = local(family)
-    return sampled(Graph(family=family, sampler=sampler, steps=steps), entry, entry.model, entry.latent(HEIGHT, WIDTH, batch=2))
+    return sampled(
+        Graph(family=family, sampler=sampler, steps=steps),
+        entry,
+        entry.model,
+        entry.latent(HEIGHT, WIDTH, batch=2),
+    )
 
 
 # ---- neighbours on the model
@@ -236,7 +296,9 @@ def chained(model: Any) -> Any:
     def wrapper(apply_model: Callable, args: dict[str, Any]) -> Tensor:
         if earlier is not None:
             return weakened(earlier(apply_model, args), args["cond_or_uncond"])
-        return weakened(apply_model(args["input"], args["timestep"], **args["c"]), args["cond_or_uncond"])
+        return weakened(
+            apply_model(args["input"], args["timestep"], **args["c"]), args["cond_or_uncond"]
+        )
 
     model.set_model_unet_function_wrapper(wrapper)
     return model
@@ -245,7 +307,9 @@ def chained(model: Any) -> Any:
 def weakened(rows: Tensor, cond_or_uncond: list[int]) -> Tensor:
     """As patches of other packs do: chunk by cond, change the negative's rows only."""
     parts = rows.chunk(len(cond_or_uncond))
-    return torch.cat([part * (0.5 if kind else 1.0) for part, kind in zip(parts, cond_or_uncond, strict=True)])
+    return torch.cat(
+        [part * (0.5 if kind else 1.0) for part, kind in zip(parts, cond_or_uncond, strict=True)]
+    )
 
 
 def wrapped(kind: str) -> Callable:
@@ -257,7 +321,9 @@ def wrapped(kind: str) -> Callable:
             return [0.9 * denoised for denoised in result]
         if kind == WrappersMP.PREDICT_NOISE:
             return 0.9 * result
-        transformer_options = options.get("transformer_options") or next(a for a in args[::-1] if isinstance(a, dict))
+        transformer_options = options.get("transformer_options") or next(
+            a for a in args[::-1] if isinstance(a, dict)
+        )
         return weakened(result, transformer_options["cond_or_uncond"])
 
     def patch(model: Any) -> Any:
@@ -274,10 +340,17 @@ def ip_adapter(model: Any) -> Any:
 
     def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         conds = extra_options["cond_or_uncond"]
-        image = torch.cat([gauss((1, 4, k.shape[-1]), 5 + kind).expand(len(k) // len(conds), -1, -1) for kind in conds])
+        image = torch.cat(
+            [
+                gauss((1, 4, k.shape[-1]), 5 + kind).expand(len(k) // len(conds), -1, -1)
+                for kind in conds
+            ]
+        )
         heads = extra_options["n_heads"]
         text = comfy.ldm.modules.attention.optimized_attention(q, k, v, heads)
-        return text + weakened(comfy.ldm.modules.attention.optimized_attention(q, image, image, heads), conds)
+        return text + weakened(
+            comfy.ldm.modules.attention.optimized_attention(q, image, image, heads), conds
+        )
 
     for block in [("input", 3), ("middle", 0), ("output", 4)]:
         model.set_model_attn2_replace(attention, *block)
@@ -287,8 +360,12 @@ def ip_adapter(model: Any) -> Any:
 def attention_patches(model: Any) -> Any:
     """The lists of patches at the entry and the exit of both kinds of attention."""
     model = model.clone()
-    model.set_model_attn1_patch(lambda q, k, v, options: (weakened(q, options["cond_or_uncond"]), k, 1.1 * v))
-    model.set_model_attn2_patch(lambda q, k, v, options: (q, k, weakened(v, options["cond_or_uncond"])))
+    model.set_model_attn1_patch(
+        lambda q, k, v, options: (weakened(q, options["cond_or_uncond"]), k, 1.1 * v)
+    )
+    model.set_model_attn2_patch(
+        lambda q, k, v, options: (q, k, weakened(v, options["cond_or_uncond"]))
+    )
     model.set_model_attn1_output_patch(lambda n, options: weakened(n, options["cond_or_uncond"]))
     model.set_model_attn2_output_patch(lambda n, options: weakened(n, options["cond_or_uncond"]))
     return model
@@ -300,7 +377,9 @@ def calc_cond_batch(model: Any) -> Any:
 
     def alone(args: dict[str, Any]) -> list[Tensor]:
         rest = args["model"], args["input"], args["sigma"], args["model_options"]
-        single = [comfy.samplers.calc_cond_batch(rest[0], [one], *rest[1:])[0] for one in args["conds"]]
+        single = [
+            comfy.samplers.calc_cond_batch(rest[0], [one], *rest[1:])[0] for one in args["conds"]
+        ]
         return [single[0], 0.5 * single[1]]
 
     model.set_model_sampler_calc_cond_batch_function(alone)
@@ -309,14 +388,23 @@ def calc_cond_batch(model: Any) -> Any:
 
 def without_cfg1_optimization(model: Any) -> Any:
     model = model.clone()
-    model.set_model_sampler_cfg_function(lambda args: args["cond"] + 0.1 * args["uncond"], disable_cfg1_optimization=True)
+    model.set_model_sampler_cfg_function(
+        lambda args: args["cond"] + 0.1 * args["uncond"], disable_cfg1_optimization=True
+    )
     return model
 
 
 def radiance_options(model: Any) -> Any:
     """Core's own node that chains the model function wrapper before it."""
-    options = {"start_sigma": 1e9, "end_sigma": 0.0, "nerf_tile_size": 32, "force_sequential_txt_ids": False}
-    return nodes_chroma_radiance.ChromaRadianceOptions.execute(model=model, preserve_wrapper=True, **options).args[0]
+    options = {
+        "start_sigma": 1e9,
+        "end_sigma": 0.0,
+        "nerf_tile_size": 32,
+        "force_sequential_txt_ids": False,
+    }
+    return nodes_chroma_radiance.ChromaRadianceOptions.execute(
+        model=model, preserve_wrapper=True, **options
+    ).args[0]
 
 
 def many_at_once(model: Any) -> Any:
@@ -349,10 +437,14 @@ ON_MODEL = {
     "IP-Adapter": Graph(ip_adapter),
     "attention patches": Graph(attention_patches),
     "NAG": Graph(node(nodes_nag.NAGuidance, 5.0, 0.5, 1.5)),
-    "NAG on Flux at cfg 1": Graph(node(nodes_nag.NAGuidance, 5.0, 0.5, 1.5), guider=cfg_guider(1.0), family="flux"),
+    "NAG on Flux at cfg 1": Graph(
+        node(nodes_nag.NAGuidance, 5.0, 0.5, 1.5), guider=cfg_guider(1.0), family="flux"
+    ),
     "PAG": Graph(node(nodes_pag.PerturbedAttentionGuidance, 3.0)),
     "SLG": Graph(node(nodes_slg.SkipLayerGuidanceDiT, 3.0, 0.0, 1.0, "0", "0", 0.5), family="flux"),
-    "SLG simple": Graph(node(nodes_slg.SkipLayerGuidanceDiTSimple, 0.0, 1.0, "0", "0"), family="flux"),
+    "SLG simple": Graph(
+        node(nodes_slg.SkipLayerGuidanceDiTSimple, 0.0, 1.0, "0", "0"), family="flux"
+    ),
     "RescaleCFG": Graph(node(advanced.RescaleCFG, 0.7)),
     "APG": Graph(node(nodes_apg.APG, 0.5, 5.0, -0.5)),
     "CFGZeroStar": Graph(node(nodes_cfg.CFGZeroStar), family="flux"),
@@ -364,13 +456,17 @@ ON_MODEL = {
     "linear CFG for video": Graph(node(nodes_video_model.VideoLinearCFGGuidance, 1.0)),
     "CFG override": Graph(node(nodes_custom_sampler.CFGOverride, 1.0, 0.0, 0.5), steps=4),
     "no cfg 1 optimization": Graph(without_cfg1_optimization, guider=cfg_guider(1.0)),
-    "LazyCache": Graph(node(nodes_easycache.LazyCacheNode, 10.0, 0.15, 0.95, False), family="flux", steps=6),
+    "LazyCache": Graph(
+        node(nodes_easycache.LazyCacheNode, 10.0, 0.15, 0.95, False), family="flux", steps=6
+    ),
     "shift of SD3": Graph(node(advanced.ModelSamplingSD3, 5.0), family="flux"),
     "shift of AuraFlow": Graph(node(advanced.ModelSamplingAuraFlow, 1.73), family="flux"),
     "shift of Flux": Graph(node(advanced.ModelSamplingFlux, 1.15, 0.5, 1024, 768), family="flux"),
     "v-prediction": Graph(node(advanced.ModelSamplingDiscrete, "v_prediction", False)),
     # Its first sigma is 4518, so core's own rounding shows: 3e-5 between rows together and row by row, without us.
-    "v-prediction at zero SNR": Graph(node(advanced.ModelSamplingDiscrete, "v_prediction", True), tolerance=1e-3),
+    "v-prediction at zero SNR": Graph(
+        node(advanced.ModelSamplingDiscrete, "v_prediction", True), tolerance=1e-3
+    ),
     "LCM": Graph(node(advanced.ModelSamplingDiscrete, "lcm", False), sampler="lcm"),
 }
 
@@ -400,7 +496,9 @@ def left_mask() -> Tensor:
 
 def regional(entry: Entry) -> tuple[list, list]:
     """One prompt on the left, another everywhere."""
-    return node(core.ConditioningSetMask, left_mask(), "default", 0.8)(other()) + entry.positive, entry.negative
+    return node(core.ConditioningSetMask, left_mask(), "default", 0.8)(
+        other()
+    ) + entry.positive, entry.negative
 
 
 def scheduled(entry: Entry) -> tuple[list, list]:
@@ -416,9 +514,13 @@ def hooked(*, keyframes: bool) -> Callable[[Entry], tuple[list, list]]:
     def conds(entry: Entry) -> tuple[list, list]:
         (hooks,) = nodes_hooks.CreateHookLora().create_hook(LORA, 1.0, 0.0)
         if keyframes:
-            rising = nodes_hooks.CreateHookKeyframesInterpolated().create_hook_keyframes(0.1, 1.0, "linear", 0.0, 1.0, 4)
+            rising = nodes_hooks.CreateHookKeyframesInterpolated().create_hook_keyframes(
+                0.1, 1.0, "linear", 0.0, 1.0, 4
+            )
             (hooks,) = nodes_hooks.SetHookKeyframes().set_hook_keyframes(hooks, *rising)
-        (positive,) = nodes_hooks.ConditioningSetProperties().set_properties(entry.positive, 1.0, "default", hooks=hooks)
+        (positive,) = nodes_hooks.ConditioningSetProperties().set_properties(
+            entry.positive, 1.0, "default", hooks=hooks
+        )
         return positive, entry.negative
 
     return conds
@@ -426,9 +528,14 @@ def hooked(*, keyframes: bool) -> Callable[[Entry], tuple[list, list]]:
 
 def with_default(entry: Entry) -> tuple[list, list]:
     """A masked pair, and a default pair with a LoRA where no mask is."""
-    masked = [node(core.ConditioningSetMask, left_mask(), "default", 1.0)(one) for one in (entry.positive, entry.negative)]
+    masked = [
+        node(core.ConditioningSetMask, left_mask(), "default", 1.0)(one)
+        for one in (entry.positive, entry.negative)
+    ]
     (hooks,) = nodes_hooks.CreateHookLora().create_hook(LORA, 1.0, 0.0)
-    return nodes_hooks.PairConditioningSetDefaultAndCombine().set_default_and_combine(*masked, other(), other(34), hooks)
+    return nodes_hooks.PairConditioningSetDefaultAndCombine().set_default_and_combine(
+        *masked, other(), other(34), hooks
+    )
 
 
 def patched_by_hook(entry: Entry) -> tuple[list, list]:
@@ -464,7 +571,9 @@ def with_image_prompt(entry: Entry) -> tuple[list, list]:
 
 
 ON_CONDITIONING = {
-    "combined": Graph(conds=on_positive(lambda positive: core.ConditioningCombine().combine(positive, other())[0])),
+    "combined": Graph(
+        conds=on_positive(lambda positive: core.ConditioningCombine().combine(positive, other())[0])
+    ),
     "averaged": Graph(conds=on_positive(node(core.ConditioningAverage, other(), 0.3))),
     "concatenated": Graph(conds=on_positive(node(core.ConditioningConcat, other()))),
     "masked": Graph(conds=regional),
@@ -483,7 +592,9 @@ ON_CONDITIONING = {
 
 def dual_cfg(style: str) -> Callable:
     def guider(model: Any, positive: list, negative: list) -> Any:
-        return nodes_custom_sampler.DualCFGGuider.execute(model, positive, other(), negative, 3.0, 2.0, style).args[0]
+        return nodes_custom_sampler.DualCFGGuider.execute(
+            model, positive, other(), negative, 3.0, 2.0, style
+        ).args[0]
 
     return guider
 
@@ -495,7 +606,9 @@ def perp_neg(model: Any, positive: list, negative: list) -> Any:
 def dual_model(model: Any, positive: list, negative: list) -> Any:
     """The negative on a model of its own, with a LoRA."""
     lora = node(core.LoraLoaderModelOnly, LORA, 1.0)(copy.copy(local("sd15").model))
-    return nodes_custom_sampler.DualModelGuider.execute(model, positive, 3.0, lora, negative).args[0]
+    return nodes_custom_sampler.DualModelGuider.execute(model, positive, 3.0, lora, negative).args[
+        0
+    ]
 
 
 def basic(model: Any, positive: list, negative: list) -> Any:
@@ -580,7 +693,9 @@ MIXING = {
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_windows_do_not_see_each_other_next_to(graph, order, monkeypatch):
     """One window at a time equals batches; what is drawn at random is the same for all windows."""
-    monkeypatch.setattr(torch, "randint", lambda *args, size, **options: torch.zeros(size, dtype=torch.int64))
+    monkeypatch.setattr(
+        torch, "randint", lambda *args, size, **options: torch.zeros(size, dtype=torch.int64)
+    )
     entry = entry_of(graph.family)
     latent = entry.latent(HEIGHT, WIDTH, batch=2)
     found = {}
@@ -605,7 +720,9 @@ def test_what_mixes_whole_windows_is_the_plain_run_in_one_and_keeps_what_is_held
 @pytest.mark.parametrize("differential", [False, True], ids=["a mask", "Differential Diffusion"])
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_an_inpainting_model_with_a_noise_mask_is_the_untiled_run(differential, order):
-    patch = node(nodes_differential_diffusion.DifferentialDiffusion, 1.0) if differential else unchanged
+    patch = (
+        node(nodes_differential_diffusion.DifferentialDiffusion, 1.0) if differential else unchanged
+    )
     graph = Graph(patch, inpainted, family="sd15_inpaint", steps=4)
     entry = local(graph.family)
     latent = entry.latent(HEIGHT, WIDTH)
@@ -618,8 +735,12 @@ def test_an_inpainting_model_with_a_noise_mask_is_the_untiled_run(differential, 
 def test_two_threads_can_sample_one_patched_model():
     """They take every step together, with a cfg, a latent and a sampler of their own."""
     entry = entry_of("flux")
-    half = tree_of([[0.5, 1.0]], HEIGHT, WIDTH)  # with this schedule every cell leans on the clean latent of its own run
-    model, *own = (around(ON_MODEL["PAG"], entry, "after", half, schedule="constant") for _ in range(3))
+    half = tree_of(
+        [[0.5, 1.0]], HEIGHT, WIDTH
+    )  # with this schedule every cell leans on the clean latent of its own run
+    model, *own = (
+        around(ON_MODEL["PAG"], entry, "after", half, schedule="constant") for _ in range(3)
+    )
     runs = [{"cfg": 3.0, "sampler": "euler"}, {"cfg": 1.0, "sampler": "dpmpp_2m", "seed": 7}]
     latents = [entry.latent(HEIGHT, WIDTH, seed=seed) for seed in (1, 2)]
     alone = [sample(entry, latents[number], model=own[number], **runs[number]) for number in (0, 1)]
@@ -648,7 +769,11 @@ def test_neighbours_between_two_of_our_nodes_act_once():
     assert error(sampled(graph, entry, twice, latent), sampled(graph, entry, once, latent)) < 1e-5
 
 
-@pytest.mark.parametrize(("patch", "conds"), [(unchanged, 1), (without_cfg1_optimization, 2)], ids=["alone", "unless asked"])
+@pytest.mark.parametrize(
+    ("patch", "conds"),
+    [(unchanged, 1), (without_cfg1_optimization, 2)],
+    ids=["alone", "unless asked"],
+)
 def test_at_cfg_1_the_positive_is_evaluated(patch, conds):
     entry = entry_of("flux")
     spy = Spy(patch(patched(entry, everything())))
@@ -675,7 +800,9 @@ def test_a_compiled_model_samples_as_it_does_uncompiled():
     latent = entry.latent(HEIGHT, WIDTH)
     tiled = patched(entry, everything())
     compiled = nodes_torch_compile.TorchCompileModel.execute(tiled, "eager").args[0]
-    assert error(sampled(graph, entry, compiled, latent), sampled(graph, entry, tiled, latent)) < 1e-5
+    assert (
+        error(sampled(graph, entry, compiled, latent), sampled(graph, entry, tiled, latent)) < 1e-5
+    )
 
 
 # ---- refusals
@@ -687,7 +814,17 @@ def test_a_compiled_model_samples_as_it_does_uncompiled():
         (node(nodes_easycache.EasyCacheNode, 0.2, 0.15, 0.95, False), "EasyCache .* Use LazyCache"),
         (node(nodes_sag.SelfAttentionGuidance, 0.5, 2.0), "Self-Attention Guidance"),
         (
-            node(nodes_context_windows.ContextWindowsManualNode, 2, 1, "standard_static", 1, False, "pyramid", 0, False),
+            node(
+                nodes_context_windows.ContextWindowsManualNode,
+                2,
+                1,
+                "standard_static",
+                1,
+                False,
+                "pyramid",
+                0,
+                False,
+            ),
             "Context windows",
         ),
     ],
@@ -696,7 +833,12 @@ def test_a_compiled_model_samples_as_it_does_uncompiled():
 def test_what_cannot_work_together_is_refused_before_our_node_too(patch, words):
     entry = entry_of("sd15")
     with pytest.raises(ValueError, match=words):
-        sampled(Graph(), entry, patched(entry, half_kept(HEIGHT, WIDTH), model=patch(entry.model)), entry.latent(HEIGHT, WIDTH))
+        sampled(
+            Graph(),
+            entry,
+            patched(entry, half_kept(HEIGHT, WIDTH), model=patch(entry.model)),
+            entry.latent(HEIGHT, WIDTH),
+        )
 
 
 # ---- refused
@@ -716,12 +858,16 @@ def model_patch() -> Any:
 
 
 def anima_lllite(model: Any) -> Any:
-    return node(nodes_model_patch.AnimaLLLiteApply, model_patch(), torch.rand(1, 128, 256, 3), 1.0, 0.0, 1.0)(model)
+    return node(
+        nodes_model_patch.AnimaLLLiteApply, model_patch(), torch.rand(1, 128, 256, 3), 1.0, 0.0, 1.0
+    )(model)
 
 
 def supir(model: Any) -> Any:
     model = model.clone()
-    SUPIRPatch(model_patch(), torch.nn.ModuleList(), torch.zeros(1, 4, HEIGHT, WIDTH), 1.0, 1.0).register(model)
+    SUPIRPatch(
+        model_patch(), torch.nn.ModuleList(), torch.zeros(1, 4, HEIGHT, WIDTH), 1.0, 1.0
+    ).register(model)
     return model
 
 
@@ -754,7 +900,10 @@ def test_a_uso_style_reference_samples_in_windows_where_it_samples_without():
     plain = sampled(graph, entry, graph.model(entry.model), latent)
     one = sampled(graph, entry, around(graph, entry, "after", everything(), batch=1), latent)
     assert error(one, plain) < 1e-5
-    assert error(sampled(graph, entry, around(graph, entry, "after", everything()), latent), plain) < 1e-5
+    assert (
+        error(sampled(graph, entry, around(graph, entry, "after", everything()), latent), plain)
+        < 1e-5
+    )
 
 
 def test_a_kv_cache_that_keeps_the_first_window_is_refused():
@@ -772,5 +921,7 @@ def test_a_sampler_that_enlarges_the_latent_is_refused_for_what_it_does():
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)
     noise = comfy.sample.prepare_noise(entry.latent(HEIGHT, WIDTH), 42)
     guider = cfg_guider(3.0)(model, entry.positive, entry.negative)
-    with pytest.raises(ValueError, match="Use a sampler, and nodes, that do not change or cut the latent"):
+    with pytest.raises(
+        ValueError, match="Use a sampler, and nodes, that do not change or cut the latent"
+    ):
         guider.sample(noise, entry.latent(HEIGHT, WIDTH), sampler, sigmas, disable_pbar=True)

@@ -7,7 +7,13 @@ import pytest
 import torch
 from comfy_api.latest import io
 from quadtree_pack.image import composite as composite_module
-from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeInfo, QuadtreeVAEDecode, QuadtreeVisualizer
+from quadtree_pack.nodes import (
+    QuadtreeComposite,
+    QuadtreeDiffusion,
+    QuadtreeInfo,
+    QuadtreeVAEDecode,
+    QuadtreeVisualizer,
+)
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.sampling.model import TYPICAL, Settings
 from quadtree_pack.sampling.run import estimate
@@ -18,12 +24,16 @@ from quadtree_pack.testing.tiny_models import ZOO, sample
 
 def half_busy(batch=1, height=256, width=320):
     image = torch.full((batch, height, width, 3), 0.5)
-    image[:, :, width // 2 :] = torch.rand(batch, height, width - width // 2, 3, generator=torch.Generator().manual_seed(0))
+    image[:, :, width // 2 :] = torch.rand(
+        batch, height, width - width // 2, 3, generator=torch.Generator().manual_seed(0)
+    )
     return image
 
 
 def visualize(image=None, **changes):
-    return QuadtreeVisualizer.execute(half_busy() if image is None else image, **{**VISUALIZER, **changes}).args
+    return QuadtreeVisualizer.execute(
+        half_busy() if image is None else image, **{**VISUALIZER, **changes}
+    ).args
 
 
 def diffuse(model, quadtree, **changes):
@@ -36,8 +46,15 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     later = ["mask", "regions", "denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget"]
     assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
-    assert [entry.id for entry in diffusion.inputs] == ["model", "quadtree", *DIFFUSION, "clean_latent"]
-    assert {entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION} == DIFFUSION
+    assert [entry.id for entry in diffusion.inputs] == [
+        "model",
+        "quadtree",
+        *DIFFUSION,
+        "clean_latent",
+    ]
+    assert {
+        entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION
+    } == DIFFUSION
 
 
 NODES = [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
@@ -65,10 +82,16 @@ def test_with_a_budget_each_image_gets_its_own_threshold_and_the_log_says_which(
     changes = {"max_tile_size": 128, "detail_metric": "both", "min_denoise": 0.0}
     with caplog.at_level("INFO"):
         trees = visualize(image, cost_budget=0.3, **changes)[1]
-    found = [float(threshold) for threshold in re.findall(r"content_threshold (\S+) for about", caplog.text)]
+    found = [
+        float(threshold)
+        for threshold in re.findall(r"content_threshold (\S+) for about", caplog.text)
+    ]
     assert len(found) == 2 and found[0] != found[1]
     for number, (tree, threshold) in enumerate(zip(trees, found, strict=True)):
-        assert tree == visualize(image[number : number + 1], content_threshold=threshold, **changes)[1][0]
+        assert (
+            tree
+            == visualize(image[number : number + 1], content_threshold=threshold, **changes)[1][0]
+        )
 
 
 def test_kept_regions_are_bluer_and_regenerated_ones_redder_than_the_image():
@@ -76,14 +99,18 @@ def test_kept_regions_are_bluer_and_regenerated_ones_redder_than_the_image():
     picture = visualize(image, line_thickness=0)[0]
     change = (picture - image)[0]
     assert (change[:, :128, 2] > change[:, :128, 0]).all()
-    assert (change[:, 200:, 0].mean() > change[:, 200:, 2].mean()) and not torch.equal(picture, visualize(image)[0])
+    assert (change[:, 200:, 0].mean() > change[:, 200:, 2].mean()) and not torch.equal(
+        picture, visualize(image)[0]
+    )
 
 
 def test_a_mask_keeps_what_it_does_not_cover():
     mask = torch.zeros(1, 64, 80)
     mask[..., 60:] = 1
     _, trees, maps = visualize(mask=mask)
-    assert maps[..., :240].eq(0).all() and maps[..., 240:].gt(0.9).all() and trees[0].mask is not None
+    assert (
+        maps[..., :240].eq(0).all() and maps[..., 240:].gt(0.9).all() and trees[0].mask is not None
+    )
 
 
 def test_core_s_differential_diffusion_takes_the_map_as_it_is():
@@ -94,7 +121,11 @@ def test_core_s_differential_diffusion_takes_the_map_as_it_is():
     model = DifferentialDiffusion.execute(entry.model).args[0]
     samples = sample(entry, latent, model=model, noise_mask=visualize()[2], denoise=0.6)
     held = torch.nn.functional.max_pool2d(visualize()[2][None], 8)[0, 0] == 0
-    assert (samples - latent)[..., held].abs().max() < 0.1 < (samples - latent)[..., ~held].abs().mean()
+    assert (
+        (samples - latent)[..., held].abs().max()
+        < 0.1
+        < (samples - latent)[..., ~held].abs().mean()
+    )
 
 
 def test_the_two_nodes_together_keep_the_calm_half():
@@ -127,7 +158,10 @@ def test_the_two_nodes_together_keep_the_calm_half():
         ({"mask": torch.zeros(3, 8, 8)}, "mask has shape .* for 1 images"),
         ({"mask": torch.zeros(1, 8, 8, dtype=torch.bool)}, r"mask is torch\.bool"),
         ({"mask": "all"}, "mask is str"),
-        ({"max_tile_size": 10**400}, "max_tile_size is a number of 1329 bits; it must be a whole number from 8 to"),
+        (
+            {"max_tile_size": 10**400},
+            "max_tile_size is a number of 1329 bits; it must be a whole number from 8 to",
+        ),
         ({"invert": "x" * 10**6}, "invert is 'xxx.{,200}xxx'; it must be true or false"),
     ],
 )
@@ -148,7 +182,9 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         "feather": 48,
         "skip_diffusion_below": 24,
     }
-    patch = diffuse(model, visualize()[1], clean_latent=latent, **values).model_options["model_function_wrapper"]
+    patch = diffuse(model, visualize()[1], clean_latent=latent, **values).model_options[
+        "model_function_wrapper"
+    ]
     assert list(dataclasses.asdict(patch.settings).values()) == list(values.values())
     assert patch.clean_latent is latent["samples"]
 
@@ -168,7 +204,10 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"clean_latent": torch.zeros(1, 16, 8, 8)}, "clean_latent is Tensor, not a latent"),
         ({"clean_latent": {}}, "clean_latent is NoneType"),
         ({"clean_latent": {"samples": torch.zeros(0, 16, 8, 8)}}, "clean_latent has shape"),
-        ({"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}}, "clean_latent holds NaN"),
+        (
+            {"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}},
+            "clean_latent holds NaN",
+        ),
     ],
 )
 def test_quadtree_diffusion_refuses_what_cannot_be(changes, words):
@@ -193,7 +232,9 @@ def test_painted_regions_are_kept_or_fully_regenerated(caplog):
     trees, maps = visualize(half_busy(), regions=painted)[1:]
     assert maps[0, 64:128, 80:160].eq(1).float().mean() > 0.6 and maps[0, 160:].eq(0).all()
     plain = visualize(half_busy())[2]
-    assert 0 < maps[0, :32, :32].min() <= maps[0, :32, :32].max() < 1 and isinstance(trees[0], Quadtree)
+    assert 0 < maps[0, :32, :32].min() <= maps[0, :32, :32].max() < 1 and isinstance(
+        trees[0], Quadtree
+    )
     other = visualize(half_busy(), regions=painted.replace("[320, 256]", "[256, 320]"))[2]
     assert torch.equal(other, plain) and "do not fit" in caplog.text
     with pytest.raises(ValueError, match="is no region"):
@@ -205,7 +246,9 @@ def test_painted_regions_are_kept_or_fully_regenerated(caplog):
 
 def two_images(height=256, width=320):
     generator = torch.Generator().manual_seed(3)
-    return torch.rand(1, height, width, 3, generator=generator), torch.rand(1, height, width, 3, generator=generator)
+    return torch.rand(1, height, width, 3, generator=generator), torch.rand(
+        1, height, width, 3, generator=generator
+    )
 
 
 def composed(original, refined, trees, feather=32, **options):
@@ -230,7 +273,10 @@ def test_the_refined_image_fades_in_without_a_step():
     trees, maps = visualize(half_busy())[1:]
     black, white = torch.zeros(1, 256, 320, 3), torch.ones(1, 256, 320, 3)
     share = composed(black, white, trees, 32)[0, :, :, 0]
-    assert share.diff(dim=1).abs().max() < 0.15 and composed(black, white, trees, 0)[0].diff(dim=1).max() == 1
+    assert (
+        share.diff(dim=1).abs().max() < 0.15
+        and composed(black, white, trees, 0)[0].diff(dim=1).max() == 1
+    )
     assert share[maps[0] == 0].eq(0).all() and share.max() == 1
 
 
@@ -240,13 +286,20 @@ def test_a_large_composite_is_the_same_in_bands(monkeypatch, match):
     original, refined = two_images()
     whole = composed(original, refined, trees, color_match=match)
     monkeypatch.setattr(composite_module, "BAND_ROWS", 40)
-    assert torch.allclose(composed(original, refined, trees, color_match=match), whole, rtol=0, atol=1e-6 if match else 0)
+    assert torch.allclose(
+        composed(original, refined, trees, color_match=match),
+        whole,
+        rtol=0,
+        atol=1e-6 if match else 0,
+    )
 
 
 def cast_photo():
     """A photo, its tree with kept parts, and the photo with a colour cast, as a model or a VAE leaves one behind."""
     photo = sample_photo("coffee")[None]
-    trees = visualize(photo, max_tile_size=128, min_tile_size=32, min_denoise=0.0, content_threshold=40.0)[1]
+    trees = visualize(
+        photo, max_tile_size=128, min_tile_size=32, min_denoise=0.0, content_threshold=40.0
+    )[1]
     cast = photo * torch.tensor([0.93, 1.0, 0.95]) + torch.tensor([0.0, 0.02, 0.05])
     return photo, trees, cast.clamp(0, 1)
 
@@ -284,7 +337,9 @@ def test_a_tree_of_the_small_image_composes_the_large_one_and_batches_share_what
     trees = visualize(half_busy(batch=2))[1]
     original, refined = two_images(512, 640)
     result = composed(original, torch.cat([refined, refined]), trees)
-    assert result.shape == (2, 512, 640, 3) and torch.equal(result[0, :, :200], original[0, :, :200])
+    assert result.shape == (2, 512, 640, 3) and torch.equal(
+        result[0, :, :200], original[0, :, :200]
+    )
     with pytest.raises(ValueError, match="3 original images, 2 refined ones and 2 trees"):
         composed(torch.cat([original] * 3), torch.cat([refined] * 2), trees)
 
@@ -292,15 +347,24 @@ def test_a_tree_of_the_small_image_composes_the_large_one_and_batches_share_what
 @pytest.mark.parametrize("channels", [(1, 3), (3, 1), (4, 1), (3, 4)])
 def test_gray_and_transparent_images_compose_as_colours(channels):
     trees, maps = visualize(half_busy())[1:]
-    pair = [image[..., :1] if some == 1 else image for image, some in zip(two_images(), channels, strict=True)]
-    padded = [
-        torch.cat([image, image[..., :1]], -1) if some == 4 else image for image, some in zip(pair, channels, strict=True)
+    pair = [
+        image[..., :1] if some == 1 else image
+        for image, some in zip(two_images(), channels, strict=True)
     ]
-    result, colours = composed(*padded, trees), composed(*(image.expand(-1, -1, -1, 3) for image in pair), trees)
+    padded = [
+        torch.cat([image, image[..., :1]], -1) if some == 4 else image
+        for image, some in zip(pair, channels, strict=True)
+    ]
+    result, colours = (
+        composed(*padded, trees),
+        composed(*(image.expand(-1, -1, -1, 3) for image in pair), trees),
+    )
     assert result.shape == (1, 256, 320, 3) and torch.equal(result, colours) and maps.eq(0).any()
 
 
-@pytest.mark.parametrize("kinds", [(torch.float16, torch.float32), (torch.float32, torch.bfloat16), (torch.float64,) * 2])
+@pytest.mark.parametrize(
+    "kinds", [(torch.float16, torch.float32), (torch.float32, torch.bfloat16), (torch.float64,) * 2]
+)
 @pytest.mark.parametrize("match", [False, True])
 def test_images_of_two_precisions_compose_in_the_original_s(kinds, match):
     trees, maps = visualize(half_busy())[1:]
@@ -319,7 +383,10 @@ def test_an_image_with_nan_is_not_composed(which, value):
 
 
 def test_images_of_two_sizes_are_refused_with_the_node_to_use():
-    with pytest.raises(ValueError, match=r"320 x 256 px and the refined image 640 x 512.*Upscale Image \(640 x 512\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"320 x 256 px and the refined image 640 x 512.*Upscale Image \(640 x 512\)",
+    ):
         composed(two_images()[0], two_images(512, 640)[0], visualize(half_busy())[1])
 
 
@@ -342,7 +409,9 @@ def test_an_original_that_lost_no_part_of_a_cell_is_refused(spare):
 
 
 def test_a_tree_of_another_aspect_is_refused_in_px():
-    with pytest.raises(ValueError, match=r"image of 320 x 256 px, but the image has 256 x 256 px, another aspect"):
+    with pytest.raises(
+        ValueError, match=r"image of 320 x 256 px, but the image has 256 x 256 px, another aspect"
+    ):
         composed(*two_images(256, 256), visualize(half_busy())[1])
 
 
@@ -352,7 +421,10 @@ def test_the_facts_are_those_of_the_tree():
     assert tiles == len(trees[0].leaves) and f"{tiles} tiles" in text
     assert kept == pytest.approx(float((maps == 0).float().mean()), abs=1e-6)
     assert denoise == pytest.approx(float(maps.mean()), abs=1e-4)
-    assert f"kept: {100 * kept:.1f}%" in text and f"about {100 * cost:.0f}% of the full model cost at 20 steps" in text
+    assert (
+        f"kept: {100 * kept:.1f}%" in text
+        and f"about {100 * cost:.0f}% of the full model cost at 20 steps" in text
+    )
     assert 0 < cost < 1 and cost == estimate(trees, Settings(), TYPICAL, 20, 32, 40)
     assert QuadtreeInfo.execute(trees, 4).args[4] != cost
     whole = QuadtreeInfo.execute((*trees, *visualize(half_busy(), max_denoise=0.0)[1]), 20).args

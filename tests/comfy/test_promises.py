@@ -15,7 +15,16 @@ from quadtree_pack.sampling.conditioning import window_args
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import estimate
 from quadtree_pack.testing.registration import ROOT
-from quadtree_pack.testing.support import SIDE, Spy, error, free_cells, half_kept, patched, pointwise, tree_of
+from quadtree_pack.testing.support import (
+    SIDE,
+    Spy,
+    error,
+    free_cells,
+    half_kept,
+    patched,
+    pointwise,
+    tree_of,
+)
 from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
@@ -23,7 +32,15 @@ from quadtree_pack.windows.blending import METHODS, shares
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
-CROSS_SECTION = ["sd15", "sd2_v", "sdxl", "sd15_inpaint", "flux", "flux_kontext", "qwen_image"]  # all: test_families.py
+CROSS_SECTION = [
+    "sd15",
+    "sd2_v",
+    "sdxl",
+    "sd15_inpaint",
+    "flux",
+    "flux_kontext",
+    "qwen_image",
+]  # all: test_families.py
 MAIN_FAMILIES = ["sd15", "sd2_v", "sdxl", "flux"]
 STOPS_BEFORE_0 = {"dpm_fast", "dpm_adaptive"}  # core ends these two at the last sigma above 0
 
@@ -80,7 +97,9 @@ def test_nothing_is_evaluated_where_all_is_held(entry, sampler):
 
 
 @families(CROSS_SECTION)
-@pytest.mark.parametrize(("sampler", "cfg"), [("euler", 1.0), ("dpmpp_2m", 3.0), ("euler_ancestral_cfg_pp", 3.0)])
+@pytest.mark.parametrize(
+    ("sampler", "cfg"), [("euler", 1.0), ("dpmpp_2m", 3.0), ("euler_ancestral_cfg_pp", 3.0)]
+)
 def test_full_denoise_in_one_window_is_the_plain_run_to_the_bit(entry, sampler, cfg):
     latent = entry.latent()
     whole = patched(entry, tree_of([[1.0]], 32, 40, entry.px_per_cell), tile_px=0, feather_px=32)
@@ -98,17 +117,29 @@ def test_a_uniform_denoise_equals_a_late_start(entry, sampler, denoise, start):
     latent = entry.latent()
     held = patched(entry, tree_of([[denoise]], 32, 40, entry.px_per_cell), tile_px=0)
     run = {"sampler": sampler, "steps": 8, "denoise": 0.7}
-    assert error(sample(entry, latent, model=held, **run), sample(entry, latent, start_step=start, **run)) < 1e-5
+    assert (
+        error(
+            sample(entry, latent, model=held, **run), sample(entry, latent, start_step=start, **run)
+        )
+        < 1e-5
+    )
 
 
 @families(["sd15", "sdxl"])
 def test_from_the_largest_sigma_core_s_own_noise_scaling_is_the_only_difference(entry):
     latent = entry.latent()
     held = patched(entry, tree_of([[0.5]], 32, 40, entry.px_per_cell), tile_px=0)
-    assert error(sample(entry, latent, model=held, steps=8), sample(entry, latent, steps=8, start_step=4)) < 1e-2
+    assert (
+        error(
+            sample(entry, latent, model=held, steps=8), sample(entry, latent, steps=8, start_step=4)
+        )
+        < 1e-2
+    )
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize(
+    "sampler", ["heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral", "dpmpp_2m"]
+)
 def test_samplers_that_call_between_steps_find_the_right_step(sampler):
     entry = entry_of("sd15")
     latent = entry.latent(16, 24)
@@ -155,12 +186,17 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
         index = step_of(float(args["timestep"][0]), run.sigmas)
         windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
-        for window, share in zip(windows, shares(windows, (48, 40), run.method, margin), strict=True):
+        for window, share in zip(
+            windows, shares(windows, (48, 40), run.method, margin), strict=True
+        ):
             cut = window_args(args, [window.box], 1, set())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
             total[(..., *window.box.slices)] += denoised.double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
-        freedom, clean = (part.repeat(len(total) // 2, *[1] * (part.ndim - 1)) for part in (freedom, run.clean.double()))
+        freedom, clean = (
+            part.repeat(len(total) // 2, *[1] * (part.ndim - 1))
+            for part in (freedom, run.clean.double())
+        )
         return clean + freedom * (total - clean)
 
     def both(apply_model, args):
@@ -182,9 +218,20 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
 def test_windows_do_not_show_on_a_pointwise_model(entry, method, batch):
     model = pointwise(entry.model)
     latent = entry.latent()
-    tiled = patched(entry, tree_of([[1.0]], 32, 40), model=model, method=method, batch=batch, tile_px=128, overlap_px=32)
+    tiled = patched(
+        entry,
+        tree_of([[1.0]], 32, 40),
+        model=model,
+        method=method,
+        batch=batch,
+        tile_px=128,
+        overlap_px=32,
+    )
     run = {"cfg": 3.0, "steps": 4, "denoise": 0.8}
-    assert error(sample(entry, latent, model=tiled, **run), sample(entry, latent, model=model, **run)) < 1e-5
+    assert (
+        error(sample(entry, latent, model=tiled, **run), sample(entry, latent, model=model, **run))
+        < 1e-5
+    )
 
 
 @families(["sd15", "flux", "qwen_image"])
@@ -194,7 +241,10 @@ def test_one_window_at_a_time_equals_batches(entry, method):
     settings = {"method": method, "overlap_px": 32}
     one, many = (patched(entry, half_kept(32, 40), batch=batch, **settings) for batch in (1, 4))
     run = {"cfg": 3.0, "steps": 3, "denoise": 0.6}
-    assert error(sample(entry, latent, model=many, **run), sample(entry, latent, model=one, **run)) < 1e-4
+    assert (
+        error(sample(entry, latent, model=many, **run), sample(entry, latent, model=one, **run))
+        < 1e-4
+    )
 
 
 # ---- promise 5: nothing outside the clone changes
@@ -213,7 +263,9 @@ assert "quadtree_pack.tiled_diffusion" not in sys.modules
 
 def plain_run():
     entry = ZOO["flux"]()
-    return hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()
+    ).hexdigest()
 
 
 def test_a_plain_run_is_the_same_before_after_and_in_a_process_without_the_pack():
@@ -221,7 +273,9 @@ def test_a_plain_run_is_the_same_before_after_and_in_a_process_without_the_pack(
     entry = entry_of("flux")
     sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), cfg=3.0)
     script = PLAIN_RUN.replace("import comfy_setup", SETUP)
-    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
     assert before == plain_run() == elsewhere.stdout.split()[-1]
 
 
@@ -328,7 +382,9 @@ def test_a_run_that_stops_early_hands_over_held_regions_at_its_noise_level():
     # The second stage gets a noisy latent and no noise: the clean latent must be handed in.
     silence = torch.zeros_like(noise)
     second = patched(entry, tree, clean_latent=latent)
-    finished = sample(entry, stopped, model=second, steps=8, start_step=5, noise=silence, disable_noise=True)
+    finished = sample(
+        entry, stopped, model=second, steps=8, start_step=5, noise=silence, disable_noise=True
+    )
     assert torch.equal(finished[..., held], latent[..., held])
     in_one = sample(entry, latent, model=patched(entry, tree), steps=8)
     first_five = sample(entry, latent, model=patched(entry, tree), steps=8, last_step=5)
@@ -358,7 +414,11 @@ def test_text_to_image_scales_the_velocity_and_says_so(caplog):
 
 
 def test_a_custom_sampler_runs_as_the_ksampler_does():
-    from comfy_extras.nodes_custom_sampler import BasicGuider, Noise_RandomNoise, SamplerCustomAdvanced
+    from comfy_extras.nodes_custom_sampler import (
+        BasicGuider,
+        Noise_RandomNoise,
+        SamplerCustomAdvanced,
+    )
 
     entry = entry_of("flux")
     latent = entry.latent()
@@ -367,7 +427,9 @@ def test_a_custom_sampler_runs_as_the_ksampler_does():
     guider = BasicGuider.execute(model, entry.positive).args[0]
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
     sampler = comfy.samplers.sampler_object("euler")
-    output = SamplerCustomAdvanced.execute(Noise_RandomNoise(42), guider, sampler, sigmas, {"samples": latent})
+    output = SamplerCustomAdvanced.execute(
+        Noise_RandomNoise(42), guider, sampler, sigmas, {"samples": latent}
+    )
     assert torch.equal(output.args[0]["samples"], sample(entry, latent, model=model))
 
 
@@ -376,7 +438,10 @@ def test_a_wrapper_that_was_set_before_is_called_for_every_window():
     seen = []
     earlier = entry.model.clone()
     earlier.set_model_unet_function_wrapper(
-        lambda apply_model, args: seen.append(args["input"].shape) or apply_model(args["input"], args["timestep"], **args["c"])
+        lambda apply_model, args: (
+            seen.append(args["input"].shape)
+            or apply_model(args["input"], args["timestep"], **args["c"])
+        )
     )
     latent = entry.latent()
     spy = Spy(patched(entry, half_kept(32, 40), model=earlier))
@@ -403,7 +468,10 @@ def test_the_report_counts_what_reached_the_model(caplog):
         sample(entry, latent, model=spy.model, cfg=3.0, steps=5)
     share = 100 * spy.cells / (5 * 2 * 32 * 40)
     windows = sum(shape[0] for shape in spy.shapes) // 2
-    assert f"{spy.calls} model calls on {windows} windows in 5 steps, {share:.1f}% of the full model cost" in caplog.text
+    assert (
+        f"{spy.calls} model calls on {windows} windows in 5 steps, {share:.1f}% of the full model cost"
+        in caplog.text
+    )
 
 
 def test_memory_is_asked_for_windows_not_for_the_whole_latent():
@@ -413,7 +481,9 @@ def test_memory_is_asked_for_windows_not_for_the_whole_latent():
     model.add_wrapper_with_key(
         WrappersMP.PREPARE_SAMPLING,
         "spy",
-        lambda executor, model, shape, *args, **kwargs: asked.append(shape) or executor(model, shape, *args, **kwargs),
+        lambda executor, model, shape, *args, **kwargs: (
+            asked.append(shape) or executor(model, shape, *args, **kwargs)
+        ),
     )
     sample(entry, entry.latent(), model=model, steps=1)
     assert asked == [[2, 16, SIDE, SIDE]]
@@ -441,7 +511,11 @@ def test_guidance_and_caches_that_mix_the_image_do_not_move_what_is_held(node, o
     latent = entry.latent()
     tree = tree_of([[0.0, 0.5], [0.5, 0.0]], 32, 40)
     held = ~free_cells(tree, latent)
-    model = patched(entry, tree, model=node(entry.model)) if order == "before" else node(patched(entry, tree))
+    model = (
+        patched(entry, tree, model=node(entry.model))
+        if order == "before"
+        else node(patched(entry, tree))
+    )
     spy = Spy(model)
     sample(entry, latent, model=spy.model, steps=8, cfg=5.0, denoise=0.7)
     clean = entry.model.model.process_latent_in(latent)
@@ -457,15 +531,25 @@ def test_differential_diffusion_and_the_tree_both_hold():
     mask[..., :20] = 0.5
     model = pointwise(entry.model)
     differential = DifferentialDiffusion.execute(model).args[0]
-    both = DifferentialDiffusion.execute(patched(entry, tree_of([[1.0]], 32, 40), model=model)).args[0]
+    both = DifferentialDiffusion.execute(
+        patched(entry, tree_of([[1.0]], 32, 40), model=model)
+    ).args[0]
     run = {"noise_mask": mask, "denoise": 0.8}
-    assert error(sample(entry, latent, model=both, **run), sample(entry, latent, model=differential, **run)) < 1e-5
+    assert (
+        error(
+            sample(entry, latent, model=both, **run),
+            sample(entry, latent, model=differential, **run),
+        )
+        < 1e-5
+    )
 
 
 def test_a_wrapper_set_afterwards_that_drops_ours_is_reported(caplog):
     entry = entry_of("flux")
     model = patched(entry, half_kept(32, 40))
-    model.set_model_unet_function_wrapper(lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"]))
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"])
+    )
     with caplog.at_level(logging.WARNING):
         sample(entry, entry.latent(), model=model, steps=2)
     assert "had no effect" in caplog.text
@@ -478,7 +562,10 @@ def test_a_chaining_wrapper_between_two_of_our_nodes_leaves_the_later_one_in_cha
     ours = inner.model_options["model_function_wrapper"]
     inner.set_model_unet_function_wrapper(lambda apply_model, args: ours(apply_model, args))
     chained = patched(entry, half_kept(32, 40), model=inner)
-    assert torch.equal(sample(entry, latent, model=chained), sample(entry, latent, model=patched(entry, half_kept(32, 40))))
+    assert torch.equal(
+        sample(entry, latent, model=chained),
+        sample(entry, latent, model=patched(entry, half_kept(32, 40))),
+    )
 
 
 def test_a_call_outside_of_core_s_hooks_runs_in_windows_and_says_so(caplog):
@@ -501,7 +588,9 @@ def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
     def interrupting(apply_model, args):
         seen.append(1)
         comfy.model_management.interrupt_current_processing()
-        return args["input"]  # core looks for an interrupt inside the model, which is not entered here
+        return args[
+            "input"
+        ]  # core looks for an interrupt inside the model, which is not entered here
 
     model = entry.model.clone()
     model.set_model_unet_function_wrapper(interrupting)
@@ -521,7 +610,12 @@ def test_what_a_window_s_model_call_writes_into_its_options_does_not_reach_the_n
 
     model = entry.model.clone()
     model.set_model_unet_function_wrapper(writing)
-    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, batch=1), steps=2)
+    sample(
+        entry,
+        entry.latent(),
+        model=patched(entry, half_kept(32, 40), model=model, batch=1),
+        steps=2,
+    )
     assert len(found) > 2 and set(found) == {None}
 
 
@@ -534,7 +628,10 @@ def test_the_schedule_reaches_the_run(schedule):
     latent = entry.latent()
     tree = tree_of([[0.5, 0.0]], 32, 40)
     held = ~free_cells(tree, latent)
-    runs = {name: sample(entry, latent, model=patched(entry, tree, schedule=name)) for name in ("hold", schedule)}
+    runs = {
+        name: sample(entry, latent, model=patched(entry, tree, schedule=name))
+        for name in ("hold", schedule)
+    }
     assert torch.equal(runs[schedule][..., held], latent[..., held])
     assert not torch.allclose(runs["hold"][..., ~held], runs[schedule][..., ~held])
 
@@ -555,8 +652,14 @@ def test_feather_and_skipped_leaves_reach_the_run():
     entry = entry_of("flux")
     latent = entry.latent()
     changed = {}
-    for name, settings in {"sharp": {}, "feathered": {"feather_px": 64}, "skipped": {"keep_below_px": 128}}.items():
-        samples = sample(entry, latent, model=patched(entry, half_kept(32, 40), **settings), steps=4)
+    for name, settings in {
+        "sharp": {},
+        "feathered": {"feather_px": 64},
+        "skipped": {"keep_below_px": 128},
+    }.items():
+        samples = sample(
+            entry, latent, model=patched(entry, half_kept(32, 40), **settings), steps=4
+        )
         changed[name] = float((samples - latent).abs().mean())
     assert 0 == changed["skipped"] < changed["feathered"] < 0.9 * changed["sharp"]
 
@@ -566,7 +669,12 @@ def test_trees_repeat_over_a_repeated_batch_in_order():
     latent = entry.latent(batch=2).repeat(2, 1, 1, 1)
     trees = half_kept(32, 40), tree_of([[0.0]], 32, 40)
     samples = sample(entry, latent, model=patched(entry, *trees), steps=2)
-    assert [bool((row != clean).any()) for row, clean in zip(samples, latent, strict=True)] == [True, False, True, False]
+    assert [bool((row != clean).any()) for row, clean in zip(samples, latent, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_single_clean_latent_serves_a_batch_and_a_still_serves_a_video_model():
@@ -611,7 +719,12 @@ def out_of_memory_above(model, cells, seen):
 
 @pytest.mark.parametrize(
     ("cells", "what"),
-    [(2559, "the whole canvas"), (640, "two windows of a batch"), (512, "one window"), (140, "half a window")],
+    [
+        (2559, "the whole canvas"),
+        (640, "two windows of a batch"),
+        (512, "one window"),
+        (140, "half a window"),
+    ],
 )
 def test_a_run_that_is_out_of_memory_goes_on_smaller_and_ends_right(cells, what, caplog):
     entry = entry_of("flux")
@@ -639,8 +752,16 @@ def test_out_of_memory_goes_down_to_the_smallest_windows_with_the_default_overla
     held = ~free_cells(tree, latent)
     seen = []
     limited = out_of_memory_above(entry.model, 256, seen)
-    samples = sample(entry, latent, model=patched(entry, tree, model=limited, tile_px=512, overlap_px=64), steps=2)
-    assert torch.equal(samples[..., held], latent[..., held]) and max(shape[-1] for shape in seen[-4:]) <= 16
+    samples = sample(
+        entry,
+        latent,
+        model=patched(entry, tree, model=limited, tile_px=512, overlap_px=64),
+        steps=2,
+    )
+    assert (
+        torch.equal(samples[..., held], latent[..., held])
+        and max(shape[-1] for shape in seen[-4:]) <= 16
+    )
 
 
 def test_without_any_memory_the_error_is_core_s_own(caplog):
@@ -678,7 +799,9 @@ def test_an_automatic_batch_follows_the_free_memory(monkeypatch):
         seen.clear()
         needed = free / 1.5 / (windows + 0.5)
         with monkeypatch.context() as patch:
-            patch.setattr(entry.model.model, "memory_required", lambda *_, needed=needed, **__: needed)
+            patch.setattr(
+                entry.model.model, "memory_required", lambda *_, needed=needed, **__: needed
+            )
             sample(entry, latent, model=tiled, steps=1)
         sizes[windows] = max(shape[0] for shape in seen)
     assert sizes[1] == 1 < sizes[5] <= 5 < sizes[1000] <= 16
@@ -696,7 +819,9 @@ def test_another_aspect_is_refused():
 def test_trees_that_do_not_match_the_batch_are_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="2 trees, one per image, but the latent batch has 3"):
-        sample(entry, entry.latent(batch=3), model=patched(entry, half_kept(32, 40), half_kept(32, 40)))
+        sample(
+            entry, entry.latent(batch=3), model=patched(entry, half_kept(32, 40), half_kept(32, 40))
+        )
 
 
 @pytest.mark.parametrize(
@@ -734,7 +859,9 @@ def self_attention_guidance(model):
 def context_windows(model):
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
-    return ContextWindowsManualNode.execute(model, 2, 1, "standard_static", 1, False, "pyramid", 0, False).args[0]
+    return ContextWindowsManualNode.execute(
+        model, 2, 1, "standard_static", 1, False, "pyramid", 0, False
+    ).args[0]
 
 
 @pytest.mark.parametrize(
@@ -788,19 +915,34 @@ def test_an_empty_batch_is_refused():
 def test_rising_sigmas_are_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="sigmas of this run rise"):
-        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), sigmas=torch.tensor([0.0, 0.5, 1.0]))
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40)),
+            sigmas=torch.tensor([0.0, 0.5, 1.0]),
+        )
 
 
 def test_a_scheduler_that_gives_no_numbers_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match=r"not all numbers: nan, 0\..*more steps"):
-        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), steps=1, scheduler="kl_optimal")
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40)),
+            steps=1,
+            scheduler="kl_optimal",
+        )
 
 
 def test_a_clean_latent_of_another_size_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="clean_latent has shape"):
-        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), clean_latent=entry.latent(16, 20)))
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40), clean_latent=entry.latent(16, 20)),
+        )
 
 
 def test_audio_models_are_refused():
@@ -822,11 +964,23 @@ def test_nothing_in_the_loop_waits_for_the_device(monkeypatch):
 
     def watched(apply_model, args):
         with monkeypatch.context() as watch:
-            for name in ("item", "__float__", "__int__", "__bool__", "__index__", "tolist", "cpu", "nonzero"):
+            for name in (
+                "item",
+                "__float__",
+                "__int__",
+                "__bool__",
+                "__index__",
+                "tolist",
+                "cpu",
+                "nonzero",
+            ):
                 real = getattr(torch.Tensor, name)
 
                 def read(tensor, *rest, name=name, real=real, **options):
-                    if any(tensor.data_ptr() == other.data_ptr() for other in (args["input"], args["timestep"])):
+                    if any(
+                        tensor.data_ptr() == other.data_ptr()
+                        for other in (args["input"], args["timestep"])
+                    ):
                         reads.append(name)
                     return real(tensor, *rest, **options)
 
@@ -836,5 +990,7 @@ def test_nothing_in_the_loop_waits_for_the_device(monkeypatch):
     model.set_model_unet_function_wrapper(watched)
     sample(entry, latent, model=model, steps=4, cfg=3.0)
     assert reads == []
-    sample(entry, latent, model=model, steps=4, cfg=3.0, sampler="heun")  # its second call a step is not announced
+    sample(
+        entry, latent, model=model, steps=4, cfg=3.0, sampler="heun"
+    )  # its second call a step is not announced
     assert "__float__" in reads or "item" in reads

@@ -5,7 +5,12 @@ The Tiny Refiner on photos that it was not trained on; latents of a second stage
 
 import pytest
 import torch
-from quadtree_pack.nodes import QuadtreeComposite, QuadtreeDiffusion, QuadtreeVAEDecode, QuadtreeVisualizer
+from quadtree_pack.nodes import (
+    QuadtreeComposite,
+    QuadtreeDiffusion,
+    QuadtreeVAEDecode,
+    QuadtreeVisualizer,
+)
 from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.refiner import load as refiner
@@ -49,7 +54,9 @@ def kept_by(tree, image):
 
 
 def diffused(model, tree, **changes):
-    return QuadtreeDiffusion.execute(model, tree, **{**DIFFUSION, "tile_size": 256, **changes}).args[0]
+    return QuadtreeDiffusion.execute(
+        model, tree, **{**DIFFUSION, "tile_size": 256, **changes}
+    ).args[0]
 
 
 def sampled(model, cond, latent, denoise=0.5):
@@ -88,8 +95,14 @@ def test_an_image_of_no_whole_cells_keeps_the_px_of_its_crop(scale):
     assert torch.equal(finished, QuadtreeVAEDecode.execute(result, vae, tree, image, 32).args[0])
     inner = (slice(2, 2 + 392), slice(3, 3 + 592))
     kept, cropped = kept_by(tree, image)[inner], image[0][inner]
-    assert torch.equal(finished[0, kept], cropped[kept]) and not torch.equal(finished[0, ~kept], cropped[~kept])
-    shifts = {(y, x): (decoded[0] - image[0, y : y + 392, x : x + 592]).abs().mean() for y in range(6) for x in range(8)}
+    assert torch.equal(finished[0, kept], cropped[kept]) and not torch.equal(
+        finished[0, ~kept], cropped[~kept]
+    )
+    shifts = {
+        (y, x): (decoded[0] - image[0, y : y + 392, x : x + 592]).abs().mean()
+        for y in range(6)
+        for x in range(8)
+    }
     assert min(shifts, key=shifts.get) == (2, 3), "the crop lies where the decoded image lies"
 
 
@@ -123,7 +136,9 @@ def test_after_a_latent_upscale_the_small_image_s_tree_keeps_the_upscaled_latent
     model, vae, cond = refiner()
     small = photo("coffee")
     tree = tree_of_image(small, PHOTOS["coffee"])
-    latent = nodes.LatentUpscaleBy().upscale(nodes.VAEEncode().encode(vae, small)[0], upscale, 2.0)[0]
+    latent = nodes.LatentUpscaleBy().upscale(nodes.VAEEncode().encode(vae, small)[0], upscale, 2.0)[
+        0
+    ]
     result = sampled(diffused(model, tree), cond, latent)["samples"]
     held = tree[0].denoise_map(*result.shape[-2:]) == 0
     assert held.any() and torch.equal(result[..., held], latent["samples"][..., held])
@@ -142,13 +157,17 @@ def test_hires_fix_keeps_the_first_picture_s_calm_regions_on_the_large_one():
     decoded = nodes.VAEDecode().decode(vae, sampled(diffused(model, tree), cond, latent))[0]
     finished = QuadtreeComposite.execute(large, decoded, tree, 32).args[0]
     kept = kept_by(tree, large)
-    assert torch.equal(finished[0, kept], large[0, kept]) and not torch.equal(finished[0, ~kept], large[0, ~kept])
+    assert torch.equal(finished[0, kept], large[0, kept]) and not torch.equal(
+        finished[0, ~kept], large[0, ~kept]
+    )
 
 
 def advanced(model, cond, latent, start, end, *, noise, leftover):
     flags = {True: "enable", False: "disable"}
     stage = nodes.KSamplerAdvanced()
-    return stage.sample(model, flags[noise], *RUN.values(), cond, cond, latent, start, end, flags[leftover])[0]
+    return stage.sample(
+        model, flags[noise], *RUN.values(), cond, cond, latent, start, end, flags[leftover]
+    )[0]
 
 
 @pytest.mark.parametrize("first_patched", [False, True])

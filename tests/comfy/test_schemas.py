@@ -22,7 +22,10 @@ UPDATE = "python dev.py test tests/comfy/test_schemas.py --update-schemas"
 
 def schemas():
     nodes = asyncio.run(QuadtreeExtension().get_node_list())
-    return {info.name: schema_of(info) for info in (node.GET_SCHEMA().get_v1_info(node) for node in nodes)}
+    return {
+        info.name: schema_of(info)
+        for info in (node.GET_SCHEMA().get_v1_info(node) for node in nodes)
+    }
 
 
 def schema_of(info):
@@ -32,15 +35,25 @@ def schema_of(info):
         for group in ("required", "optional")
         for name, entry in info.input.get(group, {}).items()
     ]
-    outputs = [{"name": name, "type": kind} for name, kind in zip(info.output_name, info.output, strict=True)]
+    outputs = [
+        {"name": name, "type": kind}
+        for name, kind in zip(info.output_name, info.output, strict=True)
+    ]
     return {"inputs": inputs, "outputs": outputs, "runs_without_a_consumer": bool(info.output_node)}
 
 
 def input_of(name, optional, kind, options=None):
     options = options or {}
-    entry = {"name": name, "type": kind, "optional": optional, "widget": kind in WIDGETS and not options.get("forceInput")}
+    entry = {
+        "name": name,
+        "type": kind,
+        "optional": optional,
+        "widget": kind in WIDGETS and not options.get("forceInput"),
+    }
     kept = ["options", "min", "max"]
-    kept += ["default"] if optional else []  # what a workflow gets that was saved before there was this input
+    kept += (
+        ["default"] if optional else []
+    )  # what a workflow gets that was saved before there was this input
     return entry | {key: options[key] for key in kept if key in options}
 
 
@@ -50,12 +63,21 @@ def input_of(name, optional, kind, options=None):
 def breaks(old, new):
     """One line for each way in which a workflow saved with the nodes `old` would not load or run with `new`."""
     gone = [f"{node} is gone: its id was removed or renamed" for node in old if node not in new]
-    return gone + [f"{node}: {line}" for node in old if node in new for line in node_breaks(old[node], new[node])]
+    return gone + [
+        f"{node}: {line}"
+        for node in old
+        if node in new
+        for line in node_breaks(old[node], new[node])
+    ]
 
 
 def node_breaks(old, new):
     names = [entry["name"] for entry in old["inputs"]]
-    found = [line for entry in old["inputs"] for line in input_breaks(entry, named(new["inputs"], entry["name"]))]
+    found = [
+        line
+        for entry in old["inputs"]
+        for line in input_breaks(entry, named(new["inputs"], entry["name"]))
+    ]
     found += order_breaks(names, [entry["name"] for entry in new["inputs"]])
     found += [
         f"the new input {entry['name']} is required, which no saved workflow can give"
@@ -83,24 +105,34 @@ def input_breaks(old, new):
     name = old["name"]
     if new is None:
         return [f"input {name} is gone: it was removed or renamed"]
-    found = [f"input {name} was {old['type']} and is {new['type']}"] if old["type"] != new["type"] else []
+    found = (
+        [f"input {name} was {old['type']} and is {new['type']}"]
+        if old["type"] != new["type"]
+        else []
+    )
     if old["optional"] and not new["optional"]:
         found.append(f"input {name} was optional and is required")
     if old["widget"] != new["widget"]:
         found.append(f"input {name} {'lost its' if old['widget'] else 'got a'} widget")
-    if lost := [choice for choice in old.get("options", ()) if choice not in new.get("options", ())]:
+    if lost := [
+        choice for choice in old.get("options", ()) if choice not in new.get("options", ())
+    ]:
         found.append(f"input {name} lost the choice {', '.join(map(str, lost))}")
     if narrower(old, new):
         ranges = [f"{entry.get('min')} to {entry.get('max')}" for entry in (old, new)]
         found.append(f"input {name} took {ranges[0]} and takes only {ranges[1]}")
     if "default" in old and old["default"] != new.get("default"):
-        found.append(f"input {name} defaulted to {old['default']!r} and now to {new.get('default')!r}: other pictures")
+        found.append(
+            f"input {name} defaulted to {old['default']!r} and now to {new.get('default')!r}: other pictures"
+        )
     return found
 
 
 def narrower(old, new):
     lowest, highest = float("-inf"), float("inf")
-    return new.get("min", lowest) > old.get("min", lowest) or new.get("max", highest) < old.get("max", highest)
+    return new.get("min", lowest) > old.get("min", lowest) or new.get("max", highest) < old.get(
+        "max", highest
+    )
 
 
 def order_breaks(old, new):
@@ -121,7 +153,11 @@ def complaint(old, new):
             f"Workflows that people have saved would break:\n{lines}\n"
             "Put these back as they were. New inputs are optional and come after all others, new outputs likewise."
         )
-    return "" if old == new else f"The nodes have grown; saved workflows still load. Write the new state down: {UPDATE}"
+    return (
+        ""
+        if old == new
+        else f"The nodes have grown; saved workflows still load. Write the new state down: {UPDATE}"
+    )
 
 
 # --- The tests --------------------------------------------------------------------------------------------------------
@@ -162,19 +198,31 @@ METHOD, THRESHOLD, MASK, DENOISE_BY = 2, 1, 7, 9
 BREAKING = {
     "a node is gone": (lambda nodes: nodes.pop("QuadtreeInfo"), "QuadtreeInfo is gone"),
     "an input is gone": (change(INPUTS, lambda entries: entries[1:]), "input model is gone"),
-    "an input is renamed": (change(INPUTS, renamed), "input model is gone: it was removed or renamed"),
+    "an input is renamed": (
+        change(INPUTS, renamed),
+        "input model is gone: it was removed or renamed",
+    ),
     "inputs change places": (change(INPUTS, swapped), "input quadtree moved from place 1 to 0"),
-    "a new input comes first": (change(INPUTS, lambda entries: [NEW_INPUT, *entries]), "input model moved from place 0 to 1"),
+    "a new input comes first": (
+        change(INPUTS, lambda entries: [NEW_INPUT, *entries]),
+        "input model moved from place 0 to 1",
+    ),
     "a new input is required": (
         change(INPUTS, lambda entries: [*entries, NEW_INPUT | {"optional": False}]),
         "the new input new is required",
     ),
-    "an input changes its type": (change((*INPUTS, 0, "type"), "LATENT"), "input model was MODEL and is LATENT"),
+    "an input changes its type": (
+        change((*INPUTS, 0, "type"), "LATENT"),
+        "input model was MODEL and is LATENT",
+    ),
     "an input becomes required": (
         change(("QuadtreeVisualizer", "inputs", MASK, "optional"), False),
         "input mask was optional and is required",
     ),
-    "a widget becomes a socket": (change((*INPUTS, METHOD, "widget"), False), "input method lost its widget"),
+    "a widget becomes a socket": (
+        change((*INPUTS, METHOD, "widget"), False),
+        "input method lost its widget",
+    ),
     "a choice is gone": (
         change((*INPUTS, METHOD, "options"), lambda choices: choices[1:]),
         "input method lost the choice Shifted Feather",
@@ -187,8 +235,14 @@ BREAKING = {
         change(("QuadtreeVisualizer", "inputs", DENOISE_BY, "default"), "depth"),
         "input denoise_by defaulted to 'area' and now to 'depth'",
     ),
-    "an output is gone": (change(OUTPUTS, lambda entries: entries[:-1]), "output 2 was denoise_map (MASK) and is gone"),
-    "outputs change places": (change(OUTPUTS, swapped), "output 0 was image (IMAGE) and is quadtree (QUADTREE)"),
+    "an output is gone": (
+        change(OUTPUTS, lambda entries: entries[:-1]),
+        "output 2 was denoise_map (MASK) and is gone",
+    ),
+    "outputs change places": (
+        change(OUTPUTS, swapped),
+        "output 0 was image (IMAGE) and is quadtree (QUADTREE)",
+    ),
     "a node no longer runs alone": (
         change(("QuadtreeVisualizer", "runs_without_a_consumer"), False),
         "it no longer runs where nothing is connected",
@@ -197,7 +251,9 @@ BREAKING = {
 GROWING = {
     "a new node": lambda nodes: nodes.update(QuadtreeNew=nodes["QuadtreeInfo"]),
     "an optional input at the end": change(INPUTS, lambda entries: [*entries, NEW_INPUT]),
-    "an output at the end": change(OUTPUTS, lambda entries: [*entries, {"name": "new", "type": "INT"}]),
+    "an output at the end": change(
+        OUTPUTS, lambda entries: [*entries, {"name": "new", "type": "INT"}]
+    ),
     "another choice": change((*INPUTS, METHOD, "options"), lambda choices: [*choices, "New"]),
     "a wider range": change(("QuadtreeVisualizer", "inputs", THRESHOLD, "max"), 400.0),
 }

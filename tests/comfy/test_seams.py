@@ -27,7 +27,12 @@ def picture(kind):
     side = measures.CELL_PX * CELLS
     if kind == "gradient":
         return refiner.plain_gradient(side, side)
-    photo = Image.open(ROOT / "demo" / "photo.png").convert("RGB").crop((60, 20, 231, 191)).resize((side, side), Image.BICUBIC)
+    photo = (
+        Image.open(ROOT / "demo" / "photo.png")
+        .convert("RGB")
+        .crop((60, 20, 231, 191))
+        .resize((side, side), Image.BICUBIC)
+    )
     return torch.from_numpy(np.array(photo)).float() / 255
 
 
@@ -50,7 +55,9 @@ def test_the_borders_of_blended_windows_do_not_show(kind, method):
     assert seam_index(kind, method=method, overlap_px=64) < 1.06
 
 
-@pytest.mark.parametrize(("method", "overlap_px", "least"), [("MultiDiffusion", 0, 1.5), ("MultiDiffusion", 64, 1.1)])
+@pytest.mark.parametrize(
+    ("method", "overlap_px", "least"), [("MultiDiffusion", 0, 1.5), ("MultiDiffusion", 64, 1.1)]
+)
 def test_the_measure_sees_the_borders_of_windows_that_are_not_blended(method, overlap_px, least):
     """With flat weights the picture jumps where a window begins, beside the middle of the overlap."""
     assert seam_index("photo", method=method, overlap_px=overlap_px) > least

@@ -24,7 +24,18 @@ from quadtree_pack.velocity import SCHEDULES
 from quadtree_pack.windows import blending, planning
 from quadtree_pack.windows.blending import METHODS
 
-MODULES = (blending, conditioning, control, parallel, planning, preview, quadtree, regions, run, tiled_diffusion)
+MODULES = (
+    blending,
+    conditioning,
+    control,
+    parallel,
+    planning,
+    preview,
+    quadtree,
+    regions,
+    run,
+    tiled_diffusion,
+)
 OWN = {
     kind
     for module in MODULES
@@ -33,7 +44,9 @@ OWN = {
 }
 RUNS, ROUND = 300, 60
 PYTHON_BLOCK_BYTES = 64  # a small object's, about
-GROWTH_BYTES = 500_000  # after two rounds; a [4, 40, 8] latent that each run left behind would be twice that
+GROWTH_BYTES = (
+    500_000  # after two rounds; a [4, 40, 8] latent that each run left behind would be twice that
+)
 SIZES = [(8, 12), (24, 16), (17, 31), (32, 40), (40, 8), (16, 16)]
 
 
@@ -65,24 +78,42 @@ TROUBLES = ("", "", "broken", "", "interrupted", "", "out of memory", "", "refus
 
 def one_run(number: int) -> str:
     """A run of its own size and settings, with or without trouble; how it ended."""
-    entry, size, how = entry_of(("flux", "sd15")[number % 2]), SIZES[number % len(SIZES)], TROUBLES[number % len(TROUBLES)]
+    entry, size, how = (
+        entry_of(("flux", "sd15")[number % 2]),
+        SIZES[number % len(SIZES)],
+        TROUBLES[number % len(TROUBLES)],
+    )
     troubled = entry.model.clone()
     troubled.set_model_unet_function_wrapper(Trouble(how, 1 + number % 2))
-    settings = {"method": list(METHODS)[number % len(METHODS)], "schedule": list(SCHEDULES)[number % len(SCHEDULES)]}
+    settings = {
+        "method": list(METHODS)[number % len(METHODS)],
+        "schedule": list(SCHEDULES)[number % len(SCHEDULES)],
+    }
     trees = half_kept(9, 50) if how == "refused" else half_kept(*size)
     tiled = patched(entry, trees, model=troubled, batch=number % 5, overlap_px=32, **settings)
     latent = entry.latent(*size, seed=number)
     held_cells = trees.denoise_map(*size) == 0
     try:
-        samples = sample(entry, latent, model=tiled, steps=2, cfg=1.0 + number % 2, sampler=("euler", "heun")[number // 2 % 2])
+        samples = sample(
+            entry,
+            latent,
+            model=tiled,
+            steps=2,
+            cfg=1.0 + number % 2,
+            sampler=("euler", "heun")[number // 2 % 2],
+        )
     except tuple(ERRORS.values()) as error:
         assert isinstance(error, ERRORS.get(how, ())), repr(error)
         outcome = how
     else:
-        assert samples.isfinite().all() and torch.equal(samples[..., held_cells], latent[..., held_cells])
+        assert samples.isfinite().all() and torch.equal(
+            samples[..., held_cells], latent[..., held_cells]
+        )
         outcome = f"went on: {how}" if how else "right"
     finally:
-        comfy.model_management.interrupt_current_processing(False)  # as the server does before each prompt
+        comfy.model_management.interrupt_current_processing(
+            False
+        )  # as the server does before each prompt
     assert KEY not in tiled.model_options["transformer_options"]
     return outcome
 
@@ -90,7 +121,13 @@ def one_run(number: int) -> str:
 def other_nodes(number: int, size: tuple[int, int]) -> None:
     """The nodes around the sampler, on an image of this size."""
     image = torch.rand(1, size[0] * 8, size[1] * 8, 3)
-    values = {"content_threshold": 25.0, "min_tile_size": 16, "max_tile_size": 64, "min_denoise": 0.0, "max_denoise": 1.0}
+    values = {
+        "content_threshold": 25.0,
+        "min_tile_size": 16,
+        "max_tile_size": 64,
+        "min_denoise": 0.0,
+        "max_denoise": 1.0,
+    }
     picture, trees, _ = QuadtreeVisualizer.execute(image, **values, line_thickness=1).args
     QuadtreeComposite.execute(image, picture, trees, number % 40)
     QuadtreeInfo.execute(trees, 2)
@@ -106,7 +143,18 @@ def held() -> Counter:
 class MallInfo(ctypes.Structure):
     """glibc's `struct mallinfo2`, see mallinfo(3)."""
 
-    FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    FIELDS = (
+        "arena",
+        "ordblks",
+        "smblks",
+        "hblks",
+        "hblkhd",
+        "usmblks",
+        "fsmblks",
+        "uordblks",
+        "fordblks",
+        "keepcost",
+    )
     _fields_ = tuple((name, ctypes.c_size_t) for name in FIELDS)
 
 
@@ -131,13 +179,19 @@ def sizes_of(model: Any) -> dict[str, int]:
         for owner, thing in owners.items()
         for name, value in vars(thing).items()
         if isinstance(value, (dict, list, set, tuple))
-    } | {"options": len(model.model_options), "transformer options": len(model.model_options.get("transformer_options", {}))}
+    } | {
+        "options": len(model.model_options),
+        "transformer options": len(model.model_options.get("transformer_options", {})),
+    }
 
 
 @pytest.mark.slow
 def test_three_hundred_runs_leave_nothing_behind():
     models = [entry_of(name).model for name in ("flux", "sd15")]
-    untouched, others = [sizes_of(model) for model in models], held()  # what tests before this one keep
+    untouched, others = (
+        [sizes_of(model) for model in models],
+        held(),
+    )  # what tests before this one keep
     outcomes, objects, memory = Counter(), [], []
     for number in range(1, RUNS + 1):
         outcomes[one_run(number)] += 1
@@ -146,9 +200,14 @@ def test_three_hundred_runs_leave_nothing_behind():
         if number % ROUND == 0:
             objects.append(held())
             memory.append(allocated())
-    assert outcomes["right"] >= RUNS // 2 and all(outcomes[how] >= 10 for how in ("broken", "interrupted", "refused")), outcomes
+    assert outcomes["right"] >= RUNS // 2 and all(
+        outcomes[how] >= 10 for how in ("broken", "interrupted", "refused")
+    ), outcomes
     assert outcomes["went on: out of memory"] >= 10, outcomes
     assert objects[1:] == objects[1:2] * (len(objects) - 1)
-    assert not {"Run", "Step", "Planner", "TiledDiffusion", "Window", "Deferred"} & (objects[-1] - others).keys()
+    assert (
+        not {"Run", "Step", "Planner", "TiledDiffusion", "Window", "Deferred"}
+        & (objects[-1] - others).keys()
+    )
     assert [sizes_of(model) for model in models] == untouched
     assert memory[-1] - memory[1] < GROWTH_BYTES, memory

@@ -11,7 +11,9 @@ from quadtree_pack.testing.demo import running as running_server
 def base(tmp_path_factory):
     base = tmp_path_factory.mktemp("server")
     (base / "input").mkdir()
-    shutil.copyfile(demo.DEMO / "photo.png", base / "input" / "example.png")  # ComfyUI's own input folder has one
+    shutil.copyfile(
+        demo.DEMO / "photo.png", base / "input" / "example.png"
+    )  # ComfyUI's own input folder has one
     return base
 
 

@@ -54,8 +54,14 @@ def test_the_archive_holds_the_pack_and_nothing_else(archive):
 def test_the_server_runs_the_unpacked_files_and_no_others(running, base):
     folder = base / "custom_nodes" / PACK
     assert not folder.is_symlink() and not (folder / "dev.py").exists()
-    ours = {name for name, info in get(running, "/object_info").items() if info["python_module"] == f"custom_nodes.{PACK}"}
-    assert ours == set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")))
+    ours = {
+        name
+        for name, info in get(running, "/object_info").items()
+        if info["python_module"] == f"custom_nodes.{PACK}"
+    }
+    assert ours == set(
+        json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    )
     assert "IMPORT FAILED" not in running.log.read_text()
 
 
@@ -75,7 +81,11 @@ def test_the_example_workflows_are_listed_and_served(running):
 
 
 def test_the_blueprints_are_listed(running):
-    listed = {e["name"] for e in get(running, "/api/global_subgraphs").values() if e["info"]["node_pack"].endswith(PACK)}
+    listed = {
+        e["name"]
+        for e in get(running, "/api/global_subgraphs").values()
+        if e["info"]["node_pack"].endswith(PACK)
+    }
     assert listed == {path.stem for path in files("subgraphs")}
 
 
@@ -83,12 +93,18 @@ def test_the_translations_are_served(running):
     served = get(running, "/api/i18n")
     for path in files("locales"):
         texts = json.loads(path.read_text(encoding="utf-8"))
-        assert texts and {node: served[path.parent.name]["nodeDefs"][node] for node in texts} == texts
+        assert (
+            texts and {node: served[path.parent.name]["nodeDefs"][node] for node in texts} == texts
+        )
 
 
 def test_a_workflow_runs_to_its_picture(running, base):
     prompt = short_prompt(running)
     paths = demo.files_of(demo.run_prompt(running.url, prompt), prompt, base)
-    pictures = [Image.open(path).convert("RGB") for name, path in paths.items() if name.startswith("picture")]
+    pictures = [
+        Image.open(path).convert("RGB")
+        for name, path in paths.items()
+        if name.startswith("picture")
+    ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures) > 1
     assert demo.evaluations(running.log.read_text()).cost_percent > 0

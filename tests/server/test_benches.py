@@ -55,7 +55,13 @@ print("rows:", len(rows), all(isinstance(row, dict) for row in rows))
 def test_a_benchmark_runs_to_its_rows(name, tmp_path):
     env = {**os.environ, "QUADTREE_BENCH_TINY": "1", "QUADTREE_CHROMIUM": ""}
     code = RUN.format(name=name, small=SMALL[name])
-    told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=dev.ROOT, env=env, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=dev.ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert told.returncode == 0, told.stderr[-2000:]
     *_, last = told.stdout.splitlines()
     assert last.startswith("rows: ") and last.endswith(" True") and int(last.split()[1]) > 0

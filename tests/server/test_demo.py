@@ -28,7 +28,9 @@ def test_the_demo_refines_its_photo_and_leaves_pictures(tmp_path, monkeypatch, c
     told = capsys.readouterr().out
     assert "kept regions 0, elsewhere" in told and "each px as it was" in told
     pictures = list((tmp_path / "output").glob("*.png"))
-    assert len(pictures) > 3 and len({Image.open(path).tobytes() for path in pictures}) == len(pictures)
+    assert len(pictures) > 3 and len({Image.open(path).tobytes() for path in pictures}) == len(
+        pictures
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl+C to a whole console")
@@ -37,9 +39,18 @@ def test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted(tmp_pat
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"sys.path.insert(0, {str(demo.DEMO)!r}); import run; run.BASE = Path({str(tmp_path)!r}); run.main(['--serve'])"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
-            line = next((line for line in process.stdout if line.startswith("ComfyUI runs. The demo's workflow: http")), "")
+            line = next(
+                (
+                    line
+                    for line in process.stdout
+                    if line.startswith("ComfyUI runs. The demo's workflow: http")
+                ),
+                "",
+            )
             url = line.split()[-1].partition("/?")[0]
             stats = get(type("Server", (), {"url": url}), "/system_stats")
             saved = list(Path(tmp_path).rglob(f"{demo.TEMPLATE}.json"))

@@ -9,7 +9,13 @@ from PIL import Image
 from quadtree_pack.testing.demo import demo
 from quadtree_pack.testing.demo import running as running_server
 
-VALUES = {"content_threshold": 25, "min_tile_size": 64, "max_tile_size": 1024, "min_denoise": 0.2, "max_denoise": 0.8}
+VALUES = {
+    "content_threshold": 25,
+    "min_tile_size": 64,
+    "max_tile_size": 1024,
+    "min_denoise": 0.2,
+    "max_denoise": 0.8,
+}
 ODD_FILES = ("bäume 木.png", "two  blanks/it's 100% {x} #1 & co.png", "💥 é\u0301.png")
 
 
@@ -58,10 +64,18 @@ def test_the_tree_is_the_one_of_a_run(running, name, regions):
     """The image's own pixels as Load Image decodes them, through the same code: every leaf is equal."""
     values = {**VALUES, "regions": regions}
     status, of_file = ask(running, {"image": name, **values, "cost": True})
-    assert status == 200 and of_file["count"] > 20 and 0 < of_file["cost"] < 1 and of_file["steps"] == 20
+    assert (
+        status == 200
+        and of_file["count"] > 20
+        and 0 < of_file["cost"] < 1
+        and of_file["steps"] == 20
+    )
     prompt = {
         "1": {"class_type": "LoadImage", "inputs": {"image": name}},
-        "2": {"class_type": "QuadtreeVisualizer", "inputs": {"image": ["1", 0], **values, "line_thickness": 2}},
+        "2": {
+            "class_type": "QuadtreeVisualizer",
+            "inputs": {"image": ["1", 0], **values, "line_thickness": 2},
+        },
     }
     run = demo.run_prompt(running.url, prompt)
     key = run.outputs["2"]["quadtree_run"][0]["key"]
@@ -107,7 +121,11 @@ def test_files_in_comfyui_s_folders_are_found(running, name):
 def test_other_files_are_refused_in_words_without_a_path(running, base, name, status):
     code, answer = ask(running, {"image": name, **VALUES})
     assert (code, list(answer)) == (status, ["error"])
-    assert str(base) not in answer["error"] and "/etc" not in answer["error"] and len(answer["error"]) > 15
+    assert (
+        str(base) not in answer["error"]
+        and "/etc" not in answer["error"]
+        and len(answer["error"]) > 15
+    )
 
 
 def test_an_absolute_path_is_refused(running, base):
@@ -141,7 +159,9 @@ def test_values_that_do_not_fit_are_refused_in_words(running, changed):
     assert code in (400, 404) and len(answer["error"]) > 20
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"image": "a.jpg"}', b""])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"image": "a.jpg"}', b""]
+)
 def test_what_is_no_request_is_refused(running, body):
     code, answer = ask(running, body)
     assert code == 400 and answer["error"]
@@ -155,8 +175,14 @@ def test_other_sites_are_refused_by_comfyui_and_large_requests_by_us(running):
 
 def test_what_is_sent_is_capped_not_what_is_built(running, base):
     Image.effect_noise((2048, 2048), 90).convert("RGB").save(base / "input" / "noise.png")
-    answer = ask(running, {"image": "noise.png", **VALUES, "content_threshold": 1, "min_tile_size": 8})[1]
-    assert answer["count"] == 65_536 and len(answer["denoise"]) == 20_000 and len(answer["tiles"]) == 60_000
+    answer = ask(
+        running, {"image": "noise.png", **VALUES, "content_threshold": 1, "min_tile_size": 8}
+    )[1]
+    assert (
+        answer["count"] == 65_536
+        and len(answer["denoise"]) == 20_000
+        and len(answer["tiles"]) == 60_000
+    )
 
 
 def test_a_changed_file_gives_a_new_tree_and_token(running, base):
@@ -185,8 +211,15 @@ def test_with_a_budget_the_answer_names_the_threshold_whose_tree_it_is(running):
     values = {**VALUES, "min_denoise": 0.0, "max_tile_size": 256, "detail_metric": "both"}
     status, answer = ask(running, {"image": "a.jpg", **values, "cost_budget": 0.4, "cost": True})
     assert status == 200 and answer["cost"] == pytest.approx(0.4, abs=0.1)
-    plain = ask(running, {"image": "a.jpg", **values, "content_threshold": answer["threshold"], "cost": True})[1]
+    plain = ask(
+        running,
+        {"image": "a.jpg", **values, "content_threshold": answer["threshold"], "cost": True},
+    )[1]
     assert plain.pop("threshold") is None and answer.pop("threshold") > 0
     assert plain == answer
     status, refused = ask(running, {"image": "a.jpg", **values, "cost_budget": 0.01})
-    assert status == 400 and refused["error"] == "cost_budget is 0.01; it must be 0 (off) or a number from 0.05 to 1."
+    assert (
+        status == 400
+        and refused["error"]
+        == "cost_budget is 0.01; it must be 0 (off) or a number from 0.05 to 1."
+    )

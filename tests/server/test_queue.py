@@ -22,16 +22,26 @@ OTHER = {
 
 def prompt_for(running, changes=(), workflow=None):
     """The demo's workflow up to its refined latent, on the small photo in 2 steps, with other values for some nodes."""
-    workflow = json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
+    workflow = (
+        json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
+    )
     prompt = demo.prompt_from_workflow(workflow, demo.get_json(f"{running.url}/object_info"))
-    prompt = demo.only_needed_for(prompt, demo.find_node(prompt, "SaveLatent", filename_prefix="quadtree/after"))
-    for node, values in {"KSampler": {"steps": 2}, "ImageScaleBy": {"scale_by": 1.0}, **dict(changes)}.items():
+    prompt = demo.only_needed_for(
+        prompt, demo.find_node(prompt, "SaveLatent", filename_prefix="quadtree/after")
+    )
+    for node, values in {
+        "KSampler": {"steps": 2},
+        "ImageScaleBy": {"scale_by": 1.0},
+        **dict(changes),
+    }.items():
         prompt[demo.find_node(prompt, node)]["inputs"].update(values)
     return prompt
 
 
 def post(running, route, body):
-    request = urllib.request.Request(running.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        running.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as answer:
         text = answer.read()
     return json.loads(text) if text else None
@@ -53,7 +63,9 @@ def finished(running, prompt_id):
 def latent_of(outputs, base):
     """The latent that a run saved."""
     (place,) = (latent for output in outputs.values() for latent in output.get("latents", ()))
-    return safetensors.torch.load_file(base / "output" / place["subfolder"] / place["filename"])["latent_tensor"]
+    return safetensors.torch.load_file(base / "output" / place["subfolder"] / place["filename"])[
+        "latent_tensor"
+    ]
 
 
 def fresh(running, base, prompt):
@@ -61,7 +73,9 @@ def fresh(running, base, prompt):
     while True:
         post(running, "/free", {"unload_models": True, "free_memory": True})
         run = demo.run_prompt(running.url, prompt)
-        if demo.find_node(prompt, "KSampler") in run.seconds:  # else it came from the cache, which the server empties when idle
+        if (
+            demo.find_node(prompt, "KSampler") in run.seconds
+        ):  # else it came from the cache, which the server empties when idle
             return latent_of(run.outputs, base)
 
 
@@ -72,16 +86,26 @@ def test_two_prompts_in_flight_give_what_each_gives_alone(running, base):
     assert len(state["queue_running"]) + len(state["queue_pending"]) == 2
     found = [latent_of(finished(running, one)["outputs"], base) for one in ids]
     alone = [fresh(running, base, prompt) for prompt in prompts]
-    assert torch.equal(found[0], alone[0]) and torch.equal(found[1], alone[1]) and not torch.equal(*found)
+    assert (
+        torch.equal(found[0], alone[0])
+        and torch.equal(found[1], alone[1])
+        and not torch.equal(*found)
+    )
 
 
 def test_a_prompt_deleted_from_the_queue_does_not_run_and_disturbs_no_other(running, base):
-    prompts = [prompt_for(running, {"KSampler": {"steps": 40, "seed": 1}}), prompt_for(running), prompt_for(running, OTHER)]
+    prompts = [
+        prompt_for(running, {"KSampler": {"steps": 40, "seed": 1}}),
+        prompt_for(running),
+        prompt_for(running, OTHER),
+    ]
     first, deleted, last = (queue(running, prompt) for prompt in prompts)
     assert deleted in [entry[1] for entry in demo.get_json(f"{running.url}/queue")["queue_pending"]]
     post(running, "/queue", {"delete": [deleted]})
     assert finished(running, first)["status"]["status_str"] == "success"
-    assert torch.equal(latent_of(finished(running, last)["outputs"], base), fresh(running, base, prompts[2]))
+    assert torch.equal(
+        latent_of(finished(running, last)["outputs"], base), fresh(running, base, prompts[2])
+    )
     assert demo.get_json(f"{running.url}/history/{deleted}") == {}
 
 
@@ -103,10 +127,14 @@ def test_after_an_interrupt_in_the_middle_the_same_prompt_gives_a_fresh_one_s_re
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 def test_odd_characters_in_regions_are_refused_in_words_or_mean_nothing(running, name):
     """As the word of a region they are refused; under a key that nobody asks for they do no harm."""
-    words = prompt_for(running, {"QuadtreeVisualizer": {"regions": json.dumps([[name, 0, 0, 1, 1]])}})
+    words = prompt_for(
+        running, {"QuadtreeVisualizer": {"regions": json.dumps([[name, 0, 0, 1, 1]])}}
+    )
     with pytest.raises(demo.DemoError, match=r"in regions is no region.*keep, full or auto"):
         demo.run_prompt(running.url, words)
-    regions = json.dumps({"regions": [["keep", 0, 0, 1, 1]], "note": name}, ensure_ascii=name == "\ud800")
+    regions = json.dumps(
+        {"regions": [["keep", 0, 0, 1, 1]], "note": name}, ensure_ascii=name == "\ud800"
+    )
     demo.run_prompt(running.url, prompt_for(running, {"QuadtreeVisualizer": {"regions": regions}}))
 
 
@@ -121,5 +149,10 @@ def test_a_workflow_saved_before_a_restart_gives_the_same_result_after_it(tmp_pa
             if start == 1:
                 post(server, place, workflow)
             saved = demo.get_json(server.url + place)
-            results.append(latent_of(demo.run_prompt(server.url, prompt_for(server, workflow=saved)).outputs, tmp_path))
+            results.append(
+                latent_of(
+                    demo.run_prompt(server.url, prompt_for(server, workflow=saved)).outputs,
+                    tmp_path,
+                )
+            )
     assert saved == workflow and torch.equal(*results)

@@ -9,7 +9,9 @@ from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
 from quadtree_pack.testing.demo import demo
 
 
-@pytest.mark.parametrize("node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"])
+@pytest.mark.parametrize(
+    "node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"]
+)
 def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
     info = get(running, f"/object_info/{node}")[node]
     assert info["python_module"].endswith(PACK)
@@ -23,7 +25,10 @@ def test_the_demo_s_workflow_runs_and_keeps_the_calm_regions(running, base):
     prompt = short_prompt(running)
     run = demo.run_prompt(running.url, prompt)
     files = demo.files_of(run, prompt, base)
-    before, after = (safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"] for name in ("before", "after"))
+    before, after = (
+        safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"]
+        for name in ("before", "after")
+    )
     changed = (before != after).any(1)
     assert 0.2 < changed.float().mean() < 0.9
     log = running.log.read_text()
@@ -45,7 +50,10 @@ def test_the_server_goes_on_after_an_error(running, base):
     prompt = short_prompt(running, max_denoise=0.0, min_denoise=0.0)
     run = demo.run_prompt(running.url, prompt)
     files = demo.files_of(run, prompt, base)
-    before, after = (safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"] for name in ("before", "after"))
+    before, after = (
+        safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"]
+        for name in ("before", "after")
+    )
     assert torch.equal(before, after)
 
 

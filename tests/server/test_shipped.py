@@ -14,18 +14,34 @@ from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
 from quadtree_pack.testing.demo import demo
 
 ROOT = demo.ROOT
-NODES = ("QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo", "QuadtreeVAEDecode")
+NODES = (
+    "QuadtreeVisualizer",
+    "QuadtreeDiffusion",
+    "QuadtreeComposite",
+    "QuadtreeInfo",
+    "QuadtreeVAEDecode",
+)
 PICTURED = NODES[:3]
 LANGUAGES = ("en", "zh", "ja")
-EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("example_workflows/*.json")}
+EXAMPLES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in ROOT.glob("example_workflows/*.json")
+}
 BLUEPRINT = json.loads((ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
 TEXTS = {
-    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")) for language in LANGUAGES
+    language: json.loads(
+        (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
+    )
+    for language in LANGUAGES
 }
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("web/docs/*.md")}
 
 TITLE_PX = 30  # the bar above a node's own area
-HOST, INPUTS, OUTPUTS = 0, -10, -20  # the blueprint's only node; where a subgraph's links come from and go to
+HOST, INPUTS, OUTPUTS = (
+    0,
+    -10,
+    -20,
+)  # the blueprint's only node; where a subgraph's links come from and go to
 FILES = re.compile(r"\.(safetensors|png)$")
 
 
@@ -41,7 +57,10 @@ def definition():
 def inner_graph():
     """The graph inside the blueprint, its links as the root graph of a workflow writes them."""
     ends = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    return {**definition(), "links": [[link[end] for end in ends] for link in definition()["links"]]}
+    return {
+        **definition(),
+        "links": [[link[end] for end in ends] for link in definition()["links"]],
+    }
 
 
 def all_graphs():
@@ -61,7 +80,11 @@ def inputs_of(info):
     for group in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(group, {}).items():
             options = rest[0] if rest else {}
-            found[name] = ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind, options)
+            found[name] = (
+                ("COMBO", {**options, "options": kind})
+                if isinstance(kind, list)
+                else (kind, options)
+            )
     return found
 
 
@@ -72,7 +95,9 @@ def inputs_of(info):
 def test_every_node_is_one_of_the_server_s_and_has_its_slots(graph, object_info):
     for node in real_nodes(graph):
         info = object_info[node["type"]]
-        assert node["properties"]["cnr_id"] == ("quadtree-diffusion" if node["type"] in NODES else "comfy-core")
+        assert node["properties"]["cnr_id"] == (
+            "quadtree-diffusion" if node["type"] in NODES else "comfy-core"
+        )
         assert {slot["name"]: slot["type"] for slot in node["inputs"]} == {
             name: kind for name, (kind, _) in inputs_of(info).items()
         }
@@ -84,9 +109,21 @@ def test_every_node_is_one_of_the_server_s_and_has_its_slots(graph, object_info)
 @graphs
 def test_every_link_joins_two_slots_of_its_type_that_know_it(graph):
     nodes = {node["id"]: node for node in graph["nodes"]}
-    named = [slot["link"] for node in real_nodes(graph) for slot in node["inputs"] if slot["link"] is not None]
-    named += [link for node in real_nodes(graph) for slot in node["outputs"] for link in slot["links"]]
-    named += [link for side in ("inputs", "outputs") for slot in graph.get(side, ()) for link in slot["linkIds"]]
+    named = [
+        slot["link"]
+        for node in real_nodes(graph)
+        for slot in node["inputs"]
+        if slot["link"] is not None
+    ]
+    named += [
+        link for node in real_nodes(graph) for slot in node["outputs"] for link in slot["links"]
+    ]
+    named += [
+        link
+        for side in ("inputs", "outputs")
+        for slot in graph.get(side, ())
+        for link in slot["linkIds"]
+    ]
     assert sorted(named) == sorted([link[0] for link in graph["links"]] * 2)
     for number, source, source_slot, target, target_slot, kind in graph["links"]:
         output = (graph["inputs"] if source == INPUTS else nodes[source]["outputs"])[source_slot]
@@ -103,12 +140,19 @@ def test_every_value_fits_its_widget_and_none_is_left_over(graph, object_info):
         values = demo.widget_values(node, info)
         widgets = [slot["name"] for slot in node["inputs"] if "widget" in slot]
         assert sorted(values) == sorted(widgets)
-        own = node["type"] in ("KSampler", "LoadImage")  # the browser's: what follows a seed, and an upload
+        own = node["type"] in (
+            "KSampler",
+            "LoadImage",
+        )  # the browser's: what follows a seed, and an upload
         assert len(node["widgets_values"]) == len(widgets) + own
         for name, value in values.items():
             kind, options = inputs_of(info)[name]
             if kind == "COMBO":
-                assert value in options["options"] or FILES.search(value), (node["type"], name, value)
+                assert value in options["options"] or FILES.search(value), (
+                    node["type"],
+                    name,
+                    value,
+                )
             elif kind in ("INT", "FLOAT"):
                 assert options["min"] <= value <= options["max"], (node["type"], name, value)
             else:
@@ -119,7 +163,9 @@ def test_every_value_fits_its_widget_and_none_is_left_over(graph, object_info):
 def test_every_input_that_a_node_needs_is_linked(graph, object_info):
     for node in real_nodes(graph):
         needed = object_info[node["type"]]["input"]["required"]
-        open_slots = [slot["name"] for slot in node["inputs"] if slot["link"] is None and "widget" not in slot]
+        open_slots = [
+            slot["name"] for slot in node["inputs"] if slot["link"] is None and "widget" not in slot
+        ]
         assert not set(open_slots) & set(needed), node["type"]
 
 
@@ -127,7 +173,9 @@ def test_every_input_that_a_node_needs_is_linked(graph, object_info):
 def test_the_server_itself_misses_nothing_but_the_models(graph, running, object_info):
     prompt = demo.prompt_from_workflow(graph, object_info)
     request = urllib.request.Request(
-        running.url + "/prompt", json.dumps({"prompt": prompt}).encode(), {"Content-Type": "application/json"}
+        running.url + "/prompt",
+        json.dumps({"prompt": prompt}).encode(),
+        {"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request) as answer:
@@ -137,18 +185,25 @@ def test_the_server_itself_misses_nothing_but_the_models(graph, running, object_
     assert refused
     for node in refused.values():
         for error in node["errors"]:
-            assert error["type"] == "value_not_in_list" and FILES.search(error["extra_info"]["received_value"]), error
+            assert error["type"] == "value_not_in_list" and FILES.search(
+                error["extra_info"]["received_value"]
+            ), error
 
 
 @graphs
 def test_nodes_and_groups_lie_apart(graph):
     boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
     boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in boxes]
-    groups = [(x, y, x + width, y + height) for x, y, width, height in (group["bounding"] for group in graph["groups"])]
+    groups = [
+        (x, y, x + width, y + height)
+        for x, y, width, height in (group["bounding"] for group in graph["groups"])
+    ]
     for one, other in [*combinations(boxes, 2), *combinations(groups, 2)]:
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
     for box, node in zip(boxes, graph["nodes"], strict=True):
-        around = [g for g in groups if g[0] < box[0] and g[1] < box[1] and box[2] < g[2] and box[3] < g[3]]
+        around = [
+            g for g in groups if g[0] < box[0] and g[1] < box[1] and box[2] < g[2] and box[3] < g[3]
+        ]
         assert len(around) == (bool(groups) and node["type"] not in demo.VIRTUAL), node["type"]
 
 
@@ -157,30 +212,52 @@ def test_nodes_and_groups_lie_apart(graph):
 
 def saved_size(running, run):
     """Width and height of the picture that a run saved."""
-    (place,) = (image for output in run.outputs.values() for image in output.get("images", ()) if image["type"] == "output")
-    query = urllib.parse.urlencode({"filename": place["filename"], "subfolder": place["subfolder"], "type": "output"})
+    (place,) = (
+        image
+        for output in run.outputs.values()
+        for image in output.get("images", ())
+        if image["type"] == "output"
+    )
+    query = urllib.parse.urlencode(
+        {"filename": place["filename"], "subfolder": place["subfolder"], "type": "output"}
+    )
     with urllib.request.urlopen(f"{running.url}/view?{query}") as answer:
         return Image.open(io.BytesIO(answer.read())).size
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("Flux upscale", (240, 160)), ("SDXL upscale", (960, 640)), ("Keep the face with a mask", (480, 320))],
+    [
+        ("Flux upscale", (240, 160)),
+        ("SDXL upscale", (960, 640)),
+        ("Keep the face with a mask", (480, 320)),
+    ],
 )
 def test_an_example_runs_to_its_picture(name, size, running, object_info):
     """Without its upscale model the one for Flux halves the photo."""
     prompt = with_tiny_model(demo.prompt_from_workflow(EXAMPLES[name], object_info))
-    assert {"QuadtreeVisualizer", "QuadtreeDiffusion"} <= {node["class_type"] for node in prompt.values()}
+    assert {"QuadtreeVisualizer", "QuadtreeDiffusion"} <= {
+        node["class_type"] for node in prompt.values()
+    }
     assert saved_size(running, demo.run_prompt(running.url, prompt)) == size
 
 
 def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_info):
     host, graph = BLUEPRINT["nodes"][HOST], inner_graph()
-    values = dict(zip((slot["name"] for slot in host["inputs"] if "widget" in slot), host["widgets_values"], strict=True))
+    values = dict(
+        zip(
+            (slot["name"] for slot in host["inputs"] if "widget" in slot),
+            host["widgets_values"],
+            strict=True,
+        )
+    )
     assert values["scale_by"] == 2.0
     given = {**values, "steps": 2, "image": ["load", 0], "model": ["tiny", 0], "vae": ["tiny", 1]}
     given |= {"positive": ["tiny", 2], "negative": ["tiny", 2]}
-    outside = {"id": INPUTS, "type": "Note"}  # a node that the prompt leaves out, so that its links can be told
+    outside = {
+        "id": INPUTS,
+        "type": "Note",
+    }  # a node that the prompt leaves out, so that its links can be told
     prompt = demo.prompt_from_workflow({**graph, "nodes": [*graph["nodes"], outside]}, object_info)
     for node in prompt.values():
         for name, value in node["inputs"].items():
@@ -190,7 +267,10 @@ def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_i
     prompt |= {
         "load": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
         "tiny": {"class_type": "TinyRefinerLoader", "inputs": {}},
-        "save": {"class_type": "SaveImage", "inputs": {"images": [str(decoder), 0], "filename_prefix": "blueprint"}},
+        "save": {
+            "class_type": "SaveImage",
+            "inputs": {"images": [str(decoder), 0], "filename_prefix": "blueprint"},
+        },
     }
     assert saved_size(running, demo.run_prompt(running.url, prompt)) == (960, 640)
 
@@ -203,15 +283,21 @@ def test_the_blueprint_s_only_node_shows_the_inputs_and_values_of_its_inside(obj
     inside = definition()
     assert host["type"] == inside["id"] and host["title"] == inside["name"] == "Quadtree Upscale"
     for side in ("inputs", "outputs"):
-        assert [(slot["name"], slot["type"]) for slot in host[side]] == [(s["name"], s["type"]) for s in inside[side]]
+        assert [(slot["name"], slot["type"]) for slot in host[side]] == [
+            (s["name"], s["type"]) for s in inside[side]
+        ]
     nodes = {node["id"]: node for node in inside["nodes"]}
     inner = {}
     for link in inner_graph()["links"]:
         if link[1] == INPUTS:
             node = nodes[link[3]]
             name = node["inputs"][link[4]]["name"]
-            inner[inside["inputs"][link[2]]["name"]] = demo.widget_values(node, object_info[node["type"]]).get(name)
-    assert [inner[slot["name"]] for slot in host["inputs"] if "widget" in slot] == host["widgets_values"]
+            inner[inside["inputs"][link[2]]["name"]] = demo.widget_values(
+                node, object_info[node["type"]]
+            ).get(name)
+    assert [inner[slot["name"]] for slot in host["inputs"] if "widget" in slot] == host[
+        "widgets_values"
+    ]
     ids = [slot["id"] for side in ("inputs", "outputs") for slot in inside[side]]
     assert len(set(ids)) == len(ids)
 
@@ -230,7 +316,9 @@ def test_the_server_lists_the_examples_and_serves_each_with_its_thumbnail(runnin
 
 def test_the_server_lists_the_blueprint_and_gives_it_out(running):
     listed = get(running, "/api/global_subgraphs")
-    ((key, entry),) = ((k, e) for k, e in listed.items() if e["info"]["node_pack"] == f"custom_nodes.{PACK}")
+    ((key, entry),) = (
+        (k, e) for k, e in listed.items() if e["info"]["node_pack"] == f"custom_nodes.{PACK}"
+    )
     assert entry["name"] == "Quadtree Upscale"
     assert json.loads(get(running, f"/api/global_subgraphs/{key}")["data"]) == BLUEPRINT
 
@@ -247,8 +335,14 @@ def test_a_help_page_s_pictures_are_served_small_and_described(running, page):
 
 
 def test_no_shipped_file_names_a_machine_s_folder():
-    for path in (*ROOT.glob("example_workflows/*.json"), *ROOT.glob("subgraphs/*.json"), *ROOT.glob("locales/*/*.json")):
-        assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\\\", path.read_text(encoding="utf-8")), path
+    for path in (
+        *ROOT.glob("example_workflows/*.json"),
+        *ROOT.glob("subgraphs/*.json"),
+        *ROOT.glob("locales/*/*.json"),
+    ):
+        assert not re.search(
+            r"/(home|root|tmp|work|Users)/|[A-Z]:\\\\", path.read_text(encoding="utf-8")
+        ), path
 
 
 # --- Translations -----------------------------------------------------------------------------------------------------
@@ -268,8 +362,14 @@ def test_english_says_what_the_nodes_say(object_info):
         expected[node] = {
             "display_name": info["display_name"],
             "description": info["description"],
-            "inputs": {name: {"name": name, "tooltip": options["tooltip"]} for name, (_, options) in inputs_of(info).items()},
-            "outputs": {str(slot): {"name": name, "tooltip": text} for slot, (name, text) in enumerate(outputs)},
+            "inputs": {
+                name: {"name": name, "tooltip": options["tooltip"]}
+                for name, (_, options) in inputs_of(info).items()
+            },
+            "outputs": {
+                str(slot): {"name": name, "tooltip": text}
+                for slot, (name, text) in enumerate(outputs)
+            },
         }
     assert TEXTS["en"] == expected
 
@@ -278,7 +378,11 @@ def leaves(tree, path=()):
     """Path -> text of a nested dict."""
     if isinstance(tree, str):
         return {path: tree}
-    return {key: text for name, part in tree.items() for key, text in leaves(part, (*path, name)).items()}
+    return {
+        key: text
+        for name, part in tree.items()
+        for key, text in leaves(part, (*path, name)).items()
+    }
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -293,7 +397,11 @@ def test_a_translation_is_complete_and_no_longer_english(language):
 @pytest.mark.parametrize("choice", ["method", "schedule"])
 def test_the_choices_of_a_widget_are_explained_by_the_names_it_shows(language, choice, object_info):
     text = TEXTS[language]["QuadtreeDiffusion"]["inputs"][choice]["tooltip"]
-    assert [name for name in inputs_of(object_info["QuadtreeDiffusion"])[choice][1]["options"] if name not in text] == []
+    assert [
+        name
+        for name in inputs_of(object_info["QuadtreeDiffusion"])[choice][1]["options"]
+        if name not in text
+    ] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -6,7 +6,10 @@ import pytest
 from quadtree_pack.testing.api import get, with_tiny_model
 from quadtree_pack.testing.demo import demo
 
-SAVED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in demo.ROOT.glob("tests/workflows/*.json")}
+SAVED = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in demo.ROOT.glob("tests/workflows/*.json")
+}
 
 
 def runnable(prompt):
@@ -18,7 +21,9 @@ def runnable(prompt):
 
 
 def ours(prompt):
-    return {number: node for number, node in prompt.items() if node["class_type"].startswith("Quadtree")}
+    return {
+        number: node for number, node in prompt.items() if node["class_type"].startswith("Quadtree")
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in SAVED if name.endswith(".api")])
@@ -33,6 +38,8 @@ def test_a_workflow_of_an_earlier_version_runs(name, running):
     prompt = runnable(demo.prompt_from_workflow(SAVED[name], get(running, "/object_info")))
     for number, node in ours(prompt).items():
         (saved,) = (one for one in SAVED[name]["nodes"] if str(one["id"]) == number)
-        assert [value for value in node["inputs"].values() if not isinstance(value, list)] == saved["widgets_values"]
+        assert [value for value in node["inputs"].values() if not isinstance(value, list)] == saved[
+            "widgets_values"
+        ]
     assert len(ours(prompt)) >= 2
     assert demo.run_prompt(running.url, prompt).outputs

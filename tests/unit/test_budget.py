@@ -18,7 +18,10 @@ LIMITS = {"min_tile_px": 32, "max_tile_px": 64, "min_denoise": 0.0, "max_denoise
 def naive_share(cells):
     """Cells with some freedom, counted step by step."""
     steps = range(TYPICAL_STEPS)
-    return sum(float((hold(cells, step, TYPICAL_STEPS) > 0).double().mean()) for step in steps) / TYPICAL_STEPS
+    return (
+        sum(float((hold(cells, step, TYPICAL_STEPS) > 0).double().mean()) for step in steps)
+        / TYPICAL_STEPS
+    )
 
 
 @given(
@@ -32,8 +35,12 @@ def naive_share(cells):
 def test_the_coarse_map_is_the_tree_s_own_map(seed, denoise_by, invert, threshold, mode):
     image = patchwork(128, 192, seed)
     limits = {**LIMITS, "denoise_by": denoise_by, "invert": invert}
-    mask = None if mode is None else torch.rand(20, 30, generator=torch.Generator().manual_seed(seed))
-    coarse = CoarseMaps(CellSums.of_image(image), mask if mask is None else Mask.from_tensor(mask, mode), **limits)
+    mask = (
+        None if mode is None else torch.rand(20, 30, generator=torch.Generator().manual_seed(seed))
+    )
+    coarse = CoarseMaps(
+        CellSums.of_image(image), mask if mask is None else Mask.from_tensor(mask, mode), **limits
+    )
     mode = mode or "multiply"
     tree = build_quadtree(image, content_threshold=threshold, mask=mask, mask_mode=mode, **limits)
     cells = tree.denoise_map(128 // ROUGH_PX, 192 // ROUGH_PX)
@@ -43,7 +50,9 @@ def test_the_coarse_map_is_the_tree_s_own_map(seed, denoise_by, invert, threshol
 
 def enlarged(name, side):
     """Cell sums of a photo enlarged to side x side px."""
-    image = F.interpolate(sample_photo(name).permute(2, 0, 1)[None], size=(side, side), mode="bicubic")[0].permute(1, 2, 0)
+    image = F.interpolate(
+        sample_photo(name).permute(2, 0, 1)[None], size=(side, side), mode="bicubic"
+    )[0].permute(1, 2, 0)
     return CellSums.of_image(image.clamp(0, 1), edges=True)
 
 
@@ -67,10 +76,14 @@ def test_no_other_threshold_comes_much_nearer_to_the_budget(name, invert, masked
 def test_what_was_found_costs_what_was_asked_for(metric, budget):
     cells = enlarged("astronaut", 2048)
     limits = {"min_denoise": 0.0, "max_denoise": 0.8, "max_tile_px": 512, "detail_metric": metric}
-    tree, choice = build_for_cost(cells, budget, content_threshold=25, mask=None, mask_mode="multiply", **limits)
+    tree, choice = build_for_cost(
+        cells, budget, content_threshold=25, mask=None, mask_mode="multiply", **limits
+    )
     assert tree == build_quadtree(cells, content_threshold=choice.threshold, **limits)
     assert typical_cost(tree, TYPICAL_STEPS) == pytest.approx(budget, abs=0.05)
-    assert choice.text().startswith(f"content_threshold {choice.threshold:.1f} for about {100 * choice.cost:.0f}%")
+    assert choice.text().startswith(
+        f"content_threshold {choice.threshold:.1f} for about {100 * choice.cost:.0f}%"
+    )
 
 
 def test_an_image_of_hard_edges_has_thresholds_as_high_as_its_detail():
@@ -91,10 +104,14 @@ def test_the_threshold_that_is_told_is_the_one_that_was_used():
 def test_a_budget_that_no_threshold_reaches_gets_the_nearest_and_says_so():
     cells = CellSums.of_image(patchwork(256, 256, 1))
     choice = threshold_for(cells, 0.9, **LIMITS)
-    assert choice.cost <= 0.8 and "nearest to 90%" in choice.text() and "max_denoise" in choice.text()
+    assert (
+        choice.cost <= 0.8 and "nearest to 90%" in choice.text() and "max_denoise" in choice.text()
+    )
 
 
 def test_without_a_budget_the_threshold_is_the_given_one():
     cells = CellSums.of_image(patchwork(256, 256, 1))
-    tree, choice = build_for_cost(cells, 0.0, content_threshold=40, mask=None, mask_mode="multiply", **LIMITS)
+    tree, choice = build_for_cost(
+        cells, 0.0, content_threshold=40, mask=None, mask_mode="multiply", **LIMITS
+    )
     assert choice is None and tree == build_quadtree(cells, content_threshold=40, **LIMITS)

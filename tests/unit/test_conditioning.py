@@ -57,11 +57,16 @@ def test_what_has_the_canvas_size_is_cut_and_the_rest_goes_whole():
     same, other = numbered(6, 2, *CANVAS), numbered(6, 2, 5, 5)
     shared = numbered(1, 2, *CANVAS)
     text = numbered(6, *CANVAS)  # as many tokens and channels as the canvas has rows and columns
-    c = window_args(arguments(c_concat=same, ref_latents=[same, other], image_cond=shared, c_crossattn=text, fps=24), BOXES)[
-        "c"
-    ]
+    c = window_args(
+        arguments(
+            c_concat=same, ref_latents=[same, other], image_cond=shared, c_crossattn=text, fps=24
+        ),
+        BOXES,
+    )["c"]
     assert torch.equal(c["c_concat"], stack_windows(same, BOXES, 2))
-    assert torch.equal(c["ref_latents"][0], c["c_concat"]) and torch.equal(c["ref_latents"][1], repeat_rows(other, 2, 2))
+    assert torch.equal(c["ref_latents"][0], c["c_concat"]) and torch.equal(
+        c["ref_latents"][1], repeat_rows(other, 2, 2)
+    )
     assert torch.equal(c["image_cond"], stack_windows(shared.expand(6, -1, -1, -1), BOXES, 2))
     assert torch.equal(c["c_crossattn"], repeat_rows(text, 2, 2)) and c["fps"] == 24
 
@@ -89,9 +94,15 @@ def test_entries_that_cannot_be_cut_are_refused(key):
 
 def test_what_lies_at_another_resolution_is_cut_at_that_resolution():
     fine, coarse = numbered(6, 3, 16, 18), numbered(6, 3, 4, 5)
-    c = window_args(arguments(camera_conditions=fine, pose_latents=coarse), [Box(0, 0, 4, 6), Box(4, 2, 8, 8)])["c"]
-    assert torch.equal(c["camera_conditions"], stack_windows(fine, [Box(0, 0, 8, 12), Box(8, 4, 16, 16)], 2))
-    assert torch.equal(c["pose_latents"], stack_windows(coarse, [Box(0, 0, 2, 3), Box(2, 1, 4, 4)], 2))
+    c = window_args(
+        arguments(camera_conditions=fine, pose_latents=coarse), [Box(0, 0, 4, 6), Box(4, 2, 8, 8)]
+    )["c"]
+    assert torch.equal(
+        c["camera_conditions"], stack_windows(fine, [Box(0, 0, 8, 12), Box(8, 4, 16, 16)], 2)
+    )
+    assert torch.equal(
+        c["pose_latents"], stack_windows(coarse, [Box(0, 0, 2, 3), Box(2, 1, 4, 4)], 2)
+    )
 
 
 def test_what_has_no_whole_scale_is_resampled_to_the_canvas():
@@ -117,7 +128,11 @@ def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
     kept = [0, 1, 2] + [text + row * grid[1] + column for row in (1, 2) for column in (2, 3)]
     assert torch.equal(window_args(c, [box])["c"]["attention_mask"], mask[:, kept][:, :, kept])
     both = window_args(c, [box, Box(0, 0, 4, 4)])["c"]["attention_mask"]
-    assert both.shape == (12, 7, 7) and torch.equal(both[0], mask[0][kept][:, kept]) and not torch.equal(both[0], both[3])
+    assert (
+        both.shape == (12, 7, 7)
+        and torch.equal(both[0], mask[0][kept][:, kept])
+        and not torch.equal(both[0], both[3])
+    )
 
 
 def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
@@ -141,17 +156,37 @@ def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
 
 
 def test_some_conds_of_a_call_can_be_taken_alone():
-    c = arguments(conds=3, batch=2, c_concat=numbered(6, 2, *CANVAS), ref_latents=[numbered(6, 1)], scale=numbered(1, 3))["c"]
-    c["transformer_options"] = {"uuids": ["a", "b", "c"], "cond_or_uncond": [0, 0, 1], "patches": {}}
+    c = arguments(
+        conds=3,
+        batch=2,
+        c_concat=numbered(6, 2, *CANVAS),
+        ref_latents=[numbered(6, 1)],
+        scale=numbered(1, 3),
+    )["c"]
+    c["transformer_options"] = {
+        "uuids": ["a", "b", "c"],
+        "cond_or_uncond": [0, 0, 1],
+        "patches": {},
+    }
     taken = select_conds(c, [2, 0], conds=3, rows=6)
-    assert torch.equal(taken["c_concat"], c["c_concat"][[4, 5, 0, 1]]) and taken["ref_latents"][0].flatten().tolist() == [
+    assert torch.equal(taken["c_concat"], c["c_concat"][[4, 5, 0, 1]]) and taken["ref_latents"][
+        0
+    ].flatten().tolist() == [
         4,
         5,
         0,
         1,
     ]
-    assert taken["transformer_options"] == {"uuids": ["c", "a"], "cond_or_uncond": [1, 0], "patches": {}}
-    assert torch.equal(taken["scale"], c["scale"]) and c["transformer_options"]["uuids"] == ["a", "b", "c"]
+    assert taken["transformer_options"] == {
+        "uuids": ["c", "a"],
+        "cond_or_uncond": [1, 0],
+        "patches": {},
+    }
+    assert torch.equal(taken["scale"], c["scale"]) and c["transformer_options"]["uuids"] == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cut_to_it():
@@ -174,4 +209,8 @@ def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cut_to_it():
 
 def test_small_grids_are_taken_as_networks_round_them():
     assert scale_of((9, 11), (2, 2)) == (1, 8) and scale_of((9, 11), (5, 6)) == (1, 2)
-    assert scale_of((9, 11), (4, 5)) == (1, 2) and scale_of((9, 11), (72, 88)) == (8, 1) and scale_of((9, 11), (3, 7)) is None
+    assert (
+        scale_of((9, 11), (4, 5)) == (1, 2)
+        and scale_of((9, 11), (72, 88)) == (8, 1)
+        and scale_of((9, 11), (3, 7)) is None
+    )

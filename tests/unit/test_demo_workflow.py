@@ -52,7 +52,12 @@ def test_a_link_is_known_at_both_ends_and_has_their_type(link):
 def test_no_slot_names_a_link_that_is_not_there():
     numbers = {link[0] for link in WORKFLOW["links"]}
     named = {slot["link"] for node in NODES.values() for slot in node["inputs"]} - {None}
-    named |= {number for node in NODES.values() for slot in node["outputs"] for number in slot["links"] or ()}
+    named |= {
+        number
+        for node in NODES.values()
+        for slot in node["outputs"]
+        for number in slot["links"] or ()
+    }
     assert named == numbers
 
 
@@ -78,7 +83,12 @@ def test_the_workflow_uses_each_of_our_nodes_once(kind):
 
 INFO = {
     "Load": {"input": {"required": {"image": [["a.png", "b.png"], {"image_upload": True}]}}},
-    "Scale": {"input": {"required": {"image": ["IMAGE"], "factor": ["FLOAT", {}]}, "optional": {"mask": ["MASK"]}}},
+    "Scale": {
+        "input": {
+            "required": {"image": ["IMAGE"], "factor": ["FLOAT", {}]},
+            "optional": {"mask": ["MASK"]},
+        }
+    },
     "Sample": {
         "input": {
             "required": {
@@ -110,7 +120,11 @@ def node(number, kind, values=(), inputs=(), outputs=("IMAGE",), mode=0):
 
 def chain(*middle):
     """Load (1) -> the given nodes -> Save (9), linked by their first slots."""
-    ends = [node(1, "Load", ["a.png", "image"]), *middle, node(9, "Save", ["out"], [("image", "IMAGE", None)])]
+    ends = [
+        node(1, "Load", ["a.png", "image"]),
+        *middle,
+        node(9, "Save", ["out"], [("image", "IMAGE", None)]),
+    ]
     links = []
     for number, (source, target) in enumerate(pairwise(ends), start=1):
         target["inputs"][0]["link"] = number
@@ -130,11 +144,18 @@ def test_values_go_to_their_inputs_and_links_name_node_and_slot():
 def test_the_value_behind_a_seed_is_the_browsers_own():
     workflow = chain(node(2, "Sample", [7, "randomize", 20, "heun"], [("image", "IMAGE", None)]))
     sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
-    assert sample == {"image": ["1", 0], "seed": 7, "steps": 20, "name": "heun"}  # `late` is newer than the file
+    assert sample == {
+        "image": ["1", 0],
+        "seed": 7,
+        "steps": 20,
+        "name": "heun",
+    }  # `late` is newer than the file
 
 
 def test_a_link_wins_over_the_stored_value_of_its_widget():
-    workflow = chain(node(2, "Sample", [7, "fixed", 20, "heun"], [("image", "IMAGE", None), ("steps", "INT", 5)]))
+    workflow = chain(
+        node(2, "Sample", [7, "fixed", 20, "heun"], [("image", "IMAGE", None), ("steps", "INT", 5)])
+    )
     workflow["links"].append([5, 1, 1, 2, 1, "INT"])
     sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
     assert sample["steps"] == ["1", 1]
@@ -143,7 +164,10 @@ def test_a_link_wins_over_the_stored_value_of_its_widget():
 
 @pytest.mark.parametrize(
     "skipped",
-    [node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.BYPASSED), node(2, "Reroute", (), [("", "*", None)])],
+    [
+        node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.BYPASSED),
+        node(2, "Reroute", (), [("", "*", None)]),
+    ],
     ids=["bypassed", "reroute"],
 )
 def test_a_link_goes_through_a_node_that_does_nothing(skipped):
@@ -160,7 +184,9 @@ def test_a_bypassed_node_passes_the_input_that_has_its_outputs_type():
 
 
 def test_behind_a_muted_node_there_is_no_link():
-    prompt = run.prompt_from_workflow(chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.MUTED)), INFO)
+    prompt = run.prompt_from_workflow(
+        chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.MUTED)), INFO
+    )
     assert sorted(prompt) == ["1", "9"]
     assert "image" not in prompt["9"]["inputs"]
 
@@ -194,7 +220,9 @@ def test_a_skipped_node_hands_on_the_input_that_is_named():
 
 
 def test_only_what_a_node_needs_is_kept():
-    prompt = run.prompt_from_workflow(chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)])), INFO)
+    prompt = run.prompt_from_workflow(
+        chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)])), INFO
+    )
     assert sorted(run.only_needed_for(prompt, "2")) == ["1", "2"]
 
 

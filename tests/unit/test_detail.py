@@ -28,7 +28,9 @@ def test_a_hard_step_from_black_to_white_has_the_whole_gradient_on_both_sides():
     image = torch.zeros(16, 16, 1)
     image[:, 8:] = 1
     edges = CellSums.of_image(image, edges=True).sums[..., 5]
-    assert edges.flatten().tolist() == pytest.approx([8.0] * 4)  # 8 rows of one px each, left and right of the step
+    assert edges.flatten().tolist() == pytest.approx(
+        [8.0] * 4
+    )  # 8 rows of one px each, left and right of the step
 
 
 def test_a_smooth_ramp_has_colour_detail_and_hardly_an_edge():
@@ -42,7 +44,11 @@ def test_one_threshold_splits_photos_about_as_often_by_edges_as_by_color():
     ratios = []
     for name in ("astronaut", "coffee", "rocket", "hubble_deep_field", "chelsea"):
         color, edges = (
-            len(build_quadtree(sample_photo(name), detail_metric=metric, min_tile_px=16, max_tile_px=256).leaves)
+            len(
+                build_quadtree(
+                    sample_photo(name), detail_metric=metric, min_tile_px=16, max_tile_px=256
+                ).leaves
+            )
             for metric in ("color", "edges")
         )
         ratios.append(edges / color)
@@ -58,8 +64,13 @@ def test_sums_without_edges_are_refused_where_edges_are_asked_for(metric):
 
 def test_by_both_a_leaf_is_split_where_either_measure_splits_it():
     image = sample_photo("coffee")
-    trees = {metric: build_quadtree(image, detail_metric=metric, max_tile_px=256) for metric in ("color", "edges", "both")}
-    detail_at = {metric: {leaf[:5]: leaf.detail for leaf in tree.leaves} for metric, tree in trees.items()}
+    trees = {
+        metric: build_quadtree(image, detail_metric=metric, max_tile_px=256)
+        for metric in ("color", "edges", "both")
+    }
+    detail_at = {
+        metric: {leaf[:5]: leaf.detail for leaf in tree.leaves} for metric, tree in trees.items()
+    }
     for box, value in detail_at["both"].items():
         assert value == max(detail_at[metric].get(box, 0) for metric in trees)
     assert len(trees["both"].leaves) >= max(len(trees["color"].leaves), len(trees["edges"].leaves))

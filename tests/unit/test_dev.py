@@ -23,7 +23,16 @@ from quadtree_pack.testing.dev import DEV, dev
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder that dev.py takes for its own."""
-    for name in ("ROOT", "VENV", "CACHE", "OWN_COMFYUI", "PYTHON", "REQUIREMENTS", "BUSY", "NO_BROWSER"):
+    for name in (
+        "ROOT",
+        "VENV",
+        "CACHE",
+        "OWN_COMFYUI",
+        "PYTHON",
+        "REQUIREMENTS",
+        "BUSY",
+        "NO_BROWSER",
+    ):
         monkeypatch.setattr(dev, name, tmp_path / getattr(dev, name).relative_to(DEV.parent))
     dev.CACHE.mkdir()
     return tmp_path
@@ -43,7 +52,12 @@ def make_sdist(path: Path, files: dict[str, str], links: dict[str, str] | None =
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-COMFYUI_FILES = {"main.py": "main", "comfy/sd.py": "sd", "comfy/ldm/flux.py": "flux", "requirements.txt": "torch\n"}
+COMFYUI_FILES = {
+    "main.py": "main",
+    "comfy/sd.py": "sd",
+    "comfy/ldm/flux.py": "flux",
+    "requirements.txt": "torch\n",
+}
 SDIST_FILES = {
     "pack-1/setup.py": "no",
     "pack-1/vendor/other/main.py": "no",
@@ -72,7 +86,9 @@ def test_a_sdist_of_another_sha256_is_refused_unopened(project):
     assert not list(dev.CACHE.iterdir())
 
 
-@pytest.mark.parametrize("old", [{}, {"main.py": "old"}], ids=["nothing there before", "an old tree there before"])
+@pytest.mark.parametrize(
+    "old", [{}, {"main.py": "old"}], ids=["nothing there before", "an old tree there before"]
+)
 def test_an_interrupted_unpack_changes_nothing_and_the_next_one_is_whole(project, monkeypatch, old):
     for name, text in old.items():
         dev.OWN_COMFYUI.mkdir()
@@ -93,14 +109,18 @@ def test_an_interrupted_unpack_changes_nothing_and_the_next_one_is_whole(project
 
 @pytest.mark.parametrize("name", ["../evil.py", "comfy/../../evil.py", "..\\evil.py", "C:evil.py"])
 def test_a_sdist_that_points_out_of_its_folder_is_refused(project, name):
-    sha256 = make_sdist(project / "sdist.tar.gz", {**SDIST_FILES, f"pack-1/vendor/ComfyUI/{name}": "evil"})
+    sha256 = make_sdist(
+        project / "sdist.tar.gz", {**SDIST_FILES, f"pack-1/vendor/ComfyUI/{name}": "evil"}
+    )
     with pytest.raises(dev.ExpectedError, match="points out"):
         dev.unpack_comfyui(project / "sdist.tar.gz", dev.OWN_COMFYUI, sha256=sha256)
     assert not [path for path in project.rglob("*") if "evil" in path.name]
 
 
 def test_links_in_the_sdist_are_not_made(project):
-    sha256 = make_sdist(project / "sdist.tar.gz", SDIST_FILES, links={"pack-1/vendor/ComfyUI/link": "/"})
+    sha256 = make_sdist(
+        project / "sdist.tar.gz", SDIST_FILES, links={"pack-1/vendor/ComfyUI/link": "/"}
+    )
     dev.unpack_comfyui(project / "sdist.tar.gz", dev.OWN_COMFYUI, sha256=sha256)
     assert not any(entry.is_symlink() for entry in dev.OWN_COMFYUI.rglob("*"))
 
@@ -120,7 +140,9 @@ def test_links_in_the_sdist_are_not_made(project):
 def test_a_folder_without_comfyui_is_named_with_what_is_missing(tmp_path, there, said):
     for name in there:
         (tmp_path / name).touch()
-    with pytest.raises(dev.ExpectedError, match=re.escape(str(tmp_path)) + ".*" + said + ".*start ComfyUI from"):
+    with pytest.raises(
+        dev.ExpectedError, match=re.escape(str(tmp_path)) + ".*" + said + ".*start ComfyUI from"
+    ):
         dev.comfyui_folder(str(tmp_path))
 
 
@@ -227,16 +249,25 @@ def test_what_comfyui_pins_itself_is_not_pinned_here():
     assert not [name for name in pins if name.startswith("comfy")]
 
 
-VERSIONS = st.lists(st.sampled_from([0, 1, 2, 10]), min_size=2, max_size=4).map(lambda numbers: ".".join(map(str, numbers)))
-CLAUSES = st.builds(str.__add__, st.sampled_from(["==", "!=", ">=", "<=", ">", "<", "~="]), VERSIONS)
+VERSIONS = st.lists(st.sampled_from([0, 1, 2, 10]), min_size=2, max_size=4).map(
+    lambda numbers: ".".join(map(str, numbers))
+)
+CLAUSES = st.builds(
+    str.__add__, st.sampled_from(["==", "!=", ">=", "<=", ">", "<", "~="]), VERSIONS
+)
 
 
 @example(["~=1.4.2"], "1.4.1")
 @example(["~=1.4.2"], "1.10.2")
 @example([">1.2", "<1.11"], "1.10")
-@given(st.lists(CLAUSES | VERSIONS.map("=={}.*".format) | VERSIONS.map("!={}.*".format), max_size=2), VERSIONS)
+@given(
+    st.lists(CLAUSES | VERSIONS.map("=={}.*".format) | VERSIONS.map("!={}.*".format), max_size=2),
+    VERSIONS,
+)
 def test_version_clauses_mean_what_they_mean_to_pip(clauses, version):
-    assert dev.allows(", ".join(clauses), version) == SpecifierSet(",".join(clauses)).contains(version)
+    assert dev.allows(", ".join(clauses), version) == SpecifierSet(",".join(clauses)).contains(
+        version
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +284,9 @@ def test_version_clauses_mean_what_they_mean_to_pip(clauses, version):
 )
 def test_what_comfyui_asks_for_wins_over_our_pins(project, theirs, installed):
     (project / "requirements.txt").write_text(theirs, encoding="utf-8")
-    dev.REQUIREMENTS.write_text("numpy==2.4.6\ntqdm==4.70.1\ntorchaudio==2.11.0\n", encoding="utf-8")
+    dev.REQUIREMENTS.write_text(
+        "numpy==2.4.6\ntqdm==4.70.1\ntorchaudio==2.11.0\n", encoding="utf-8"
+    )
     usual, alone = dev.wanted_packages(project)
     assert usual == installed
     assert alone == ["torchaudio==2.11.0"]
@@ -269,15 +302,23 @@ def test_all_pins_of_a_package_give_way_when_one_does(project):
 TOOLS = "".join(f"{package}==1.0\n" for packages in dev.TOOLS.values() for package in packages)
 
 
-def give_requirements(folder: Path, ours: str = TOOLS, theirs: str = "torch\n", config: str = "3.11") -> None:
+def give_requirements(
+    folder: Path, ours: str = TOOLS, theirs: str = "torch\n", config: str = "3.11"
+) -> None:
     dev.VENV.mkdir(exist_ok=True)
     (dev.VENV / "pyvenv.cfg").write_text(config, encoding="utf-8")
     dev.REQUIREMENTS.write_text(ours, encoding="utf-8")
     (folder / "requirements.txt").write_text(theirs, encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", [{"ours": TOOLS + "pytest==1.0\n"}, {"theirs": "torch==2\n"}, {"config": "3.12"}], ids=str)
-def test_packages_are_installed_again_when_what_they_depend_on_changes(project, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change",
+    [{"ours": TOOLS + "pytest==1.0\n"}, {"theirs": "torch==2\n"}, {"config": "3.12"}],
+    ids=str,
+)
+def test_packages_are_installed_again_when_what_they_depend_on_changes(
+    project, monkeypatch, change
+):
     monkeypatch.setattr(dev, "pip", lambda *args: None)
     theirs = project / "theirs"
     theirs.mkdir()
@@ -291,7 +332,9 @@ def test_packages_are_installed_again_when_what_they_depend_on_changes(project, 
     assert not dev.packages_ready(theirs)
 
 
-@pytest.mark.parametrize(("stop", "usable"), [(KeyboardInterrupt, False), (OSError, False), ("refused", True)], ids=str)
+@pytest.mark.parametrize(
+    ("stop", "usable"), [(KeyboardInterrupt, False), (OSError, False), ("refused", True)], ids=str
+)
 def test_a_venv_whose_installation_was_cut_off_is_not_used(project, monkeypatch, stop, usable):
     """A pip that fails by itself cleans up after itself; one that is stopped does not."""
     error = dev.ExpectedError if stop == "refused" else stop
@@ -312,7 +355,11 @@ def test_a_venv_whose_installation_was_cut_off_is_not_used(project, monkeypatch,
 @pytest.mark.parametrize("name", dev.TOOLS)
 def test_a_tool_is_installed_alone_and_again_when_its_pin_changes(project, monkeypatch, name):
     installed = []
-    monkeypatch.setattr(dev, "pip", lambda *args: installed.append((dev.CACHE / "requirements.txt").read_text().split()))
+    monkeypatch.setattr(
+        dev,
+        "pip",
+        lambda *args: installed.append((dev.CACHE / "requirements.txt").read_text().split()),
+    )
     give_requirements(project)
     dev.PYTHON.parent.mkdir(parents=True)
     dev.PYTHON.touch()
@@ -321,7 +368,10 @@ def test_a_tool_is_installed_alone_and_again_when_its_pin_changes(project, monke
     *others, last = dev.TOOLS[name]
     give_requirements(project, ours=TOOLS.replace(f"{last}==1.0", f"{last}==1.1"))
     dev.set_up([dev.tool_step(name)], project)
-    assert installed == [[f"{one}==1.0" for one in (*others, last)], [*(f"{one}==1.0" for one in others), f"{last}==1.1"]]
+    assert installed == [
+        [f"{one}==1.0" for one in (*others, last)],
+        [*(f"{one}==1.0" for one in others), f"{last}==1.1"],
+    ]
 
 
 def test_of_a_tool_with_pins_for_older_and_newer_pythons_pip_gets_both(project):
@@ -345,9 +395,15 @@ def test_an_archive_of_the_pack_alone_passes(project):
     assert dev.check_archive(path) == (["__init__.py", "web/docs/A.md"], path.stat().st_size)
 
 
-@pytest.mark.parametrize("name", ["tests/test_a.py", "docs/icon.png", "dev.py", "demo/a/b.png", ".github/workflows/tests.yml"])
+@pytest.mark.parametrize(
+    "name",
+    ["tests/test_a.py", "docs/icon.png", "dev.py", "demo/a/b.png", ".github/workflows/tests.yml"],
+)
 def test_an_archive_with_a_development_file_is_refused_by_its_name(project, name):
-    with pytest.raises(dev.ExpectedError, match=re.escape(f"holds {name}: 1 such files; .comfyignore must keep them out")):
+    with pytest.raises(
+        dev.ExpectedError,
+        match=re.escape(f"holds {name}: 1 such files; .comfyignore must keep them out"),
+    ):
         dev.check_archive(make_archive(project, "__init__.py", name))
 
 
@@ -356,7 +412,10 @@ def test_an_archive_that_is_too_large_is_refused(project):
         dev.check_archive(make_archive(project, "__init__.py", size=dev.ARCHIVE_LIMIT_BYTES + 1))
 
 
-@pytest.mark.parametrize("said", ["Warning: License should be ...", "Security warnings found:", "Error: version is empty"])
+@pytest.mark.parametrize(
+    "said",
+    ["Warning: License should be ...", "Security warnings found:", "Error: version is empty"],
+)
 def test_a_warning_of_the_registry_s_check_is_a_failure(project, monkeypatch, said):
     """comfy-cli itself ends with 0 then."""
     monkeypatch.setattr(dev, "comfy_cli", lambda *args: said)
@@ -412,8 +471,12 @@ def test_a_program_gets_its_arguments_and_gives_its_exit_code(project):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl+C to a whole console")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
-def test_a_signal_ends_the_program_first_and_dev_py_after_it_without_a_traceback(tmp_path, number, before):
+@pytest.mark.parametrize(
+    "before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"]
+)
+def test_a_signal_ends_the_program_first_and_dev_py_after_it_without_a_traceback(
+    tmp_path, number, before
+):
     """A shell starts a background job with SIGINT ignored, which children would inherit."""
     program = """
 import sys, time
@@ -427,7 +490,8 @@ except KeyboardInterrupt:
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     (tmp_path / "dev.py").write_text(
         DEV.read_text(encoding="utf-8").replace(
-            "sys.exit(main(sys.argv[1:]))", "sys.exit(run_child([sys.executable, 'program.py'], dict(os.environ)))"
+            "sys.exit(main(sys.argv[1:]))",
+            "sys.exit(run_child([sys.executable, 'program.py'], dict(os.environ)))",
         ),
         encoding="utf-8",
     )
@@ -451,10 +515,16 @@ except KeyboardInterrupt:
         assert process.wait() == 7
 
 
-@pytest.mark.parametrize(("args", "examples", "rest"), [([], "500", []), (["20"], "20", []), (["-x"], "500", ["-x"])])
+@pytest.mark.parametrize(
+    ("args", "examples", "rest"), [([], "500", []), (["20"], "20", []), (["-x"], "500", ["-x"])]
+)
 def test_fuzz_runs_its_tests_with_so_many_examples(args, examples, rest, monkeypatch):
     started = []
     monkeypatch.setattr(dev, "run_child", lambda argv, env: started.append((argv, env)) or 0)
     assert dev.fuzz(dev.OWN_COMFYUI, args) == 0
     ((argv, env),) = started
-    assert env["QUADTREE_FUZZ"] == examples and argv[3:5] == ["-m", "fuzz"] and argv[len(argv) - len(rest) :] == rest
+    assert (
+        env["QUADTREE_FUZZ"] == examples
+        and argv[3:5] == ["-m", "fuzz"]
+        and argv[len(argv) - len(rest) :] == rest
+    )

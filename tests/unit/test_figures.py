@@ -11,7 +11,12 @@ from quadtree_pack.docs import drawing, figures, icon, pictures
 from quadtree_pack.testing.dev import dev
 
 DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
-FOLDERS = {"docs": ("*.png", "*.webp"), "docs/figures": ("*",), "web/docs": ("*.webp",), "example_workflows": ("*.jpg",)}
+FOLDERS = {
+    "docs": ("*.png", "*.webp"),
+    "docs/figures": ("*",),
+    "web/docs": ("*.webp",),
+    "example_workflows": ("*.jpg",),
+}
 BY_THE_DEMO = {"docs/demo.png"}
 BY_BENCHMARKS = {"docs/figures/quality-seams.png", "docs/figures/quality-texture.png"}
 # Another processor rounds otherwise, and a picture is compressed; a digit in a label differs by far more.
@@ -55,7 +60,9 @@ def test_drawing_twice_gives_the_same_bytes(drawn, tmp_path):
 
 def test_one_digit_of_a_label_is_more_than_the_tolerance():
     picture = drawing.as_picture(pictures.photo((240, 160)))
-    one, other = (np.asarray(drawing.sheet({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2))
+    one, other = (
+        np.asarray(drawing.sheet({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2)
+    )
     assert abs(one - other).max() > LEVELS
 
 
@@ -81,7 +88,11 @@ def test_a_figure_is_small_and_has_a_background_of_its_own(name):
 def test_a_name_that_no_picture_has_is_refused(tmp_path):
     command = [sys.executable, "-m", "docs", "--into", str(tmp_path), "nothing"]
     told = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
-    assert told.returncode == 2 and "no picture's name holds 'nothing'" in told.stderr and "icon.png" in told.stderr
+    assert (
+        told.returncode == 2
+        and "no picture's name holds 'nothing'" in told.stderr
+        and "icon.png" in told.stderr
+    )
 
 
 # --- The plot of the trajectories says what it says --------------------------------------------------------------------

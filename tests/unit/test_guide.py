@@ -39,14 +39,20 @@ RUN_BY = {
 def test_a_command_of_the_documents_is_known_and_run_by_a_test(words):
     request = dev.parse(words)
     file, test = RUN_BY[request.command].split("::")
-    functions = [node.name for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body if hasattr(node, "name")]
+    functions = [
+        node.name
+        for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+        if hasattr(node, "name")
+    ]
     assert test in functions
     assert request.command != "bench" or set(request.args) <= set(BENCHMARKS)
 
 
 def test_the_documents_name_every_command_and_every_benchmark():
     assert {words[0] for words in COMMANDS.values()} == dev.COMMANDS.keys()
-    assert {words[1] for words in COMMANDS.values() if words[0] == "bench" and len(words) > 1} == set(BENCHMARKS)
+    assert {
+        words[1] for words in COMMANDS.values() if words[0] == "bench" and len(words) > 1
+    } == set(BENCHMARKS)
 
 
 @pytest.fixture
@@ -57,7 +63,12 @@ def here(monkeypatch):
 
 
 def test_the_command_test_runs_what_is_named(here, capfd):
-    assert dev.COMMANDS["test"].run(dev.OWN_COMFYUI, ["tests/unit/test_utils.py", "-q", "-p", "no:cacheprovider"]) == 0
+    assert (
+        dev.COMMANDS["test"].run(
+            dev.OWN_COMFYUI, ["tests/unit/test_utils.py", "-q", "-p", "no:cacheprovider"]
+        )
+        == 0
+    )
     assert "passed" in capfd.readouterr().out
 
 
@@ -104,7 +115,9 @@ def texts_of(path):
     """Every text in a module, with … for what is filled in."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield "".join(
+                part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield re.sub(r"%[dsr]", "…", node.value)
 
@@ -123,4 +136,7 @@ def test_with_the_default_sizes_the_threshold_hardly_changes_a_small_portrait_s_
     image = photo("astronaut", figures.LONG_SIDE_PX)
     for threshold in (15, 70):
         cost = typical_cost(build_quadtree(image, content_threshold=threshold), TYPICAL_STEPS)
-        assert f"the portrait below costs {100 * cost:.0f}% of the full\nmodel cost at threshold 15 and at 70 alike" in GUIDE
+        assert (
+            f"the portrait below costs {100 * cost:.0f}% of the full\nmodel cost at threshold 15 and at 70 alike"
+            in GUIDE
+        )

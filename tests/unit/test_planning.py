@@ -13,12 +13,23 @@ from hypothesis import strategies as st
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import new_run
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
-from quadtree_pack.windows.planning import FINALISTS, Cost, Planner, Tiling, penalties, units_with, with_shared_shapes
+from quadtree_pack.windows.planning import (
+    FINALISTS,
+    Cost,
+    Planner,
+    Tiling,
+    penalties,
+    units_with,
+    with_shared_shapes,
+)
 
 
 def cost_of(windows, tiling):
     shapes = Counter((window.box.height, window.box.width) for window in windows)
-    return sum(tiling.cost.of_shape(height * width, count, tiling.batch) for (height, width), count in shapes.items())
+    return sum(
+        tiling.cost.of_shape(height * width, count, tiling.batch)
+        for (height, width), count in shapes.items()
+    )
 
 
 @given(
@@ -71,7 +82,9 @@ def test_an_overlap_as_large_as_the_tile_is_no_matter_in_one_window():
 
 
 def test_calm_cells_cost_nothing():
-    assert plan_of(Tiling(8, 4, 2, 1, True, TRANSFORMER), torch.zeros(40, 40, dtype=torch.bool)) == ()
+    assert (
+        plan_of(Tiling(8, 4, 2, 1, True, TRANSFORMER), torch.zeros(40, 40, dtype=torch.bool)) == ()
+    )
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
@@ -94,10 +107,18 @@ def test_one_strip_is_as_cheap_as_the_best_of_all_ways_to_cut_it(seed):
             (inside,) = torch.where(active[low:high])
             if len(inside):
                 length = max(int(inside[-1] - inside[0]) + 1, tiling.smallest)
-                total += np.inf if length > tiling.tile else float(TRANSFORMER.of_windows(length * 16 * 32, 1))
+                total += (
+                    np.inf
+                    if length > tiling.tile
+                    else float(TRANSFORMER.of_windows(length * 16 * 32, 1))
+                )
         return total
 
-    best = min(price(borders) for count in range(6) for borders in combinations(range(1, len(active)), count))
+    best = min(
+        price(borders)
+        for count in range(6)
+        for borders in combinations(range(1, len(active)), count)
+    )
     cells = active.repeat_interleave(16)[None].expand(32, -1)
     assert cost_of(plan_of(tiling, cells), tiling) <= 1.1 * best
 
@@ -109,15 +130,25 @@ def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
     active = random_cells(49, 49, 0.6, seed)[::7, ::7]
 
     def ways(length):
-        return [(0, *cut, length) for count in range(length) for cut in combinations(range(1, length), count)]
+        return [
+            (0, *cut, length)
+            for count in range(length)
+            for cut in combinations(range(1, length), count)
+        ]
 
     @cache
     def piece(y0, y1, x0, x1):
         rows, columns = torch.where(active[y0:y1, x0:x1])
         if not len(rows):
             return 0.0
-        sides = [max(int(where.max() - where.min()) + 1, tiling.smallest) for where in (rows, columns)]
-        return np.inf if max(sides) > tiling.tile else float(TRANSFORMER.of_windows(sides[0] * sides[1] * 256, 1))
+        sides = [
+            max(int(where.max() - where.min()) + 1, tiling.smallest) for where in (rows, columns)
+        ]
+        return (
+            np.inf
+            if max(sides) > tiling.tile
+            else float(TRANSFORMER.of_windows(sides[0] * sides[1] * 256, 1))
+        )
 
     @cache
     def strip(y0, y1):
@@ -129,7 +160,8 @@ def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
 
 
 @pytest.mark.parametrize(
-    ("size", "overlap", "floor"), [((512, 512), 0, 0.97), ((342, 512), 0, 0.97), ((512, 512), 4, 0.85), ((342, 512), 4, 0.85)]
+    ("size", "overlap", "floor"),
+    [((512, 512), 0, 0.97), ((342, 512), 0, 0.97), ((512, 512), 4, 0.85), ((342, 512), 4, 0.85)],
 )
 def test_a_full_4k_canvas_costs_hardly_more_than_its_cells(size, overlap, floor):
     """Against the cheapest cost per cell there is, also while the lattice moves."""
@@ -147,7 +179,10 @@ def test_a_moving_lattice_keeps_away_from_its_recent_borders():
     planner = Planner((400, 400), tiling)
     units = units_with(torch.ones(400, 400, dtype=torch.bool), 2)
     plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(8)]
-    moves = [np.mean([min(abs(x - border) for border in before) for x in now]) for before, now in pairwise(plans)]
+    moves = [
+        np.mean([min(abs(x - border) for border in before) for x in now])
+        for before, now in pairwise(plans)
+    ]
     assert np.mean(moves) >= 8 and np.count_nonzero(moves) >= len(moves) - 1
 
 
@@ -164,12 +199,17 @@ def test_a_moving_lattice_leaves_the_last_step_s_borders_where_every_place_was_u
 def test_a_lattice_without_overlap_pays_more_to_move():
     """Nothing else hides its borders: it moves where half a percent of the cost would not make it."""
     places = range(25)
-    bare, soft = (penalties(24, [[8, 16]], Tiling(4, 8, 4, overlap, True, TRANSFORMER)) for overlap in (0, 2))
+    bare, soft = (
+        penalties(24, [[8, 16]], Tiling(4, 8, 4, overlap, True, TRANSFORMER)) for overlap in (0, 2)
+    )
     assert all(bare[place] >= soft[place] for place in places) and bare[8] > soft[8] > 1 == soft[12]
 
 
 def test_older_borders_repel_less():
-    new, old = (penalties(24, recent, Tiling(4, 8, 4, 2, True, TRANSFORMER))[8] for recent in ([[], [8]], [[8], []]))
+    new, old = (
+        penalties(24, recent, Tiling(4, 8, 4, 2, True, TRANSFORMER))[8]
+        for recent in ([[], [8]], [[8], []])
+    )
     assert new > old > 1
 
 
@@ -183,7 +223,9 @@ def test_scattered_specks_do_not_stop_the_planner(monkeypatch):
     """Many windows of many shapes: sharing shapes looks at every pair once, not at every pair again after each change."""
     looks = []
     of_shape = Cost.of_shape
-    monkeypatch.setattr(Cost, "of_shape", lambda self, *args: looks.append(1) or of_shape(self, *args))
+    monkeypatch.setattr(
+        Cost, "of_shape", lambda self, *args: looks.append(1) or of_shape(self, *args)
+    )
     specks = np.random.default_rng(0).random((512, 512)) < 0.002
     windows = Planner((1024, 1024), Tiling(2, 64, 32, 4, True, TRANSFORMER, 4)).plan(specks)
     assert len(windows) > 50 and len(looks) < 5 * FINALISTS * len(windows) ** 2
@@ -208,4 +250,7 @@ def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():
         run.sigmas = [3.0, 2.0, 1.0, 0.0]
         plans.append([run.windows(step) for step in range(3)])
     assert all(plan == plans[0] for plan in plans)
-    assert len({(window.box.height, window.box.width) for windows in plans[0] for window in windows}) > 3
+    assert (
+        len({(window.box.height, window.box.width) for windows in plans[0] for window in windows})
+        > 3
+    )

@@ -13,12 +13,16 @@ from comfy_cli.registry.config_parser import extract_node_configuration
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = extract_node_configuration(str(ROOT / "pyproject.toml"))  # as the registry's own tool reads it
+CONFIG = extract_node_configuration(
+    str(ROOT / "pyproject.toml")
+)  # as the registry's own tool reads it
 RAW = "https://raw.githubusercontent.com"
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 GITHUB = {
-    path.relative_to(ROOT / ".github").as_posix(): yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    path.relative_to(ROOT / ".github").as_posix(): yaml.load(
+        path.read_text(encoding="utf-8"), yaml.BaseLoader
+    )
     for path in (ROOT / ".github").rglob("*.yml")
 }
 FORMS = {name: form for name, form in GITHUB.items() if "body" in form}
@@ -33,7 +37,10 @@ def picture(url):
 
 def test_the_registry_gets_all_that_it_shows():
     assert re.fullmatch(r"\d+\.\d+\.\d+", CONFIG.project.version)
-    assert CONFIG.project.name == "quadtree-diffusion" and CONFIG.tool_comfy.display_name == "Quadtree Diffusion"
+    assert (
+        CONFIG.project.name == "quadtree-diffusion"
+        and CONFIG.tool_comfy.display_name == "Quadtree Diffusion"
+    )
     assert CONFIG.project.license.text == "Apache-2.0"
     assert CONFIG.project.supported_os == ["OS Independent"]
     assert CONFIG.project.supported_comfyui_version.startswith(">=")
@@ -52,11 +59,22 @@ def test_the_banner_is_21_to_9():
 
 def test_the_changelog_has_its_form_and_names_the_version_or_leads_to_it():
     headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
-    assert headings and all(re.fullmatch(r"\[(Unreleased|\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)\]?", one) for one in headings)
+    assert headings and all(
+        re.fullmatch(r"\[(Unreleased|\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)\]?", one)
+        for one in headings
+    )
     newest = headings[0].strip("[").partition("]")[0]
     assert newest in ("Unreleased", CONFIG.project.version)
     kinds = set(re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE))
-    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Known limits"}
+    assert kinds <= {
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+        "Known limits",
+    }
 
 
 def test_github_tests_every_python_that_pyproject_names():
@@ -67,15 +85,26 @@ def test_github_tests_every_python_that_pyproject_names():
 
 def test_github_runs_what_our_own_checks_run():
     ours = set(re.findall(r"dev\.py \w+", (ROOT / ".ci" / "run").read_text(encoding="utf-8")))
-    steps = [step for job in GITHUB["workflows/tests.yml"]["jobs"].values() for step in job["steps"]]
-    assert {found for step in steps for found in re.findall(r"dev\.py \w+", step.get("run", ""))} == ours
+    steps = [
+        step for job in GITHUB["workflows/tests.yml"]["jobs"].values() for step in job["steps"]
+    ]
+    assert {
+        found for step in steps for found in re.findall(r"dev\.py \w+", step.get("run", ""))
+    } == ours
 
 
 def test_publishing_waits_for_the_tests_and_the_version():
     jobs = GITHUB["workflows/publish.yml"]["jobs"]
     assert jobs["publish"]["needs"] == ["version", "tests"]
-    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml" and "workflow_call" in GITHUB["workflows/tests.yml"]["on"]
-    (action,) = (step for step in jobs["publish"]["steps"] if step["uses"].startswith("Comfy-Org/publish-node-action@"))
+    assert (
+        jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+        and "workflow_call" in GITHUB["workflows/tests.yml"]["on"]
+    )
+    (action,) = (
+        step
+        for step in jobs["publish"]["steps"]
+        if step["uses"].startswith("Comfy-Org/publish-node-action@")
+    )
     assert action["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
 
 
@@ -90,12 +119,24 @@ def test_publishing_waits_for_the_tests_and_the_version():
     ],
 )
 def test_a_tag_is_published_only_if_it_names_the_version(tmp_path, tag, version, heading, said):
-    changed = PYPROJECT.replace(f'\nversion = "{CONFIG.project.version}"', f'\nversion = "{version}"')
+    changed = PYPROJECT.replace(
+        f'\nversion = "{CONFIG.project.version}"', f'\nversion = "{version}"'
+    )
     (tmp_path / "pyproject.toml").write_text(changed, encoding="utf-8")
     (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n", encoding="utf-8")
-    (script,) = (step["run"] for step in GITHUB["workflows/publish.yml"]["jobs"]["version"]["steps"] if "run" in step)
+    (script,) = (
+        step["run"]
+        for step in GITHUB["workflows/publish.yml"]["jobs"]["version"]["steps"]
+        if "run" in step
+    )
     env = {**os.environ, "GITHUB_REF_NAME": tag}
-    run = subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    run = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert (run.returncode == 0) is (said is None)
     assert said is None or said in run.stdout
 
@@ -108,9 +149,15 @@ def test_an_issue_form_is_one_that_github_shows(form):
     for field in form["body"]:
         assert field["type"] in ("textarea", "input", "checkboxes")
         assert field["attributes"]["label"]
-        assert field["type"] != "checkboxes" or all(option["label"] for option in field["attributes"]["options"])
+        assert field["type"] != "checkboxes" or all(
+            option["label"] for option in field["attributes"]["options"]
+        )
 
 
 def test_a_bug_report_asks_for_versions_workflow_and_log():
-    needed = {field["id"] for field in FORMS["ISSUE_TEMPLATE/bug.yml"]["body"] if field.get("validations", {}).get("required")}
+    needed = {
+        field["id"]
+        for field in FORMS["ISSUE_TEMPLATE/bug.yml"]["body"]
+        if field.get("validations", {}).get("required")
+    }
     assert {"workflow", "log", "pack", "comfyui", "system"} <= needed

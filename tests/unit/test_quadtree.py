@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.quadtree import Leaf, Quadtree, build_quadtree, busy_by_area, busy_by_depth, tree_sides
+from quadtree_pack.quadtree import (
+    Leaf,
+    Quadtree,
+    build_quadtree,
+    busy_by_area,
+    busy_by_depth,
+    tree_sides,
+)
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.testing.trees import is_sound
 from quadtree_pack.tree.detail import DETAIL_METRICS, detail_by_color
@@ -36,7 +43,9 @@ def naive_leaves(image, threshold, min_tile, max_tile, low, high):
                     visit(x + dx, y + dy, side // 2)
             return
         box = Box(x, y, min(x + side, width), min(y + side, height))
-        leaves.append((box, side, detail, low + (high - low) * (1 - min(1, (side / reference) ** 2))))
+        leaves.append(
+            (box, side, detail, low + (high - low) * (1 - min(1, (side / reference) ** 2)))
+        )
 
     for y in range(0, height, max_tile):
         for x in range(0, width, max_tile):
@@ -61,8 +70,12 @@ def test_the_tree_equals_a_naive_recursion_leaf_for_leaf(height, width, seed, li
     expected = sorted(naive_leaves(image, 20, *limits, 0.2, 0.8))
     found = sorted(tree.leaves)
     assert [(leaf.box, leaf.side) for leaf in found] == [leaf[:2] for leaf in expected]
-    assert [leaf.detail for leaf in found] == pytest.approx([leaf[2] for leaf in expected], abs=1e-5)
-    assert [leaf.denoise for leaf in found] == pytest.approx([leaf[3] for leaf in expected], abs=1e-12)
+    assert [leaf.detail for leaf in found] == pytest.approx(
+        [leaf[2] for leaf in expected], abs=1e-5
+    )
+    assert [leaf.denoise for leaf in found] == pytest.approx(
+        [leaf[3] for leaf in expected], abs=1e-12
+    )
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000))
@@ -98,7 +111,12 @@ def test_sides_halve_on_the_grid_within_the_limits(limits, sides):
 
 def test_denoise_runs_from_min_at_the_reference_to_max_at_zero_side():
     assert [busy_by_area(side, (1024, 64), None, None) for side in (1024, 512, 0)] == [0, 0.75, 1]
-    assert [busy_by_depth(side, (1024, 64), None, None) for side in (1024, 256, 64, 2048)] == [0, 0.5, 1, 0]
+    assert [busy_by_depth(side, (1024, 64), None, None) for side in (1024, 256, 64, 2048)] == [
+        0,
+        0.5,
+        1,
+        0,
+    ]
     assert busy_by_depth(64, (64, 64), None, None) == 0
 
 
@@ -109,7 +127,11 @@ def test_an_image_smaller_than_a_tile_is_measured_against_its_longer_side():
 
 def test_roots_far_larger_than_the_image_take_no_memory(monkeypatch):
     levels = []
-    monkeypatch.setitem(DETAIL_METRICS, "color", lambda sums: levels.append(sums[..., 0].numel()) or detail_by_color(sums))
+    monkeypatch.setitem(
+        DETAIL_METRICS,
+        "color",
+        lambda sums: levels.append(sums[..., 0].numel()) or detail_by_color(sums),
+    )
     tree = build_quadtree(torch.rand(50, 67, 3), min_tile_px=8, max_tile_px=1 << 16)
     assert len(levels) == 14 and max(levels) == len(tree.leaves) == 7 * 9
     assert tree.side_grid()[0].shape == (7, 9)
@@ -168,7 +190,9 @@ def test_a_feather_wider_than_the_map_is_one_as_wide_as_the_map():
 def test_a_tree_of_a_small_image_fits_its_upscale():
     tree = tree_of(patchwork(128, 192, 5))
     small = tree.denoise_map(16, 24)
-    assert torch.equal(tree.denoise_map(64, 96), small.repeat_interleave(4, 0).repeat_interleave(4, 1))
+    assert torch.equal(
+        tree.denoise_map(64, 96), small.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    )
 
 
 def test_a_uniform_tree_gives_exactly_its_denoise_with_any_feather():
@@ -197,7 +221,8 @@ def test_skipped_leaves_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "fits"), [(16, 24, True), (33, 50, True), (128, 192, True), (24, 16, False), (16, 20, False)]
+    ("rows", "columns", "fits"),
+    [(16, 24, True), (33, 50, True), (128, 192, True), (24, 16, False), (16, 20, False)],
 )
 def test_only_latents_of_the_image_s_aspect_fit(rows, columns, fits):
     tree = tree_of(patchwork(128, 192, 0))
@@ -226,7 +251,13 @@ def test_contradictions_are_refused_with_what_came(options, words):
 
 
 @pytest.mark.parametrize(
-    "image", [torch.zeros(0, 8, 3), torch.zeros(8, 8), torch.zeros(8, 8, 2), torch.full((64, 64, 3), float("nan"))]
+    "image",
+    [
+        torch.zeros(0, 8, 3),
+        torch.zeros(8, 8),
+        torch.zeros(8, 8, 2),
+        torch.full((64, 64, 3), float("nan")),
+    ],
 )
 def test_an_unusable_image_is_refused(image):
     with pytest.raises(ValueError, match=r"image (has shape|holds NaN)"):
@@ -246,7 +277,13 @@ def test_a_tree_is_a_value():
 def test_by_detail_a_large_busy_leaf_is_not_kept():
     image = torch.full((128, 256, 3), 0.5)
     image[:, 128:] += 0.1 * torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
-    limits = {"min_tile_px": 64, "max_tile_px": 128, "content_threshold": 200, "min_denoise": 0.1, "max_denoise": 0.9}
+    limits = {
+        "min_tile_px": 64,
+        "max_tile_px": 128,
+        "content_threshold": 200,
+        "min_denoise": 0.1,
+        "max_denoise": 0.9,
+    }
     calm, busy = build_quadtree(image, denoise_by="detail", **limits).leaves
     assert (calm.denoise, busy.denoise) == pytest.approx((0.1, 0.9))
     by_area = build_quadtree(image, **limits).leaves
@@ -261,7 +298,10 @@ def test_denoise_stays_in_its_limits_and_inverted_adds_up(seed, denoise_by):
     turned = tree_of(image, denoise_by=denoise_by, min_denoise=0.2, max_denoise=0.7, invert=True)
     assert [leaf[:6] for leaf in tree.leaves] == [leaf[:6] for leaf in turned.leaves]
     for leaf, other in zip(tree.leaves, turned.leaves, strict=True):
-        assert 0.2 - 1e-9 <= leaf.denoise <= 0.7 + 1e-9 and leaf.denoise + other.denoise == pytest.approx(0.9)
+        assert (
+            0.2 - 1e-9 <= leaf.denoise <= 0.7 + 1e-9
+            and leaf.denoise + other.denoise == pytest.approx(0.9)
+        )
     by_detail = sorted(tree.leaves, key=lambda leaf: leaf.detail)
     if denoise_by == "detail":
         assert [leaf.denoise for leaf in by_detail] == sorted(leaf.denoise for leaf in tree.leaves)
@@ -282,5 +322,7 @@ def test_a_mask_joins_the_leaves_as_its_mode_says(mode):
     }[mode]
     assert torch.allclose(found, expected, atol=1e-9)
     skipped = tree_of(image, mask=mask, mask_mode=mode).keep_below(32)
-    small = tree_of(image).side_grid()[0].repeat_interleave(2, 0).repeat_interleave(2, 1)[:16, :24] < 32
+    small = (
+        tree_of(image).side_grid()[0].repeat_interleave(2, 0).repeat_interleave(2, 1)[:16, :24] < 32
+    )
     assert skipped.denoise_map(16, 24)[small].eq(0).all() and small.any()

@@ -11,7 +11,10 @@ from quadtree_pack.windows.planning import Window
 CELLS = (12, 16)
 FREE = torch.ones(CELLS, dtype=torch.bool)
 NOISE = torch.rand(96, 128, 3, generator=torch.Generator().manual_seed(0))
-SMOOTH = torch.linspace(0, 1, 128).expand(96, 128)[..., None].expand(-1, -1, 3) + torch.linspace(0, 1, 96)[:, None, None]
+SMOOTH = (
+    torch.linspace(0, 1, 128).expand(96, 128)[..., None].expand(-1, -1, 3)
+    + torch.linspace(0, 1, 96)[:, None, None]
+)
 HALVES = [Window(Box(0, 0, 9, 12), Box(0, 0, 8, 12)), Window(Box(7, 0, 16, 12), Box(8, 0, 16, 12))]
 BORDERS = measures.window_borders(HALVES, *CELLS)
 
@@ -28,7 +31,11 @@ def test_a_smooth_change_has_no_seam():
     assert measures.border_contrast(NOISE, BORDERS, FREE) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("cell", [7, 8, 9], ids=["where a window begins", "the middle of the overlap", "where a window ends"])
+@pytest.mark.parametrize(
+    "cell",
+    [7, 8, 9],
+    ids=["where a window begins", "the middle of the overlap", "where a window ends"],
+)
 def test_a_step_on_a_window_border_is_a_seam(cell):
     assert measures.window_seam_index(stepped(8 * cell), SMOOTH, BORDERS, FREE) > 1.5
 
@@ -73,7 +80,12 @@ def test_texture_that_ends_at_a_border_is_no_seam():
     denoise = torch.zeros(CELLS)
     denoise[:, 8:] = 1
     texture = torch.randn(96, 128, 3, generator=torch.Generator().manual_seed(1))
-    assert measures.leaf_seam_index(texture * (torch.arange(128) >= 64)[None, :, None], measures.leaf_borders(denoise)) < 1.1
+    assert (
+        measures.leaf_seam_index(
+            texture * (torch.arange(128) >= 64)[None, :, None], measures.leaf_borders(denoise)
+        )
+        < 1.1
+    )
 
 
 HALF_CALM = torch.cat([torch.zeros(96, 64, 3), NOISE[:, 64:]], 1)
@@ -100,7 +112,9 @@ def test_texture_is_invented_where_the_original_is_calm():
 
 
 def test_psnr_of_a_known_error():
-    assert measures.psnr(torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)) == pytest.approx(20)
+    assert measures.psnr(torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)) == pytest.approx(
+        20
+    )
 
 
 def test_lines_are_counted_between_free_cells_and_taken_out_by_name():

@@ -11,11 +11,15 @@ from quadtree_pack.testing.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_cle
 from quadtree_pack.testing.trees import is_sound
 from quadtree_pack.tree.regions import Painting, Region, painted_grid
 
-SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(lambda ends: sorted(end / 8 for end in ends))
+SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(
+    lambda ends: sorted(end / 8 for end in ends)
+)
 
 
 def boxes():
-    return st.tuples(SPANS, SPANS).map(lambda spans: (spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
+    return st.tuples(SPANS, SPANS).map(
+        lambda spans: (spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+    )
 
 
 @given(
@@ -32,7 +36,10 @@ def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
     tree, plain = build_quadtree(image, regions=regions, **limits), build_quadtree(image, **limits)
     wanted = torch.full((height, width), -1.0)
     for what, (x0, y0, x1, y1) in strokes:
-        area = slice(round(y0 * height), round(y1 * height)), slice(round(x0 * width), round(x1 * width))
+        area = (
+            slice(round(y0 * height), round(y1 * height)),
+            slice(round(x0 * width), round(x1 * width)),
+        )
         wanted[area] = {"keep": 0.0, "full": 1.0, "auto": -1.0}[what]
     assert is_sound(tree)
     for leaf in tree.leaves:
@@ -49,8 +56,12 @@ def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
 
 def test_a_painted_area_stays_whole_however_busy_it_is():
     image = torch.rand(256, 256, 3)
-    kept = build_quadtree(image, regions=[Region("keep", 0, 0, 1, 1)], min_tile_px=8, max_tile_px=128)
-    assert {leaf.side for leaf in kept.leaves} == {128} and {leaf.denoise for leaf in kept.leaves} == {0.0}
+    kept = build_quadtree(
+        image, regions=[Region("keep", 0, 0, 1, 1)], min_tile_px=8, max_tile_px=128
+    )
+    assert {leaf.side for leaf in kept.leaves} == {128} and {
+        leaf.denoise for leaf in kept.leaves
+    } == {0.0}
 
 
 def test_a_grid_goes_by_the_centres_of_its_blocks():
@@ -95,7 +106,10 @@ def test_an_empty_text_paints_nothing_and_a_bare_list_fits_every_image():
     assert sized.on(1501, 1000) == (Region("full", 0, 0, 1, 1),) and sized.on(200, 300) is None
 
 
-SOUND = ['{"size": [300, 200], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["auto", 0, 0, 1, 1]]}', '[["full", 0, 0, 1, 1]]']
+SOUND = [
+    '{"size": [300, 200], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["auto", 0, 0, 1, 1]]}',
+    '[["full", 0, 0, 1, 1]]',
+]
 
 
 @given(damaged(st.sampled_from(SOUND)) | st.text() | JUNK | JUNK.map(json.dumps))
@@ -109,7 +123,8 @@ def test_any_value_is_refused_in_words_or_paints_inside_the_image(value):
     for width, height in ((1, 1), (300, 200), (7, 1000)):
         grid = painted_grid(painting.on(width, height) or (), width, height, 8)
         assert grid is None or (
-            set(grid.unique().tolist()) <= {-1.0, 0.0, 1.0} and grid.shape == (-(-height // 8), -(-width // 8))
+            set(grid.unique().tolist()) <= {-1.0, 0.0, 1.0}
+            and grid.shape == (-(-height // 8), -(-width // 8))
         )
 
 
@@ -130,7 +145,10 @@ def test_any_value_is_refused_in_words_or_paints_inside_the_image(value):
         '{"regions": ' * 10**5,
         *(json.dumps([[name, 0, 0, 1, 1]]) for name in ODD_NAMES),
         *("[" * depth + "1" + "]" * depth for depth in range(50, 1000, 50)),
-        *('{"size":' + "[" * depth + "1" + "]" * depth + ', "regions": []}' for depth in range(50, 1000, 50)),
+        *(
+            '{"size":' + "[" * depth + "1" + "]" * depth + ', "regions": []}'
+            for depth in range(50, 1000, 50)
+        ),
     ],
     ids=lambda text: f"{text[:20]!a} {len(text)}",
 )

@@ -12,7 +12,12 @@ def test_px_become_whole_cells_rounded_up(px, px_per_cell, unit, cells):
 
 
 def test_rounding_goes_to_multiples():
-    assert (round_down(17, 8), round_up(17, 8), round_down(16, 8), round_up(16, 8)) == (16, 24, 16, 16)
+    assert (round_down(17, 8), round_up(17, 8), round_down(16, 8), round_up(16, 8)) == (
+        16,
+        24,
+        16,
+        16,
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 2.5, "1", None, True])

@@ -26,16 +26,23 @@ def fields(count, seed=0):
 @given(st.floats(0.001, 100), st.integers(0, 100))
 def test_velocity_and_denoised_are_inverse(sigma, seed):
     noisy, denoised = fields(2, seed)
-    assert torch.allclose(denoised_from_velocity(noisy, velocity_from_denoised(noisy, denoised, sigma), sigma), denoised)
+    assert torch.allclose(
+        denoised_from_velocity(noisy, velocity_from_denoised(noisy, denoised, sigma), sigma),
+        denoised,
+    )
 
 
 @given(st.floats(0.001, 100), st.integers(0, 100))
 def test_the_velocity_blend_equals_the_lerp_in_denoised_space(sigma, seed):
     noisy, denoised, clean = fields(3, seed)
-    freedom = torch.rand(2, 1, 6, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    freedom = torch.rand(
+        2, 1, 6, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     velocity = velocity_from_denoised(noisy, denoised, sigma)
     blended = blend_velocity(velocity, preservation_velocity(noisy, clean, sigma), freedom)
-    assert torch.allclose(denoised_from_velocity(noisy, blended, sigma), blend_denoised(denoised, clean, freedom))
+    assert torch.allclose(
+        denoised_from_velocity(noisy, blended, sigma), blend_denoised(denoised, clean, freedom)
+    )
 
 
 def test_the_blend_is_exact_at_both_ends():

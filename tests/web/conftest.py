@@ -58,7 +58,9 @@ def opened(request, server, browser):
     settings = {**QUIET, "Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"}
     post(server.url + "/api/settings", settings)
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    context.route(re.compile(r"^https://"), lambda route: route.fulfill(json=[]))  # the frontend's own news and registries
+    context.route(
+        re.compile(r"^https://"), lambda route: route.fulfill(json=[])
+    )  # the frontend's own news and registries
     context.route(re.compile(r"/user\.css$"), lambda route: route.fulfill(body=""))
     frontend = Frontend(context.new_page(), server.url, request.param)
     frontend.open()
@@ -85,6 +87,8 @@ def no_old_screenshots():
 
 
 def post(url, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as answer:
         return answer.read()

@@ -3,7 +3,15 @@
 import json
 
 import pytest
-from quadtree_pack.testing.frontend import DEFAULTS, LATER, LOADER, VISUALIZER, WIDGETS, node, workflow
+from quadtree_pack.testing.frontend import (
+    DEFAULTS,
+    LATER,
+    LOADER,
+    VISUALIZER,
+    WIDGETS,
+    node,
+    workflow,
+)
 
 COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
 
@@ -38,8 +46,15 @@ def test_the_tree_and_its_price_are_shown_before_anything_is_queued(page):
     page.load()
     page.line(COST)
     assert colours(page) > 3
-    assert page.page.locator(".qt-view img").first.get_attribute("src").startswith("/api/view?filename=picture.png")
-    assert page.page.locator('.qt[role="group"]').first.get_attribute("aria-label") == "Quadtree preview"
+    assert (
+        page.page.locator(".qt-view img")
+        .first.get_attribute("src")
+        .startswith("/api/view?filename=picture.png")
+    )
+    assert (
+        page.page.locator('.qt[role="group"]').first.get_attribute("aria-label")
+        == "Quadtree preview"
+    )
 
 
 def test_tiles_follow_a_slider_while_it_moves(page):
@@ -79,8 +94,13 @@ def test_one_request_is_in_flight_and_the_last_value_wins(page):
         }""",
         VISUALIZER,
     )
-    page.page.wait_for_function("() => window.__flight === 0 && window.__last.cost && window.__last.content_threshold === 40")
-    assert page.page.evaluate("() => { app.api.fetchApi = window.__fetch; return window.__most; }") == 1
+    page.page.wait_for_function(
+        "() => window.__flight === 0 && window.__last.cost && window.__last.content_threshold === 40"
+    )
+    assert (
+        page.page.evaluate("() => { app.api.fetchApi = window.__fetch; return window.__most; }")
+        == 1
+    )
 
 
 def test_hovering_names_the_leaf(page):
@@ -104,10 +124,14 @@ def test_clicks_cycle_a_leaf_and_are_saved_undone_and_cleared(page):
     page.page.mouse.down()
     page.page.mouse.up()
     painted = json.loads(page.value("regions"))
-    assert painted["size"] == [1024, 680] and [region[0] for region in painted["regions"]] == ["keep"]
+    assert painted["size"] == [1024, 680] and [region[0] for region in painted["regions"]] == [
+        "keep"
+    ]
     assert page.saved()["nodes"][1]["widgets_values"][6] == page.value("regions")
     assert "denoise 0.00 (keep)" in page.line("denoise 0.00")
-    undo, clear = (page.page.get_by_role("button", name=name, exact=True).first for name in ("Undo", "Clear"))
+    undo, clear = (
+        page.page.get_by_role("button", name=name, exact=True).first for name in ("Undo", "Clear")
+    )
     undo.click()
     assert page.value("regions") == ""
     leaf_at(page, 0.5, 0.5)
@@ -165,7 +189,20 @@ def test_problems_are_said_in_plain_words(page):
 
 
 def test_nothing_of_the_panel_is_saved(page):
-    values = [30, 32, 512, 0.1, 0.9, 1, '[["keep",0,0,0.5,0.5]]', "depth", True, "limit", "both", 0.4]
+    values = [
+        30,
+        32,
+        512,
+        0.1,
+        0.9,
+        1,
+        '[["keep",0,0,0.5,0.5]]',
+        "depth",
+        True,
+        "limit",
+        "both",
+        0.4,
+    ]
     page.load(workflow(values=values))
     page.line("tiles?")
     assert page.saved()["nodes"][1]["widgets_values"] == values
@@ -187,11 +224,18 @@ def test_the_panel_follows_what_denoise_follows(page):
     page.load()
     page.line(COST)
     seen = {page.text()}
-    changes = (("denoise_by", "depth"), ("denoise_by", "detail"), ("detail_metric", "edges"), ("invert", True))
+    changes = (
+        ("denoise_by", "depth"),
+        ("denoise_by", "detail"),
+        ("detail_metric", "edges"),
+        ("invert", True),
+    )
     for name, value in changes:
         before = page.text()
         page.set(name, value)
-        page.page.wait_for_function("before => document.querySelector('.qt-line').textContent !== before", arg=before)
+        page.page.wait_for_function(
+            "before => document.querySelector('.qt-line').textContent !== before", arg=before
+        )
         page.line(COST)
         seen.add(page.text())
     assert len(seen) >= 3
@@ -212,7 +256,9 @@ def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
 
 def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
     graph = workflow()
-    graph["nodes"].append(node(3, "ImageInvert", [("image", "IMAGE", 1)], [("IMAGE", "IMAGE", [2])]))
+    graph["nodes"].append(
+        node(3, "ImageInvert", [("image", "IMAGE", 1)], [("IMAGE", "IMAGE", [2])])
+    )
     graph["links"] = [[1, LOADER, 0, 3, 0, "IMAGE"], [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
     graph["nodes"][1]["inputs"][0]["link"] = 2
     page.load(graph)
@@ -221,7 +267,9 @@ def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
     page.line(COST)
     before = tiles(page)
     page.set("content_threshold", 60.0)
-    page.page.wait_for_function(f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}")
+    page.page.wait_for_function(
+        f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}"
+    )
     assert "quadtree_" in page.page.locator(".qt-view img").first.get_attribute("src")
 
 
@@ -252,10 +300,13 @@ def test_inside_a_subgraph_the_image_outside_is_found(page):
         }""",
         VISUALIZER,
     )
-    host = page.page.evaluate("() => app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())?.id")
+    host = page.page.evaluate(
+        "() => app.rootGraph.nodes.find((node) => node.isSubgraphNode?.())?.id"
+    )
     assert host is not None
     page.page.evaluate(
-        "id => app.canvas.openSubgraph(app.rootGraph.getNodeById(id).subgraph, app.rootGraph.getNodeById(id))", host
+        "id => app.canvas.openSubgraph(app.rootGraph.getNodeById(id).subgraph, app.rootGraph.getNodeById(id))",
+        host,
     )
     page.line(COST)
     page.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
@@ -279,7 +330,9 @@ def test_undo_of_a_deletion_shows_the_living_panel(page):
     page.line(COST)
     before = tiles(page)
     page.set("content_threshold", 60.0)
-    page.page.wait_for_function(f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}")
+    page.page.wait_for_function(
+        f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}"
+    )
     assert page.page.locator(".qt-line").count() == 1
 
 
@@ -303,11 +356,16 @@ def test_with_the_side_panel_open_a_chosen_node_keeps_its_width(page):
     page.line(COST)
     wide = canvas_box(page)["width"]
     page.page.evaluate("(id) => app.canvas.select(app.graph.getNodeById(id))", VISUALIZER)
-    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', true)")
-    page.page.wait_for_timeout(500)
-    page.page.evaluate("() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
     page.page.evaluate(
-        "(id) => { app.graph.getNodeById(id).setSize([620, 700]); app.canvas.setDirty(true, true); }", VISUALIZER
+        "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', true)"
+    )
+    page.page.wait_for_timeout(500)
+    page.page.evaluate(
+        "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
+    )
+    page.page.evaluate(
+        "(id) => { app.graph.getNodeById(id).setSize([620, 700]); app.canvas.setDirty(true, true); }",
+        VISUALIZER,
     )
     page.page.wait_for_timeout(300)
     assert canvas_box(page)["width"] > wide + 100
@@ -319,7 +377,8 @@ def test_pointing_is_right_at_every_zoom(page, scale):
     page.line(COST)
     there = leaf_at(page, 0.3, 0.6)
     page.page.evaluate(
-        "scale => { app.canvas.ds.scale = scale; app.canvas.ds.offset = [-200, 0]; app.canvas.setDirty(true, true); }", scale
+        "scale => { app.canvas.ds.scale = scale; app.canvas.ds.offset = [-200, 0]; app.canvas.setDirty(true, true); }",
+        scale,
     )
     page.page.wait_for_timeout(300)
     if canvas_box(page)["y"] + 0.6 * canvas_box(page)["height"] < 880:
@@ -364,7 +423,9 @@ def test_looking_asks_no_other_node_to_serialize_itself(page):
     page.set("image", "sub/tall [1].png", LOADER)
     page.page.wait_for_function("() => document.querySelector('.qt-view img').src.includes('tall')")
     page.line(COST)
-    asked = page.page.evaluate("() => { app.graphToPrompt = window.__toPrompt; return window.__asked; }")
+    asked = page.page.evaluate(
+        "() => { app.graphToPrompt = window.__toPrompt; return window.__asked; }"
+    )
     assert asked == 0
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
     assert prompt[str(LOADER)]["inputs"]["image"] == "sub/tall [1].png"
@@ -414,7 +475,9 @@ def test_painting_on_an_image_of_another_shape_starts_anew(page):
     assert painted["size"] == [680, 1024] and len(painted["regions"]) == 1
 
 
-@pytest.mark.parametrize("text", ['{"regions": 5}', '{"regions": [5]}', "[null]", "{", '[["keep", 2, 0, 1, 1]]'])
+@pytest.mark.parametrize(
+    "text", ['{"regions": 5}', '{"regions": [5]}', "[null]", "{", '[["keep", 2, 0, 1, 1]]']
+)
 def test_a_garbled_regions_text_is_said_and_throws_nothing(page, text):
     page.load(workflow(values=[*DEFAULTS[:6], text, *DEFAULTS[7:]]))
     page.line("regions")

@@ -4,13 +4,13 @@ import json
 
 from quadtree_pack.testing.demo import demo
 
-TEXTS = (
-    """() => app.graph.nodes.find((node) => node.type === "QuadtreeDiffusion").widgets.map((widget) => String(widget.value))"""
-)
+TEXTS = """() => app.graph.nodes.find((node) => node.type === "QuadtreeDiffusion").widgets.map((widget) => String(widget.value))"""
 
 
 def test_the_node_tells_its_progress_and_then_its_sum(page):
-    page.page.evaluate("graph => app.loadGraphData(graph)", json.loads(demo.WORKFLOW.read_text(encoding="utf-8")))
+    page.page.evaluate(
+        "graph => app.loadGraphData(graph)", json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    )
     page.page.wait_for_function(
         "() => app.graph.nodes.some((node) => node.type === 'QuadtreeDiffusion') && document.querySelector('.qt-line')"
     )
@@ -28,4 +28,6 @@ def test_the_node_tells_its_progress_and_then_its_sum(page):
     steps = [text for text in texts if text.startswith("step ")]
     assert steps and all("of full cost so far" in text and "windows" in text for text in steps)
     assert "5 steps" in texts[-1] and "% of the latent kept" in texts[-1]
-    page.page.wait_for_function(f"() => ({TEXTS})().some((text) => /of the latent kept/.test(text))")
+    page.page.wait_for_function(
+        f"() => ({TEXTS})().some((text) => /of the latent kept/.test(text))"
+    )

@@ -6,13 +6,18 @@ from itertools import combinations
 import pytest
 from quadtree_pack.testing.demo import demo
 
-EXAMPLES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in demo.ROOT.glob("example_workflows/*.json")}
+EXAMPLES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in demo.ROOT.glob("example_workflows/*.json")
+}
 SAVED = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in demo.ROOT.glob("tests/workflows/*.json")
     if not path.stem.endswith(".api")
 }
-BLUEPRINT = json.loads((demo.ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
+BLUEPRINT = json.loads(
+    (demo.ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8")
+)
 SCHEMAS = json.loads((demo.ROOT / "tests" / "comfy" / "schemas.json").read_text(encoding="utf-8"))
 TITLE_PX = 30
 UNKNOWN = "() => app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"
@@ -49,7 +54,11 @@ def test_a_workflow_of_an_earlier_version_opens_with_its_values(page, name):
     page.load(json.loads(json.dumps(SAVED[name]).replace("example.png", "picture.png")))
     assert page.page.evaluate(UNKNOWN) == []
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
-    saved = {str(node["id"]): node for node in SAVED[name]["nodes"] if node["type"].startswith("Quadtree")}
+    saved = {
+        str(node["id"]): node
+        for node in SAVED[name]["nodes"]
+        if node["type"].startswith("Quadtree")
+    }
     assert len(saved) >= 2
     for number, node in saved.items():
         golden = [entry for entry in SCHEMAS[node["type"]]["inputs"] if entry["widget"]]
@@ -65,8 +74,12 @@ def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page
     page.page.evaluate("graph => app.loadGraphData(graph)", BLUEPRINT)
     names = [slot["name"] for slot in BLUEPRINT["nodes"][0]["inputs"] if "widget" in slot]
     page.page.wait_for_function("() => app.graph.nodes[0]?.widgets?.length")
-    widgets = page.page.evaluate("() => app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value])")
-    assert widgets == [list(pair) for pair in zip(names, BLUEPRINT["nodes"][0]["widgets_values"], strict=True)]
+    widgets = page.page.evaluate(
+        "() => app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value])"
+    )
+    assert widgets == [
+        list(pair) for pair in zip(names, BLUEPRINT["nodes"][0]["widgets_values"], strict=True)
+    ]
     page.page.evaluate(
         """() => {
             app.graph.nodes[0].widgets.find((widget) => widget.name === "content_threshold").value = 60;
@@ -76,6 +89,12 @@ def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
     inner = {node["class_type"]: node["inputs"] for node in prompt.values()}
     assert (inner["QuadtreeVisualizer"]["content_threshold"], inner["KSampler"]["steps"]) == (60, 7)
-    page.page.evaluate("() => app.canvas.openSubgraph(app.graph.nodes[0].subgraph, app.graph.nodes[0])")
+    page.page.evaluate(
+        "() => app.canvas.openSubgraph(app.graph.nodes[0].subgraph, app.graph.nodes[0])"
+    )
     page.page.wait_for_selector(".qt-line")
-    assert_apart(page.page.evaluate("() => app.canvas.graph.nodes.map((node) => [...node.pos, ...node.size])"))
+    assert_apart(
+        page.page.evaluate(
+            "() => app.canvas.graph.nodes.map((node) => [...node.pos, ...node.size])"
+        )
+    )
