@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,7 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
     rows = []
     for wanted in SHARES:
         canvas = canvas_of(wanted, side)
-        work = lambda canvas=canvas: decode_changed(
-            vae, samples, canvas, 0, approximate=bool(tilde)
-        )  # noqa: E731
+        work = partial(decode_changed, vae, samples, canvas, 0, approximate=bool(tilde))
         result, seconds, extra = measured(work, cuda)
         free = canvas[0].free
         rows.append(

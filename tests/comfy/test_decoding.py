@@ -116,9 +116,10 @@ def test_context_as_long_as_the_reach_is_needed(name, vaes, monkeypatch):
     vae = vaes[name]
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
     plan = decoding.plan
-    short = lambda active, size, cut, tile: plan(
-        active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile
-    )  # noqa: E731
+
+    def short(active, size, cut, tile):
+        return plan(active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile)
+
     monkeypatch.setattr(decoding, "plan", short)
     monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
     free = tree.denoise_map(*original.shape[1:3]) > 0
@@ -471,9 +472,11 @@ def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failu
 def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
     vae, cells = vaes[name], []
     rest = decoding.Decoder.rest
-    note = lambda self, features, *more: (
-        cells.append(features[0, 0].numel()) or rest(self, features, *more)
-    )  # noqa: E731
+
+    def note(self, features, *more):
+        cells.append(features[0, 0].numel())
+        return rest(self, features, *more)
+
     monkeypatch.setattr(decoding.Decoder, "rest", note)
     with torch.no_grad():
         decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))

@@ -4,7 +4,9 @@ import json
 
 from quadtree_pack.testing.demo import demo
 
-TEXTS = """() => app.graph.nodes.find((node) => node.type === "QuadtreeDiffusion").widgets.map((widget) => String(widget.value))"""
+TEXTS = """() => app.graph.nodes
+    .find((node) => node.type === "QuadtreeDiffusion")
+    .widgets.map((widget) => String(widget.value))"""
 
 
 def test_the_node_tells_its_progress_and_then_its_sum(page):
