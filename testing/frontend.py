@@ -94,13 +94,14 @@ class Frontend:
         self.page.wait_for_selector(".qt-line")
 
     def line(self, pattern, timeout=10_000):
-        """Waits until the status line matches; its text."""
-        self.page.wait_for_function(
-            "pattern => [...document.querySelectorAll('.qt-line')].some(line => new RegExp(pattern).test(line.textContent))",
+        """Waits until a status line matches, and returns the text that matched."""
+        return self.page.wait_for_function(
+            """pattern => [...document.querySelectorAll('.qt-line')]
+                .map((line) => line.textContent)
+                .find((text) => new RegExp(pattern).test(text))""",
             arg=pattern,
             timeout=timeout,
-        )
-        return self.text()
+        ).json_value()
 
     def text(self):
         return self.page.locator(".qt-line").first.text_content()
