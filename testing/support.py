@@ -13,7 +13,7 @@ from quadtree_pack.sampling.model import Settings
 from quadtree_pack.tiled_diffusion import attach
 from torch import Tensor
 
-from .tiny_models import Entry
+from .tiny_models.building import Entry
 
 SIDE = 8  # cells per leaf of the trees below
 

@@ -41,7 +41,8 @@ from quadtree_pack.sampling.run import estimate
 from quadtree_pack.testing.hostile import JUNK, damaged, fuzz, is_clear
 from quadtree_pack.testing.registration import pack_files
 from quadtree_pack.testing.support import Spy
-from quadtree_pack.testing.tiny_models import clean_latent, entry_of, sample
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import clean_latent, sample
 from quadtree_pack.testing.tiny_vaes import VAES, vae_latent
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
 from torch import Tensor

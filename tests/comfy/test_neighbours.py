@@ -53,10 +53,8 @@ from comfy_extras import (
     nodes_video_model,
 )
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.testing.tiny_models import (
-    FLUX,
-    UNET,
-    ZOO,
+from quadtree_pack.testing.tiny_models import ZOO
+from quadtree_pack.testing.tiny_models.building import (
     Entry,
     build,
     clean_latent,
@@ -64,6 +62,8 @@ from quadtree_pack.testing.tiny_models import (
     gauss,
     sample,
 )
+from quadtree_pack.testing.tiny_models.transformers import FLUX
+from quadtree_pack.testing.tiny_models.unets import UNET
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.windows.blending import METHODS
 from torch import Tensor

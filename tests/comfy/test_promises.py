@@ -25,7 +25,8 @@ from quadtree_pack.testing.support import (
     pointwise,
     tree_of,
 )
-from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
+from quadtree_pack.testing.tiny_models import ZOO, entry_of
+from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP, attach
 from quadtree_pack.velocity import step_of
 from quadtree_pack.windows.blending import METHODS, shares
@@ -254,7 +255,8 @@ import hashlib, os, sys
 from pathlib import Path
 from types import ModuleType
 import comfy_setup
-from quadtree_pack.testing.tiny_models import ZOO, sample
+from quadtree_pack.testing.tiny_models import ZOO
+from quadtree_pack.testing.tiny_models.building import sample
 entry = ZOO["flux"]()
 print(hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest())
 assert "quadtree_pack.tiled_diffusion" not in sys.modules
