@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
@@ -183,3 +184,8 @@ def free_cells(tree: Quadtree, latent: Tensor) -> Tensor:
 def error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def families(names: list[str]) -> pytest.MarkDecorator:
+    """Return the mark that runs a test on each of these tiny models, as its argument `entry`."""
+    return pytest.mark.parametrize("entry", names, indirect=True)
