@@ -26,3 +26,20 @@ def entry(request):
     from quadtree_pack.testing.tiny_models import entry_of
 
     return entry_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def vaes():
+    """Return one tiny VAE of each kind, by name."""
+    from quadtree_pack.testing.tiny_vaes import VAES
+
+    return {name: make() for name, make in VAES.items()}
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Let even the tiny pictures of these tests be decoded in windows."""
+    from quadtree_pack.image import decoding
+
+    monkeypatch.setattr(decoding, "WINDOW_PX", 256)
+    monkeypatch.setattr(decoding, "FEW_CELLS", 0)
