@@ -61,7 +61,7 @@ def test_drawing_twice_gives_the_same_bytes(drawn, tmp_path):
 def test_one_digit_of_a_label_is_more_than_the_tolerance():
     picture = drawing.as_picture(pictures.photo((240, 160)))
     one, other = (
-        np.asarray(drawing.sheet({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2)
+        np.asarray(drawing.arrange({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2)
     )
     assert abs(one - other).max() > LEVELS
 
@@ -90,7 +90,7 @@ def test_a_name_that_no_picture_has_is_refused(tmp_path):
     told = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
     assert (
         told.returncode == 2
-        and "no picture's name holds 'nothing'" in told.stderr
+        and "no picture has 'nothing' in its name" in told.stderr
         and "icon.png" in told.stderr
     )
 
@@ -100,12 +100,12 @@ def test_a_name_that_no_picture_has_is_refused(tmp_path):
 
 def test_a_held_cell_ends_at_its_clean_value_and_a_frozen_one_in_its_noise():
     start = (1 - figures.FROM) * figures.CLEAN + figures.FROM * figures.NOISE
-    assert figures.trajectory(figures.SIGMAS, 0.0)[-1] == pytest.approx(figures.CLEAN, abs=1e-12)
-    assert figures.trajectory(figures.SIGMAS, None) == pytest.approx([start] * len(figures.SIGMAS))
+    assert figures.sample_cell(figures.SIGMAS, 0.0)[-1] == pytest.approx(figures.CLEAN, abs=1e-12)
+    assert figures.sample_cell(figures.SIGMAS, None) == pytest.approx([start] * len(figures.SIGMAS))
 
 
 def test_until_its_release_a_cell_follows_clean_plus_noise_and_then_goes_to_what_the_model_knows():
-    held, released = (figures.trajectory(figures.SIGMAS, denoise) for denoise in (0.0, 0.5))
+    held, released = (figures.sample_cell(figures.SIGMAS, denoise) for denoise in (0.0, 0.5))
     expected = [(1 - sigma) * figures.CLEAN + sigma * figures.NOISE for sigma in figures.SIGMAS]
     assert held == pytest.approx(expected)
     assert released[: figures.STEPS // 2 + 1] == pytest.approx(expected[: figures.STEPS // 2 + 1])
