@@ -1,4 +1,4 @@
-"""`python dev.py figures` draws what is committed: no picture is out of date, none lies about that nothing draws."""
+"""`python dev.py figures` draws what is committed: no picture is out of date or left over."""
 
 import subprocess
 import sys
@@ -19,9 +19,11 @@ FOLDERS = {
 }
 BY_THE_DEMO = {"docs/demo.png"}
 BY_BENCHMARKS = {"docs/figures/quality-seams.png", "docs/figures/quality-texture.png"}
-# Another processor rounds otherwise, and a picture is compressed; a digit in a label differs by far more.
+# Another processor rounds differently, and a picture is compressed; another digit in a label
+# differs by far more.
 LEVELS = 32
-# The plots' letters are set otherwise by another matplotlib than the one that drew them, as Python 3.10 has: 8% of their px.
+# Another matplotlib than the one that drew the plots, as on Python 3.10, sets letters differently:
+# 8% of the px.
 PLOTS = {"docs/figures/schedules.png", "docs/figures/trajectories.png"}
 DRAWN_BY_MATPLOTLIB = "3.11."
 LETTERS = 0.12
@@ -95,7 +97,7 @@ def test_a_name_that_no_picture_has_is_refused(tmp_path):
     )
 
 
-# --- The plot of the trajectories says what it says --------------------------------------------------------------------
+# --- The plot of the trajectories shows what its labels say ---------------------------------------
 
 
 def test_a_held_cell_ends_at_its_clean_value_and_a_frozen_one_in_its_noise():
