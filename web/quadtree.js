@@ -81,7 +81,7 @@ function hostsOf(graph) {
 }
 
 /** What an input of a node has: its widget's value, or what is behind its link. */
-function valueOf(node, name, hosts) {
+function valueOfInput(node, name, hosts) {
   const input = inputOf(node, name);
   return isLinked(input) ? followed(node.graph, input.link, hosts) : widgetOf(node, name)?.value;
 }
@@ -112,13 +112,13 @@ function followed(graph, id, hosts) {
     return inner === undefined ? undefined : followed(node.subgraph, inner, [...hosts, node]);
   }
   if (node.isVirtualNode) return node.inputs?.length ? through(node.inputs[0]) : node.widgets?.[0]?.value;
-  return node.comfyClass?.startsWith("Primitive") ? valueOf(node, "value", hosts) : { node, hosts };
+  return node.comfyClass?.startsWith("Primitive") ? valueOfInput(node, "value", hosts) : { node, hosts };
 }
 
 /** The file that a Load Image behind the node's image input shows, or null. */
 function loadedFile(node, hosts) {
-  const origin = valueOf(node, "image", hosts);
-  const name = origin?.node?.comfyClass === "LoadImage" ? valueOf(origin.node, "image", origin.hosts) : null;
+  const origin = valueOfInput(node, "image", hosts);
+  const name = origin?.node?.comfyClass === "LoadImage" ? valueOfInput(origin.node, "image", origin.hosts) : null;
   return typeof name === "string" && name ? name : null;
 }
 
@@ -132,7 +132,7 @@ function viewOf(name, token) {
   const [, path, type] = name.match(/^(.*?)(?: \[(input|output|temp)\])?$/);
   const cut = path.lastIndexOf("/");
   const query = { filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(0, cut)), type: type ?? "input", v: token };
-  return api.apiURL("/view?" + new URLSearchParams(query));
+  return api.apiURL(`/view?${new URLSearchParams(query)}`);
 }
 
 // ---- what is painted
@@ -254,7 +254,7 @@ class Panel {
     const hosts = hostsOf(this.node.graph);
     const plain = (value, name) => (value === undefined || value?.node ? widgetOf(this.node, name)?.value : value);
     const body = {};
-    for (const name of [...PARAMETERS, "regions"]) body[name] = plain(valueOf(this.node, name, hosts), name);
+    for (const name of [...PARAMETERS, "regions"]) body[name] = plain(valueOfInput(this.node, name, hosts), name);
     const file = loadedFile(this.node, hosts);
     if (file) body.image = file;
     else if (this.lastRun) body.run = this.lastRun.key;
@@ -271,7 +271,7 @@ class Panel {
     const image = output?.quadtree_image?.[0];
     const run = output?.quadtree_run?.[0];
     if (!image || !run || run.key === this.lastRun?.key) return;
-    this.lastRun = { key: run.key, url: api.apiURL("/view?" + new URLSearchParams(image)) };
+    this.lastRun = { key: run.key, url: api.apiURL(`/view?${new URLSearchParams(image)}`) };
     this.schedule();
   }
 
@@ -295,7 +295,7 @@ class Panel {
     try {
       await this.ask(cost);
     } catch (error) {
-      this.show(null, "The preview is not available: " + (error?.message ?? error));
+      this.show(null, `The preview is not available: ${error?.message ?? error}`);
     } finally {
       this.busy = false;
       if (this.again) this.schedule();
@@ -530,7 +530,7 @@ function summary(tree) {
   const cost = tree.cost === undefined ? "" : `, about ${Math.round(100 * tree.cost)}% of the full model cost at ${tree.steps} steps`;
   const threshold = tree.threshold === null ? "" : `, content_threshold ${tree.threshold.toFixed(1)}`;
   const shown = tree.denoise.length < tree.count ? ` (the largest ${tree.denoise.length} are shown)` : "";
-  return `${tree.count} ${tree.count === 1 ? "tile" : "tiles"}, ${sides}${shown}${cost}${threshold}${tree.notice ? "; " + tree.notice : ""}`;
+  return `${tree.count} ${tree.count === 1 ? "tile" : "tiles"}, ${sides}${shown}${cost}${threshold}${tree.notice ? `; ${tree.notice}` : ""}`;
 }
 
 /** Blue (keep) to red (regenerate), as in the node's own picture. */
@@ -549,7 +549,7 @@ const extension = {
     const panel = new Panel(node);
     panels.set(node, panel);
     const options = { serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: () => 240 };
-    const widget = node.addDOMWidget("quadtree_view", "quadtree_view_" + ++unique, panel.root, options);
+    const widget = node.addDOMWidget("quadtree_view", `quadtree_view_${++unique}`, panel.root, options);
     widget.serialize = false; // the option keeps it out of the prompt, this out of the workflow
     // The value is read in the next frame: while a slider is dragged, the first one is not rounded yet.
     for (const name of [...PARAMETERS, "regions"]) chain(widgetOf(node, name), "callback", () => panel.schedule());
@@ -570,8 +570,13 @@ const extension = {
   setup() {
     document.head.append(element("style", "", { textContent: STYLE }));
     const shown = () => (app.canvas?.graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
-    setInterval(() => document.visibilityState === "visible" && shown().forEach((panel) => panel.poll()), POLL_MS);
-    api.addEventListener("reconnected", () => shown().forEach((panel) => panel.schedule()));
+    setInterval(() => {
+      if (document.visibilityState !== "visible") return;
+      for (const panel of shown()) panel.poll();
+    }, POLL_MS);
+    api.addEventListener("reconnected", () => {
+      for (const panel of shown()) panel.schedule();
+    });
     app.canvas.canvas.addEventListener("subgraph-opened", ({ detail }) => opened.set(detail.subgraph, detail.fromNode));
   },
 };

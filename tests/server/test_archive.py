@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from quadtree_pack import demo
+from quadtree_pack.devtools.archive import ARCHIVE, pack
 from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
 from quadtree_pack.testing.demo import running_server
-from quadtree_pack.testing.dev import dev
 from quadtree_pack.testing.registration import pack_files
 
 ROOT = demo.ROOT
@@ -20,8 +20,8 @@ TEXTS = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """Made as `python dev.py pack` makes it."""
-    assert dev.pack(Path(), []) == 0
-    return zipfile.ZipFile(dev.ARCHIVE)
+    assert pack(Path(), []) == 0
+    return zipfile.ZipFile(ARCHIVE)
 
 
 @pytest.fixture(scope="module")

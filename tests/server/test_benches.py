@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from quadtree_pack.testing.dev import dev
+from quadtree_pack.devtools import paths
 from quadtree_pack.testing.documents import BENCHMARKS
 
 ONE_FAMILY = """
@@ -57,7 +57,7 @@ def test_a_benchmark_runs_to_its_rows(name, tmp_path):
     code = RUN.format(name=name, small=SMALL[name])
     told = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        cwd=dev.ROOT,
+        cwd=paths.ROOT,
         env=env,
         capture_output=True,
         text=True,

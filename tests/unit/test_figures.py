@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from quadtree_pack.devtools import commands, paths
 from quadtree_pack.docs import drawing, figures, icon, pictures
-from quadtree_pack.testing.dev import dev
 
 DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
 FOLDERS = {
@@ -37,15 +37,15 @@ def pixels(path):
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dev, "PYTHON", sys.executable)
-        assert dev.COMMANDS["figures"].run(dev.OWN_COMFYUI, ["--into", str(folder)]) == 0
+        patch.setattr(paths, "PYTHON", sys.executable)
+        assert commands.COMMANDS["figures"].run(paths.OWN_COMFYUI, ["--into", str(folder)]) == 0
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_committed_picture_is_the_one_that_is_drawn(drawn, name):
-    now, before = pixels(drawn / name), pixels(dev.ROOT / name)
+    now, before = pixels(drawn / name), pixels(paths.ROOT / name)
     assert now.shape == before.shape
     differs = (abs(now - before) > LEVELS).any(-1)
     other_letters = name in PLOTS and not matplotlib.__version__.startswith(DRAWN_BY_MATPLOTLIB)
@@ -70,10 +70,10 @@ def test_one_digit_of_a_label_is_more_than_the_tolerance():
 
 def test_every_picture_in_the_project_is_drawn():
     found = {
-        path.relative_to(dev.ROOT).as_posix()
+        path.relative_to(paths.ROOT).as_posix()
         for folder, patterns in FOLDERS.items()
         for pattern in patterns
-        for path in (dev.ROOT / folder).glob(pattern)
+        for path in (paths.ROOT / folder).glob(pattern)
         if path.is_file()
     }
     assert found == {*DRAWINGS, *BY_THE_DEMO, *BY_BENCHMARKS}
@@ -81,7 +81,7 @@ def test_every_picture_in_the_project_is_drawn():
 
 @pytest.mark.parametrize("name", [*figures.DRAWINGS, *sorted(BY_BENCHMARKS)])
 def test_a_figure_is_small_and_has_a_background_of_its_own(name):
-    path = dev.ROOT / name
+    path = paths.ROOT / name
     assert path.stat().st_size < 100_000
     with Image.open(path) as picture:
         assert picture.convert("RGBA").getchannel("A").getextrema() == (255, 255)
@@ -89,7 +89,7 @@ def test_a_figure_is_small_and_has_a_background_of_its_own(name):
 
 def test_a_name_that_no_picture_has_is_refused(tmp_path):
     command = [sys.executable, "-m", "docs", "--into", str(tmp_path), "nothing"]
-    told = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
+    told = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     assert (
         told.returncode == 2
         and "no picture has 'nothing' in its name" in told.stderr

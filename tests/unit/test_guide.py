@@ -8,17 +8,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from quadtree_pack.devtools import checks, commands, paths, tests
 from quadtree_pack.docs import figures
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.sampling.model import TYPICAL_STEPS
 from quadtree_pack.sampling.run import typical_cost
-from quadtree_pack.testing.dev import dev
-from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands, rows
+from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands_in, rows
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.testing.registration import pack_files
 
-ROOT = dev.ROOT
-COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands(text)}
+ROOT = paths.ROOT
+COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands_in(text)}
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
 
@@ -27,8 +27,8 @@ RUN_BY = {
     "demo": "tests/server/test_demo.py::test_the_demo_refines_its_photo_and_leaves_pictures",
     "serve": "tests/server/test_demo.py::test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
     "test": "tests/unit/test_guide.py::test_the_command_test_runs_what_is_named",
-    "fuzz": "tests/unit/test_dev.py::test_fuzz_runs_its_tests_with_so_many_examples",
-    "lint": "tests/unit/test_guide.py::test_the_command_lint_mends_what_it_can",
+    "fuzz": "tests/unit/test_dev_running.py::test_fuzz_runs_its_tests_with_so_many_examples",
+    "lint": "tests/unit/test_guide.py::test_the_command_lint_repairs_what_it_can",
     "figures": "tests/unit/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
     "pack": "tests/server/test_archive.py::test_the_archive_holds_the_pack_and_nothing_else",
     "bench": "tests/server/test_benches.py::test_a_benchmark_runs_to_its_rows",
@@ -37,7 +37,7 @@ RUN_BY = {
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_a_command_of_the_documents_is_known_and_run_by_a_test(words):
-    request = dev.parse(words)
+    request = commands.parse(words)
     file, test = RUN_BY[request.command].split("::")
     functions = [
         node.name
@@ -49,7 +49,7 @@ def test_a_command_of_the_documents_is_known_and_run_by_a_test(words):
 
 
 def test_the_documents_name_every_command_and_every_benchmark():
-    assert {words[0] for words in COMMANDS.values()} == dev.COMMANDS.keys()
+    assert {words[0] for words in COMMANDS.values()} == commands.COMMANDS.keys()
     assert {
         words[1] for words in COMMANDS.values() if words[0] == "bench" and len(words) > 1
     } == set(BENCHMARKS)
@@ -58,26 +58,27 @@ def test_the_documents_name_every_command_and_every_benchmark():
 @pytest.fixture
 def here(monkeypatch):
     """dev.py takes this Python for its own, so that nothing is set up."""
-    monkeypatch.setattr(dev, "PYTHON", sys.executable)
-    monkeypatch.setattr(dev, "chromium", lambda: "")
+    monkeypatch.setattr(paths, "PYTHON", sys.executable)
+    monkeypatch.setattr(tests, "chromium", lambda: "")
 
 
 def test_the_command_test_runs_what_is_named(here, capfd):
     assert (
-        dev.COMMANDS["test"].run(
-            dev.OWN_COMFYUI, ["tests/unit/test_utils.py", "-q", "-p", "no:cacheprovider"]
+        commands.COMMANDS["test"].run(
+            paths.OWN_COMFYUI,
+            ["tests/unit/test_utils.py", "-q", "-n", "0", "-p", "no:cacheprovider"],
         )
         == 0
     )
     assert "passed" in capfd.readouterr().out
 
 
-def test_the_command_lint_mends_what_it_can(here, tmp_path, monkeypatch):
+def test_the_command_lint_repairs_what_it_can(here, tmp_path, monkeypatch):
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
     (tmp_path / "odd.py").write_text("import sys\nx =  {  }\n", encoding="utf-8")
-    monkeypatch.setattr(dev, "ROOT", tmp_path)
-    assert dev.COMMANDS["lint"].run(dev.OWN_COMFYUI, []) != 0
-    assert dev.COMMANDS["lint"].run(dev.OWN_COMFYUI, ["--fix"]) == 0
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert checks.check_style(fix=False) != 0
+    assert checks.check_style(fix=True) == 0
     assert (tmp_path / "odd.py").read_text(encoding="utf-8") == "x = {}\n"
 
 
