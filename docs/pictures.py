@@ -114,10 +114,10 @@ def diffusion_page() -> Image.Image:
     geometry = model.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=model.TRANSFORMER_COST)
     settings = model.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // 8, UPSCALED_PX[0] // 8
-    steps = run.new_run(
-        None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size)
+    steps = run.create_run(
+        None, settings, geometry, run.build_denoise_maps([tree], settings, geometry, *size)
     )
-    steps.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]
+    steps.start([float(STEPS - step) for step in range(STEPS + 1)])
     return sheet(
         {f"step {step} of {STEPS}": step_picture(image, steps, step - 1) for step in SHOWN_STEPS}
     )
