@@ -18,7 +18,7 @@ from torch import Tensor
 from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
-from .sampling.evaluation import Evaluator, batch_shape, fit_batch
+from .sampling.evaluation import Evaluator, shape_batch, fit_batch
 from .sampling.model import Geometry, Settings
 from .sampling.parallel import Devices
 from .sampling.protocols import (
@@ -112,7 +112,7 @@ class TiledDiffusion:
         """Ask for the memory of the largest batch, not of the latent (PREPARE_SAMPLING)."""
         run = _find_run(model_options)
         if run is not None:
-            batched = batch_shape(shape, run.tiling, run.batch)
+            batched = shape_batch(shape, run.tiling, run.batch)
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options, *args, **kwargs)
 

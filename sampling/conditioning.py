@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..utils import Box, ceil_div, warn
-from .cropping import Cropper, box_on_grid, crop, grid_of, scale_of, stack_windows
+from .cropping import Cropper, box_on_grid, crop, grid_of, find_scale, stack_windows
 from .protocols import Conds, ModelCall
 from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
 
@@ -92,7 +92,7 @@ def crop_to_area(c: Conds, *, canvas: Box, area: Box, unit: int) -> Conds:
         if not isinstance(value, Tensor) or value.ndim < 3:
             continue
         grid = grid_of(value)
-        if scale_of(size, grid) is not None:
+        if find_scale(size, grid) is not None:
             cropped[key] = crop(value, box_on_grid(area, canvas=size, grid=grid))
     return {**c, **cropped} if cropped else c
 

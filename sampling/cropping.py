@@ -59,10 +59,10 @@ def repeat_rows(value: Tensor, *, windows: int, conds: int) -> Tensor:
     return value[:, None].expand(-1, windows, *value.shape[1:]).flatten(0, 2)
 
 
-def scale_of(canvas: Grid, grid: Grid) -> tuple[int, int] | None:
+def find_scale(canvas: Grid, grid: Grid) -> tuple[int, int] | None:
     """Return (times finer, times coarser) of a grid over the canvas; None if it is no whole scale.
 
-    One of the two is 1: `scale_of((9, 11), (72, 88))` is (8, 1), and (5, 6) gives (1, 2).
+    One of the two is 1: `find_scale((9, 11), (72, 88))` is (8, 1), and (5, 6) gives (1, 2).
     """
     finer = grid[0] // canvas[0]
     if finer and grid == (finer * canvas[0], finer * canvas[1]):
@@ -80,7 +80,7 @@ def box_on_grid(box: Box, *, canvas: Grid, grid: Grid) -> Box:
 
     Raises ValueError where the box does not start and end on the grid's cells.
     """
-    scale = scale_of(canvas, grid)
+    scale = find_scale(canvas, grid)
     if scale is None or box.x0 % scale[1] or box.y0 % scale[1]:
         raise ValueError(
             f"A conditioning of {grid[1]} x {grid[0]} cells over a latent of {canvas[1]} x "
@@ -160,7 +160,7 @@ class Cropper:
                 f"A conditioning tensor of the latent's size has {value.shape[0]} rows, not "
                 f"{self.rows}. Give it one row, or one for each image of the batch."
             )
-        if scale_of(self.canvas, grid_of(value)) is None:
+        if find_scale(self.canvas, grid_of(value)) is None:
             planes = value.reshape(1, -1, *value.shape[-2:])
             value = F.interpolate(planes, size=self.canvas).reshape(*value.shape[:-2], *self.canvas)
         return self.crop_grid(self._repeat_to_units(value))
@@ -213,7 +213,7 @@ class Cropper:
     def looks_spatial(self, value: Any) -> bool:
         """Tell whether an undeclared entry may lie on the canvas in a way not cropped by shape."""
         in_dict = isinstance(value, dict)
-        return any(self._looks_spatial(tensor, in_dict) for tensor in _tensors(value))
+        return any(self._looks_spatial(tensor, in_dict) for tensor in _find_tensors(value))
 
     def _looks_spatial(self, value: Tensor, in_dict: bool) -> bool:
         sizes = tuple(value.shape)
@@ -224,11 +224,11 @@ class Cropper:
             return True
         if len(sizes) < 4 or min(last) < SHORTEST_PICTURE:
             return False
-        return scale_of(self.canvas, grid_of(value)) not in (None, (1, 1))
+        return find_scale(self.canvas, grid_of(value)) not in (None, (1, 1))
 
     def _reduction_of(self, value: Tensor) -> int:
         """Return how many cells of the canvas a cell of `value` covers along a side."""
-        scale = scale_of(self.canvas, grid_of(value))
+        scale = find_scale(self.canvas, grid_of(value))
         return 1 if scale is None else scale[1]
 
     def _repeat_to_units(self, value: Tensor) -> Tensor:
@@ -240,13 +240,13 @@ class Cropper:
         return value.repeat_interleave(times, -2).repeat_interleave(times, -1)[..., :rows, :columns]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _find_tensors(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in a value and in the dicts, lists and tuples in it."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
         for entry in value.values():
-            yield from _tensors(entry)
+            yield from _find_tensors(entry)
     elif isinstance(value, (list, tuple)):
         for entry in value:
-            yield from _tensors(entry)
+            yield from _find_tensors(entry)

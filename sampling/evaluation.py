@@ -244,7 +244,7 @@ def _find_areas(run: Run, call: ModelCall) -> list[Box]:
     return areas
 
 
-def batch_shape(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:
+def shape_batch(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:
     """Return the shape of so many of the largest windows of a latent [rows, C, ..., H, W]."""
     rows, *middle, height, width = shape
     tile = tiling.tile * tiling.unit
@@ -253,6 +253,6 @@ def batch_shape(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]
 
 def fit_batch(model: BaseModel, tiling: Tiling, noise: Tensor) -> int:
     """Return how many of the largest windows fit the free memory at once, with two conds each."""
-    window = model.memory_required(batch_shape(noise.shape, tiling, 2))
+    window = model.memory_required(shape_batch(noise.shape, tiling, 2))
     free = comfy.model_management.get_free_memory(noise.device)
     return max(1, min(MOST_WINDOWS, int(free / (CORE_MEMORY_FACTOR * window))))

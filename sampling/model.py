@@ -80,13 +80,13 @@ class Geometry:
                 "cannot be cut into windows. Connect an image model."
             )
         network = model.get_model_object("diffusion_model")
-        unit = unit_cells(network)
+        unit = find_unit(network)
         # SD3 looks positions up in a table of so many patches along a side.
         positions = getattr(network, "pos_embed_max_size", None)
         return cls(
             px_per_cell=latent_format.spacial_downscale_ratio,
             unit=unit,
-            native_px=_native_px(model.model.model_config),
+            native_px=_find_native_px(model.model.model_config),
             cost=UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST,
             fewest=FEWEST_CELLS.get(type(network).__name__, 1),
             most=LARGEST_PX if positions is None else positions * unit,
@@ -141,7 +141,7 @@ class Geometry:
         return min(chosen or automatic, self.most // self.unit, whole)
 
 
-def _native_px(model_config: object) -> int:
+def _find_native_px(model_config: object) -> int:
     """Return the native image side in px of a model family, by the class of its config."""
     for base in type(model_config).__mro__:
         if base.__name__ in NATIVE_PX:
@@ -149,7 +149,7 @@ def _native_px(model_config: object) -> int:
     return DEFAULT_NATIVE_PX
 
 
-def unit_cells(network: torch.nn.Module) -> int:
+def find_unit(network: torch.nn.Module) -> int:
     """Return the cells at which a network may be cut: its patch, or the reduction of its UNet."""
     if type(network).__name__ in UNIT_CELLS:
         return UNIT_CELLS[type(network).__name__]

@@ -130,7 +130,7 @@ UNCUT_PATCHES = {
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
 
-def patch_names(transformer_options: Options) -> set[str]:
+def name_patches(transformer_options: Options) -> set[str]:
     """Return the class names of the patches in a model's transformer options."""
     names = set()
     for patches in transformer_options.get("patches", {}).values():
@@ -142,13 +142,13 @@ def patch_names(transformer_options: Options) -> set[str]:
 
 def refuse_patches(transformer_options: Options) -> None:
     """Raise ValueError if a patch needs the whole image."""
-    for name in UNCUT_PATCHES.keys() & patch_names(transformer_options):
+    for name in UNCUT_PATCHES.keys() & name_patches(transformer_options):
         raise refusal(UNCUT_PATCHES[name], "Remove it")
 
 
 def needs_one_row(transformer_options: Options) -> bool:
     """Tell whether a patch takes one row at a time only."""
-    return not ONE_ROW_PATCHES.isdisjoint(patch_names(transformer_options))
+    return not ONE_ROW_PATCHES.isdisjoint(name_patches(transformer_options))
 
 
 class Refusal(NamedTuple):

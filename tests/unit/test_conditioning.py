@@ -6,7 +6,7 @@ from quadtree_pack.sampling.conditioning import crop_call, crop_to_area, select_
 from quadtree_pack.sampling.cropping import (
     box_on_grid,
     repeat_rows,
-    scale_of,
+    find_scale,
     stack_windows,
     unstack_windows,
 )
@@ -207,9 +207,9 @@ def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cropped_to_it():
 
 
 def test_small_grids_are_taken_as_networks_round_them():
-    assert scale_of((9, 11), (2, 2)) == (1, 8) and scale_of((9, 11), (5, 6)) == (1, 2)
+    assert find_scale((9, 11), (2, 2)) == (1, 8) and find_scale((9, 11), (5, 6)) == (1, 2)
     assert (
-        scale_of((9, 11), (4, 5)) == (1, 2)
-        and scale_of((9, 11), (72, 88)) == (8, 1)
-        and scale_of((9, 11), (3, 7)) is None
+        find_scale((9, 11), (4, 5)) == (1, 2)
+        and find_scale((9, 11), (72, 88)) == (8, 1)
+        and find_scale((9, 11), (3, 7)) is None
     )
