@@ -18,7 +18,7 @@ from torch import Tensor
 from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
-from .sampling.evaluation import Evaluator, shape_batch, fit_batch
+from .sampling.evaluation import Evaluator, fit_batch, shape_batch
 from .sampling.model import Geometry, Settings
 from .sampling.parallel import Devices
 from .sampling.protocols import (

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..utils import Box, ceil_div, warn
-from .cropping import Cropper, box_on_grid, crop, grid_of, find_scale, stack_windows
+from .cropping import Cropper, box_on_grid, crop, find_scale, grid_of, stack_windows
 from .protocols import Conds, ModelCall
 from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
 

@@ -5,8 +5,8 @@ import torch
 from quadtree_pack.sampling.conditioning import crop_call, crop_to_area, select_conds
 from quadtree_pack.sampling.cropping import (
     box_on_grid,
-    repeat_rows,
     find_scale,
+    repeat_rows,
     stack_windows,
     unstack_windows,
 )
