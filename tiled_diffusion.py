@@ -91,7 +91,7 @@ class TiledDiffusion:
         if not run.clock.started:
             return samples
         _report(run)
-        self.tell(run.summary())
+        self.tell(run.summarize())
         if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0:
             return samples
         # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are
@@ -177,7 +177,7 @@ class TiledDiffusion:
             model_options = run.devices.prepare(sigma, model_options)
         deferred: list[list[Conds] | None] = []
         for group in conds:
-            deferred.append(group and [defer(cond, run.proxy_of) for cond in group])
+            deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
@@ -308,7 +308,7 @@ def _report(run: Run) -> None:
             "no effect on the model."
         )
         return
-    info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summary())
+    info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summarize())
 
 
 def attach(

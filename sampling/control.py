@@ -207,10 +207,10 @@ class PrecomputedControl:
         return ControlBase().control_merge(cropped, earlier, None)
 
 
-def defer(cond: Conds, proxy_of: Callable[..., Control]) -> Conds:
+def defer(cond: Conds, get_proxy: Callable[..., Control]) -> Conds:
     """Return the cond with a proxy for its control object, if it has one."""
     control = cond.get("control")
-    return cond if control is None else {**cond, "control": proxy_of(control, ControlProxy)}
+    return cond if control is None else {**cond, "control": get_proxy(control, ControlProxy)}
 
 
 def crop_features(features: Features, cropper: Cropper) -> Features:

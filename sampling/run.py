@@ -136,9 +136,7 @@ class Run:
         self.tiling = tiling
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
-        self.areas: dict[
-            Hashable, Box
-        ] = {}  # of conds with an area, by the id that core gives them
+        self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.hints: Hints = {}  # what ControlNets prepared once for this run
         self.devices: Devices | None = None  # where core spreads this run over several GPUs
         self.warned: set[str] = set()  # unknown conditioning entries that were reported
@@ -170,7 +168,7 @@ class Run:
         """Note where on the canvas a cond applies."""
         self.areas[cond_id] = area
 
-    def proxy_of(self, control: Control, make: Callable[[Control, Hints], Control]) -> Control:
+    def get_proxy(self, control: Control, make: Callable[[Control, Hints], Control]) -> Control:
         """Return the control's proxy; it is made once per run."""
         if control not in self._control_proxies:
             self._control_proxies[control] = make(control, self.hints)
@@ -215,7 +213,7 @@ class Run:
         """Return the cells, bool [B or 1, H, W], that no step frees."""
         return self.freedom(self.clock.steps - 1) == 0  # freedom never falls
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """Say in words what the run cost and kept."""
         kept = 100 * float(self.kept().double().mean())
         return (
@@ -348,10 +346,11 @@ def build_denoise_maps(
     return torch.stack(maps)
 
 
-def estimate(
+def estimate_cost(
     trees: Sequence[Quadtree],
     settings: Settings,
     geometry: Geometry,
+    *,
     steps: int,
     height: int,
     width: int,
@@ -377,17 +376,17 @@ def _estimate_from_maps(
     return cells / (steps * denoise[0].numel())
 
 
-def typical_cost(tree: Quadtree, steps: int) -> float:
-    """Return `estimate` for an image of the tree's own size and default settings.
+def estimate_typical_cost(tree: Quadtree, steps: int) -> float:
+    """Return `estimate_cost` for an image of the tree's own size and default settings.
 
     It is shown where the model is not known, and takes a TYPICAL one.
     """
     height, width = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
-    return estimate([tree], Settings(), TYPICAL, steps, height, width)
+    return estimate_cost([tree], Settings(), TYPICAL, steps=steps, height=height, width=width)
 
 
-def rough_cost(denoise: Tensor, steps: int) -> float:
-    """Return `typical_cost` within some points, in a tenth of its time.
+def estimate_rough_cost(denoise: Tensor, steps: int) -> float:
+    """Return `estimate_typical_cost` within some points, in a tenth of its time.
 
     `denoise` [H, W] has one value per ROUGH_PX px. The windows' borders stay from step to step.
     """
