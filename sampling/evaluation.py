@@ -169,7 +169,7 @@ class Evaluator:
         done: list[int] = []
         devices = self.run.devices
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
-        if devices is not None and len(todo) > 1 and devices.own(self.apply_model):
+        if devices is not None and len(todo) > 1 and devices.owns(self.apply_model):
             return self._distribute_batches(devices, call, step, todo, done)
         return (self._evaluate(self.apply_model, call, step, batch, done) for batch in todo)
 

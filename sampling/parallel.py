@@ -45,7 +45,7 @@ class Devices(NamedTuple):
             clone.prepare_state(sigma, {**model_options, "ignore_multigpu": True})
         return {key: value for key, value in model_options.items() if key != "multigpu_clones"}
 
-    def own(self, apply_model: ModelFunction) -> bool:
+    def owns(self, apply_model: ModelFunction) -> bool:
         """Tell whether this is the model function of one of the devices."""
         return any(apply_model == clone.model.apply_model for clone in self.clones.values())
 
