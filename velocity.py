@@ -88,11 +88,6 @@ def txt2img_scale(denoise: Tensor, step: int, steps: int) -> Tensor:
     return start + (1 - start) * progress_of(step, steps) ** (1 / (1 + denoise))
 
 
-def scale_velocity(noisy: Tensor, denoised: Tensor, scale: Tensor) -> Tensor:
-    """x - s (x - D): the denoised estimate whose velocity is s times the model's; s = 1 returns `denoised` to the bit."""
-    return blend_denoised(denoised, noisy, scale)
-
-
 def step_of(sigma: float, sigmas: list[float]) -> int:
     """Index of the step of a run that a model call at `sigma` belongs to, 0..len(sigmas) - 2.
 

@@ -54,7 +54,7 @@ def one_window() -> dict:
 def many_windows() -> list[dict]:
     """One call of the wrapper on 512 x 512 cells in 25 windows, with a model that returns what it gets."""
     from quadtree_pack.sampling.model import Settings
-    from quadtree_pack.sampling.run import Mode, denoise_maps, new_run
+    from quadtree_pack.sampling.run import Mode, build_denoise_maps, create_run
     from quadtree_pack.testing.support import tree_of
     from quadtree_pack.testing.tiny_models.transformers import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
@@ -67,9 +67,9 @@ def many_windows() -> list[dict]:
     for batch in (1, 4):
         settings = Settings(method="MultiDiffusion", tile_px=1024, overlap_px=128, batch=batch)
         patch = attach(entry.model, [tree], settings).model_options["model_function_wrapper"]
-        denoise = denoise_maps([tree], settings, patch.geometry, 512, 512)
-        run = new_run(patch, settings, patch.geometry, denoise, mode=Mode.PRESERVE)
-        run.sigmas, run.clean = [1.0, 0.0], torch.randn_like(noisy)
+        denoise = build_denoise_maps([tree], settings, patch.geometry, 512, 512)
+        run = create_run(patch, settings, patch.geometry, denoise, mode=Mode.PRESERVE)
+        run.start([1.0, 0.0], torch.randn_like(noisy))
         args = {
             "input": noisy,
             "timestep": torch.ones(1),
@@ -90,19 +90,21 @@ def many_windows() -> list[dict]:
         def wrapper(patch: Any = patch, args: dict = args) -> None:
             patch(free, args)
 
-        step = run.step(args["timestep"], noisy.device, noisy.ndim)
+        step = run.step(args["timestep"], noisy)
         groups = batches(step.windows, batch)
 
         def least_tensor_work(
             windows: list = windows, groups: list = groups, step: Any = step, run: Any = run
         ) -> None:
             """What no wrapper can leave out: stack each batch, start from what is held, add every window by its weight."""
-            total = run.clean * (1 - step.freedom)
+            total = run.clean * (1 - step.model_weight)
             for group in groups:
                 views = [noisy[(..., *windows[number].slices)] for number in group]
                 parts = views if len(views) == 1 else torch.cat(views).split(1)
                 for number, part in zip(group, parts, strict=True):
-                    total[(..., *windows[number].slices)].addcmul_(part, step.weights[number])
+                    total[(..., *windows[number].slices)].addcmul_(
+                        part, step.window_weights[number]
+                    )
 
         wrapper()  # plans the step
         times = [

@@ -88,12 +88,14 @@ def uniform_seconds(height: int, width: int) -> float:
 def planned(tree, method: str, overlap_px: int, height: int, width: int) -> dict:
     """Predicted seconds of a run's windows, and what planning them took."""
     from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
-    from quadtree_pack.sampling.run import denoise_maps, new_run
+    from quadtree_pack.sampling.run import build_denoise_maps, create_run
 
-    geometry = Geometry(CELL_PX, 2, 1024, TRANSFORMER_COST)
+    geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=TRANSFORMER_COST)
     settings = Settings(method=method, overlap_px=overlap_px, batch=BATCH)
-    run = new_run(None, settings, geometry, denoise_maps([tree], settings, geometry, height, width))
-    run.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]
+    run = create_run(
+        None, settings, geometry, build_denoise_maps([tree], settings, geometry, height, width)
+    )
+    run.start([float(STEPS - step) for step in range(STEPS + 1)])
     total, evaluated, planning_ms, shapes = 0.0, 0, [], set()
     for step in range(STEPS):
         known = len(run.plans)

@@ -96,7 +96,7 @@ def draw_thresholds(
     panels = {}
     for threshold in thresholds:
         tree = quadtree.build_quadtree(image, content_threshold=threshold, **limits)
-        cost = 100 * run.typical_cost(tree, model.TYPICAL_STEPS)
+        cost = 100 * run.estimate_typical_cost(tree, model.TYPICAL_STEPS)
         price = f"{len(tree.leaves)} tiles, {cost:.0f}% of the full cost"
         panels[f"{name} {threshold}\n{price}"] = as_picture(draw_tiles(image, tree, LINE_PX))
     return panels

@@ -117,10 +117,10 @@ def draw_diffusion_page() -> Image.Image:
     )
     settings = model.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // CELL_PX, UPSCALED_PX[0] // CELL_PX
-    steps = run.new_run(
-        None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size)
+    steps = run.create_run(
+        None, settings, geometry, run.build_denoise_maps([tree], settings, geometry, *size)
     )
-    steps.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]
+    steps.start([float(STEPS - step) for step in range(STEPS + 1)])
     panels = {}
     for step in SHOWN_STEPS:
         panels[f"step {step} of {STEPS}"] = draw_step(image, steps, step - 1)

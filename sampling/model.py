@@ -1,4 +1,4 @@
-"""What the user chose for a run, and what is known of its model: the sizes that its windows may have, and what they cost."""
+"""What the user chose for a run, and what is known of its model: its window sizes and costs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from ..utils import ceil_div
 from ..windows.blending import METHODS
 from ..windows.planning import Cost, Tiling
 
-# Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
+# Native image side of a model family in px, by the class of its config or a base of it
+# (`comfy.supported_models`), as the families' papers and model cards tell.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
 DEFAULT_NATIVE_PX = 1024
-# By the class of the network, where it does not tell: cells at which it may be cut, and the fewest along a side it can take.
-UNIT_CELLS = {"StageB": 16, "StageC": 1}
-FEWEST_CELLS = {"PixArtMS": 34, "StageB": 32}
-# Windows are planned as if so many of a shape were evaluated together, however many are: memory must not change the picture.
-PLANNED_BATCH = 4
-AUTOMATIC_REACH = 1.5  # automatic windows may be this much longer than the native side
 
-# Fitted to the times of Flux-dev and SDXL on one H200. A transformer pays for its text in every window and for attention in
-# large ones. A UNet is so light there that starting a call costs as much as 112,000 cells; slower cards compute longer and
-# start as fast, so a quarter of that is taken, lest windows grow there without need.
+# Cells at which a network may be cut, by its class, where no attribute tells: stage B has patches
+# of 2 x 2 cells and halves them three times; stage C may be cut anywhere, since feature maps are
+# resized for it (`comfy.ldm.cascade`).
+UNIT_CELLS = {"StageB": 16, "StageC": 1}
+DEFAULT_UNIT_CELLS = 8  # the reduction of most UNets, and a multiple of most patches
+# The fewest cells along a side that a network takes, by its class. PixArt divides by the mean side
+# rounded to multiples of 64 cells, which is 0 up to 32 (`comfy.ldm.pixart.pixartms`); stage B's was
+# found by trying.
+FEWEST_CELLS = {"PixArtMS": 34, "StageB": 32}
+
+# Windows are planned as if so many of a shape were evaluated together, however many are: memory
+# must not change the picture.
+PLANNED_BATCH = 4
+# Automatic windows may be this much longer than the native side: models do well there, and fewer
+# windows cost less.
+AUTOMATIC_REACH = 1.5
+
+# Fitted to the times of Flux-dev and SDXL on one H200 (`bench gpu`, benchmarks/h200_cost.json). A
+# transformer pays for its text in every window and for attention in large ones. A UNet is so light
+# there that starting a call costs as much as 112,000 cells; slower cards compute longer and start
+# as fast, so a quarter of that is taken, or windows would grow there without need.
 TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000)
 UNET_COST = Cost(per_call=28_000, per_window=0, quadratic=35_000)
 
@@ -42,10 +55,13 @@ class Settings:
     keep_below_px: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """What the model is: px per latent cell, cells per unit at which it may be cut, native image side in px, cost, and the
-    fewest and most cells along a side that its network takes."""
+    """What a model's windows may be.
+
+    `unit` is the smallest block it can be cut at, in cells; `native_px` its native image side;
+    `fewest` and `most` the cells along a side that its network takes.
+    """
 
     px_per_cell: int
     unit: int
@@ -56,71 +72,85 @@ class Geometry:
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
-        """Of a ModelPatcher; ValueError where its latents cannot be cut."""
+        """Return the geometry of a ModelPatcher; ValueError where its latents cannot be cut."""
         latent_format = model.get_model_object("latent_format")
         if latent_format.latent_dimensions == 1:
             raise ValueError(
-                f"{type(model.model).__name__} has one-dimensional latents (audio or 3D), which cannot be cut into windows. "
-                "Connect an image model."
+                f"{type(model.model).__name__} has one-dimensional latents (audio or 3D), which "
+                "cannot be cut into windows. Connect an image model."
             )
-        bases = [base.__name__ for base in type(model.model.model_config).__mro__]
-        native_px = next(
-            (NATIVE_PX[base] for base in bases if base in NATIVE_PX), DEFAULT_NATIVE_PX
-        )
         network = model.get_model_object("diffusion_model")
-        cost = UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST
-        unit = unit_cells(network)
-        fewest = FEWEST_CELLS.get(type(network).__name__, 1)
-        positions = getattr(
-            network, "pos_embed_max_size", None
-        )  # SD3 looks them up in a table of so many patches
-        most = LARGEST_PX if positions is None else positions * unit
-        return cls(latent_format.spacial_downscale_ratio, unit, native_px, cost, fewest, most)
+        unit = find_unit(network)
+        # SD3 looks positions up in a table of so many patches along a side.
+        positions = getattr(network, "pos_embed_max_size", None)
+        return cls(
+            px_per_cell=latent_format.spacial_downscale_ratio,
+            unit=unit,
+            native_px=_find_native_px(model.model.model_config),
+            cost=UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST,
+            fewest=FEWEST_CELLS.get(type(network).__name__, 1),
+            most=LARGEST_PX if positions is None else positions * unit,
+        )
 
     @property
     def px_per_unit(self) -> int:
         return self.px_per_cell * self.unit
 
-    def tiling(self, settings: Settings, height: int, width: int) -> Tiling:
-        """Window sizes for a latent of height x width cells; ValueError where the settings do not fit the model."""
+    def choose_tiling(self, settings: Settings, height: int, width: int) -> Tiling:
+        """Return the window sizes, in units, for a latent of height x width cells.
+
+        Raises ValueError where the settings do not fit the model.
+        """
         px = self.px_per_unit
-        whole = ceil_div(max(height, width), self.unit)
-        fewest, most = ceil_div(self.fewest, self.unit), self.most // self.unit
-        if settings.tile_px and settings.tile_px // px < min(fewest, whole):
-            raise ValueError(
-                f"tile_size {settings.tile_px} px is smaller than the {fewest * px} px that this model needs; use that or more."
-            )
-        tile = settings.tile_px // px or max(fewest, int(AUTOMATIC_REACH * self.native_px) // px)
-        tile = min(tile, most, whole)
         method = METHODS[settings.method]
+        whole = ceil_div(max(height, width), self.unit)
+        tile = self._choose_tile(settings, whole)
         overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
         overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
         if whole > tile and tile < 2 * overlap:
             raise ValueError(
-                f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, more than half of tile_size "
-                f"{tile * px} px; use at most {tile // 2 * px} px, or larger tiles."
+                f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, "
+                f"more than half of tile_size {tile * px} px; use at most {tile // 2 * px} px, or "
+                "larger tiles."
             )
-        smallest = min(tile, max(fewest, self.native_px // 2 // px))
+        fewest = self._fewest_units()
         return Tiling(
-            self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest
+            unit=self.unit,
+            tile=tile,
+            smallest=min(tile, max(fewest, self.native_px // 2 // px)),
+            overlap=overlap,
+            moving=method.moving,
+            cost=self.cost,
+            batch=PLANNED_BATCH,
+            fewest=fewest,
         )
 
+    def _fewest_units(self) -> int:
+        return ceil_div(self.fewest, self.unit)
 
-TYPICAL = Geometry(
-    8, 2, 1024, TRANSFORMER_COST
-)  # whose cost is estimated where the model is not known
-TYPICAL_STEPS = 20
-ROUGH_PX = 32
-ROUGH = replace(
-    TYPICAL,
-    px_per_cell=ROUGH_PX,
-    unit=1,
-    cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
-)
+    def _choose_tile(self, settings: Settings, whole: int) -> int:
+        """Return the longest side of a window, in units, where the image is `whole` units long."""
+        px, fewest = self.px_per_unit, self._fewest_units()
+        chosen = settings.tile_px // px
+        if settings.tile_px and chosen < min(fewest, whole):
+            raise ValueError(
+                f"tile_size {settings.tile_px} px is smaller than the {fewest * px} px that this "
+                "model needs; use that or more."
+            )
+        automatic = max(fewest, int(AUTOMATIC_REACH * self.native_px) // px)
+        return min(chosen or automatic, self.most // self.unit, whole)
 
 
-def unit_cells(network: torch.nn.Module) -> int:
-    """Cells at which the model may be cut: its patch, or the reduction of its UNet; 8 where it tells neither."""
+def _find_native_px(model_config: object) -> int:
+    """Return the native image side in px of a model family, by the class of its config."""
+    for base in type(model_config).__mro__:
+        if base.__name__ in NATIVE_PX:
+            return NATIVE_PX[base.__name__]
+    return DEFAULT_NATIVE_PX
+
+
+def find_unit(network: torch.nn.Module) -> int:
+    """Return the cells at which a network may be cut: its patch, or the reduction of its UNet."""
     if type(network).__name__ in UNIT_CELLS:
         return UNIT_CELLS[type(network).__name__]
     for holder in (network, getattr(network, "patchifier", None)):
@@ -130,4 +160,18 @@ def unit_cells(network: torch.nn.Module) -> int:
             if isinstance(patch, int):
                 return patch
     levels = getattr(network, "channel_mult", None)
-    return 1 << (len(levels) - 1) if levels else 8
+    return 1 << (len(levels) - 1) if levels else DEFAULT_UNIT_CELLS
+
+
+# The model whose cost is estimated where none is known: 8 px per cell and patches of 2 x 2 cells,
+# as of SDXL, SD3 and Flux.
+TYPICAL = Geometry(px_per_cell=8, unit=2, native_px=DEFAULT_NATIVE_PX, cost=TRANSFORMER_COST)
+TYPICAL_STEPS = 20
+# For a rough estimate: the same model with cells of so many px, of which a window holds fewer.
+ROUGH_PX = 32
+ROUGH = replace(
+    TYPICAL,
+    px_per_cell=ROUGH_PX,
+    unit=1,
+    cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
+)

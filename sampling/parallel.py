@@ -1,9 +1,12 @@
-"""The windows of one step on several GPUs: core's clones of the model, core's threads, batches dealt out by predicted cost."""
+"""The windows of one step on several GPUs.
+
+Uses core's clones of the model and core's threads; batches are dealt out by predicted cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import comfy.model_management
 import torch
@@ -11,66 +14,76 @@ from comfy.patcher_extension import merge_nested_dicts
 from comfy.samplers import cast_transformer_options
 from torch import Tensor
 
-from .control import Deferred
+from .control import DeferredControl
+from .protocols import Conds, ModelCall, ModelFunction, MultiGPUClone, Options, ThreadPool
+
+Result = TypeVar("Result")
 
 
 class Devices(NamedTuple):
-    """What core prepares for a run on several devices: a clone of the model for each, their relative speeds, and threads."""
+    """What core prepares for a run on several devices, by device: clones of the model, their
+    relative speeds, and a pool of threads."""
 
-    clones: dict[torch.device, Any]
+    clones: dict[torch.device, MultiGPUClone]
     speeds: dict[torch.device, float]
-    pool: Any
+    pool: ThreadPool
 
     @classmethod
-    def of(cls, model_options: dict[str, Any]) -> Devices | None:
-        clones, pool = (
-            model_options.get("multigpu_clones", {}),
-            model_options.get("multigpu_thread_pool"),
-        )
+    def of(cls, model_options: Options) -> Devices | None:
+        """Return the devices in the model options; None where core samples on one."""
+        clones = model_options.get("multigpu_clones", {})
+        pool = model_options.get("multigpu_thread_pool")
         if len(clones) < 2 or pool is None:
             return None
         known = model_options.get("multigpu_options", {})
-        return cls(
-            clones,
-            {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones},
-            pool,
-        )
+        speeds = {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones}
+        return cls(clones, speeds, pool)
 
-    def know(self, apply_model: Callable) -> bool:
-        """Whether this is the model function of one of the devices."""
+    def prepare(self, sigma: Tensor, model_options: Options) -> Options:
+        """Prepare the clones for a model call; return the options of a call on one device."""
+        for clone in self.clones.values():
+            clone.prepare_state(sigma, {**model_options, "ignore_multigpu": True})
+        return {key: value for key, value in model_options.items() if key != "multigpu_clones"}
+
+    def owns(self, apply_model: ModelFunction) -> bool:
+        """Tell whether this is the model function of one of the devices."""
         return any(apply_model == clone.model.apply_model for clone in self.clones.values())
 
-    def run(self, work: Callable[[torch.device, int], Any], costs: Sequence[float]) -> list[Any]:
-        """`work(device, number)` for every number, each on the device that is due; results by number."""
+    def distribute(
+        self, work: Callable[[torch.device, int], Result], costs: Sequence[float]
+    ) -> list[Result]:
+        """Return `work(device, number)` for the number of each cost, in the order of the costs."""
         dealt = deal(costs, list(self.speeds.values()))
-        busy = [
-            (device, numbers) for device, numbers in zip(self.clones, dealt, strict=True) if numbers
-        ]
+        busy = [pair for pair in zip(self.clones, dealt, strict=True) if pair[1]]
 
-        def of_device(device: torch.device, numbers: list[int]) -> list[Any]:
+        def work_through(device: torch.device, numbers: list[int]) -> list[Result]:
             comfy.model_management.set_torch_device(device)
             with torch.no_grad():
                 return [work(device, number) for number in numbers]
 
         for device, numbers in busy:
-            self.pool.submit(device, of_device, device, numbers)
-        answers = [
-            self.pool.get_result(device) for device, _ in busy
-        ]  # of all, before any error: each has its own queue
+            self.pool.submit(device, work_through, device, numbers)
+        # Of all devices before any error is raised: each has a queue of its own.
+        answers = [self.pool.get_result(device) for device, _ in busy]
         errors = [error for _, error in answers if error is not None]
         if errors:
             try:
                 raise errors[0]
-            finally:  # else the error would hold this frame, and with it what the devices had: memory that a retry needs
+            finally:
+                # The error would hold this frame, and so what the devices had: memory that a
+                # retry needs.
                 del errors, answers
-        found = {}
+        found: dict[int, Result] = {}
         for (_, numbers), (results, _) in zip(busy, answers, strict=True):
             found.update(zip(numbers, results, strict=True))
         return [found[number] for number in range(len(costs))]
 
 
 def deal(costs: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
-    """Numbers of the costs for each speed: the dearest first, each to whoever would be done with it first."""
+    """Return the numbers of the costs for each speed.
+
+    The dearest comes first, and each goes to whoever would be done with it first.
+    """
     dealt: list[list[int]] = [[] for _ in speeds]
     done = [0.0] * len(speeds)
     for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
@@ -80,31 +93,29 @@ def deal(costs: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
     return dealt
 
 
-def on_device(args: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The arguments of a model-function wrapper for another device, as core's own multi-GPU sampling makes them."""
-    moved = {key: _moved(value, device) for key, value in args.items() if key != "c"}
-    c = {
-        key: _moved(value, device)
-        for key, value in args["c"].items()
-        if key != "transformer_options"
-    }
-    options = merge_nested_dicts({}, args["c"]["transformer_options"], copy_dict1=False)
+def move_call(call: ModelCall, device: torch.device) -> ModelCall:
+    """Return a model call for another device, as core's own multi-GPU sampling makes it."""
+    entries = {key: value for key, value in call["c"].items() if key != "transformer_options"}
+    options = merge_nested_dicts({}, call["c"]["transformer_options"], copy_dict1=False)
     for key in ("sigmas", "sample_sigmas"):
         if key in options:
             options[key] = options[key].to(device)
     options["multigpu_thread_device"] = device
     cast_transformer_options(options, device=device)
-    return {**moved, "c": c | {"transformer_options": options}}
+    c: Conds = {**_move(entries, device), "transformer_options": options}
+    moved: ModelCall = _move({key: value for key, value in call.items() if key != "c"}, device)
+    return {**moved, "c": c}
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Deferred):
-        return value.on_device(device, _moved(value.call, device))
+def _move(value: Any, device: torch.device) -> Any:
+    """Return a value with the tensors in it on another device."""
+    if isinstance(value, DeferredControl):
+        return value.move(device, lambda entry: _move(entry, device))
     if isinstance(value, (list, tuple)):
-        return type(value)(_moved(entry, device) for entry in value)
+        return type(value)(_move(entry, device) for entry in value)
     if isinstance(value, dict):
-        return {
-            key: entry if key == "transformer_options" else _moved(entry, device)
-            for key, entry in value.items()
-        }
+        moved = {}
+        for key, entry in value.items():
+            moved[key] = entry if key == "transformer_options" else _move(entry, device)
+        return moved
     return value.to(device) if isinstance(value, Tensor) else value

@@ -1,221 +1,311 @@
-"""One sampling run: what the user chose, what the model is, and which cells are free and which windows are due at a step."""
+"""One sampling run: its fixed plan, its changing state and its tally; and what a run would cost.
+
+Imports no ComfyUI: the cost is predicted where no model is loaded.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..quadtree import Quadtree
 from ..utils import Box, ceil_div, cells_from_px
-from ..velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
+from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, shares
 from ..windows.planning import Planner, Tiling, Window, units_with
+from .cropping import crop
 from .model import PLANNED_BATCH, ROUGH, TYPICAL, Geometry, Settings
+from .protocols import Control, Hints
+from .steps import StepClock
 
-
-@dataclass(slots=True)
-class Tally:
-    """What a run has cost so far; cells are latent cells times conds times batch."""
-
-    calls: int = 0
-    windows: int = 0
-    cells: int = 0
-    canvas_cells: int = 0
-
-    @property
-    def share(self) -> float:
-        """Of what is evaluated without this node."""
-        return self.cells / max(1, self.canvas_cells)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step in one place of the canvas: freedom (or velocity scale) [B or 1, 1, ..., h, w], windows, and how each counts.
-
-    `windows` are relative to the place; `weights` holds freedom times the window's normalised share for every window.
-    """
-
-    index: int
-    place: Box
-    freedom: Tensor
-    windows: tuple[Window, ...]
-    weights: tuple[Tensor, ...]
+if TYPE_CHECKING:
+    from .parallel import Devices
 
 
 class Mode(Enum):
     """What the quadtree means for a run."""
 
-    PRESERVE = "hold every cell to the clean latent as its denoise says"
-    SCALE = "text to image: there is nothing to hold to, so slow the velocity"
+    PRESERVE = "hold every cell to the clean latent according to its denoise"
+    SCALE = "text to image: there is nothing to hold to, so scale the velocity"
     FREE = "a noisy latent whose clean one is not known: windows only"
 
 
-@dataclass(slots=True)
-class Run:
-    """One sampling run, with `batch` windows at a time. `denoise` is [B or 1, H, W] float64; `open` are the cells [H, W] that
-    core's noise mask lets change."""
+class Tally:
+    """Counts what a run has cost so far; cells are latent cells times conds times batch."""
 
-    owner: object  # the node's patch that opened it: of two in one chain only the later one acts
+    def __init__(self) -> None:
+        self.calls = 0
+        self.windows = 0
+        self.cells = 0
+        self.canvas_cells = 0
+        self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
+
+    @property
+    def share(self) -> float:
+        """Return the evaluated cells as a share of what is evaluated without this node."""
+        return self.cells / max(1, self.canvas_cells)
+
+    def count_canvas(self, noisy: Tensor) -> None:
+        """Count a model call on `noisy` [rows, C, ..., H, W] as it would be without windows."""
+        self.canvas_cells += noisy[:, 0].numel()
+
+    def count_call(self, noisy: Tensor, windows: int) -> None:
+        """Count a model call on `noisy` [rows, C, ..., h, w] that holds so many windows."""
+        with self._lock:
+            self.calls += 1
+            self.windows += windows
+            self.cells += noisy[:, 0].numel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunPlan:
+    """What is fixed when a run is opened.
+
+    `owner` is the patch that opened it: of two in one chain only the later one acts. `denoise` is
+    float64 [B or 1, H, W] in 0..1, and `open` is bool [H, W]: the cells that core's noise mask lets
+    change.
+    """
+
+    owner: object
+    mode: Mode
     method: Method
     schedule: str
-    tiling: Tiling
-    batch: int
     denoise: Tensor
     open: Tensor
-    mode: Mode
-    sigmas: list[float] = field(default_factory=list)
-    clean: Tensor | None = None
-    tally: Tally = field(default_factory=Tally)
-    plans: dict[tuple, tuple[Window, ...]] = field(default_factory=dict)
-    latest: dict[tuple[torch.device, Box], Step] = field(default_factory=dict)
-    planners: dict[Box, Planner] = field(default_factory=dict)
-    together: int = 1  # windows in the largest model call of the latest step
-    shrunk: bool = False
-    announced: int | None = (
-        None  # the step that is due, where the sampler says so before it calls the model
-    )
-    places: dict[Any, Box] = field(
-        default_factory=dict
-    )  # of conditioning areas, by the id that core gives each cond
-    hints: dict = field(default_factory=dict)  # what ControlNets prepared for this run
-    stand_ins: dict = field(default_factory=dict)  # for control objects, see control.py
-    devices: Any = None  # where core spreads this run over several GPUs, see parallel.py
-    warned: set[str] = field(default_factory=set)  # conditioning entries that were reported
-    lock: threading.Lock = field(
-        default_factory=threading.Lock
-    )  # core's multi-GPU sampling calls from threads
-
-    def lay(self, tiling: Tiling) -> None:
-        """Plan with this tiling from here on."""
-        with self.lock:
-            self.tiling = tiling
-            self.planners.clear()
-            self.plans.clear()
-            self.latest.clear()
-
-    def shrink(self) -> bool:
-        """After running out of memory: half as many windows together, then half the window; False at the smallest."""
-        tiling = self.tiling
-        if min(self.batch, self.together) > 1:
-            self.batch = min(self.batch, self.together) // 2
-        elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
-            self.lay(
-                replace(
-                    tiling, tile=tiling.tile // 2, smallest=min(tiling.smallest, tiling.tile // 2)
-                )
-            )
-        else:
-            return False
-        return True
-
-    def __deepcopy__(self, memo: dict) -> Run:
-        """A run is one; a node that copies the model's options copies the reference."""
-        return self
 
     @property
     def canvas(self) -> Box:
         return Box(0, 0, self.open.shape[1], self.open.shape[0])
 
-    @property
-    def steps(self) -> int:
-        return max(1, len(self.sigmas) - 1)
-
-    def freedom(self, index: int) -> Tensor:
-        """Freedom [B or 1, H, W] in 0..1 of every cell at a step."""
+    def freedom(self, index: int, steps: int) -> Tensor:
+        """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
         if self.mode is not Mode.PRESERVE:
             return torch.ones_like(self.denoise)
-        return SCHEDULES[self.schedule](self.denoise, index, self.steps)
+        return SCHEDULES[self.schedule](self.denoise, index, steps)
+
+    def active(self, index: int, steps: int) -> Tensor:
+        """Return the cells, bool [H, W], that are evaluated at a step."""
+        return (self.freedom(index, steps) > 0).any(0) & self.open
+
+    def model_weight(self, index: int, steps: int) -> Tensor:
+        """Return the weight [B or 1, H, W] in 0..1 of the model's estimate at a step.
+
+        It is a cell's freedom, 0 where core's mask closes it; in text to image it is the factor of
+        the cell's velocity.
+        """
+        if self.mode is Mode.SCALE:
+            return txt2img_scale(self.denoise, index, steps)
+        return self.freedom(index, steps).where(self.open, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """One step in one area of the canvas.
+
+    `model_weight` [B or 1, 1, ..., h, w] in 0..1 is the weight of the model's estimate; the rest
+    is that of the base (see `Run.blend`). `windows` are relative to the area, and each of
+    `window_weights` [..., h, w] is the model's weight times the window's normalised share.
+    """
+
+    index: int
+    area: Box
+    model_weight: Tensor
+    windows: tuple[Window, ...]
+    window_weights: tuple[Tensor, ...]
+
+    @property
+    def is_one_window(self) -> bool:
+        """Tell whether a single window covers the whole area."""
+        whole = Box(0, 0, self.area.width, self.area.height)
+        return len(self.windows) == 1 and self.windows[0].box == whole
+
+
+class Run:
+    """The state of one sampling run; it is changed by its own methods only."""
+
+    def __init__(self, plan: RunPlan, tiling: Tiling, batch: int) -> None:
+        self.plan = plan
+        self.tally = Tally()
+        self.clock = StepClock()
+        self.tiling = tiling
+        self.batch = batch  # windows in one model call, at most
+        self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
+        self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
+        self.hints: Hints = {}  # what ControlNets prepared once for this run
+        self.devices: Devices | None = None  # where core spreads this run over several GPUs
+        self.warned: set[str] = set()  # unknown conditioning entries that were reported
+        self.plans: dict[tuple[Box, int, bytes], tuple[Window, ...]] = {}
+        self.times_shrunk = 0
+        self._control_proxies: dict[Control, Control] = {}
+        self._planners: dict[Box, Planner] = {}
+        self._latest: dict[tuple[torch.device, Box], Step] = {}
+        self._largest_batch = 1  # windows in the largest model call of the latest step
+        self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Run:
+        """Return the run itself: deep-copying model options must share the run."""
+        return self
+
+    def start(
+        self, sigmas: Sequence[float], clean: Tensor | None = None, batch: int | None = None
+    ) -> None:
+        """Start sampling with these sigmas [steps + 1].
+
+        `clean` [B or 1, C, ..., H, W] is what is preserved, in the model's space; `batch` None
+        leaves the number of windows per call as it is.
+        """
+        self.clock.start(sigmas)
+        self.clean = clean
+        self.batch = self.batch if batch is None else batch
+
+    def place_area(self, cond_id: Hashable, area: Box) -> None:
+        """Note where on the canvas a cond applies."""
+        self.areas[cond_id] = area
+
+    def get_proxy(self, control: Control, make: Callable[[Control, Hints], Control]) -> Control:
+        """Return the control's proxy; it is made once per run."""
+        if control not in self._control_proxies:
+            self._control_proxies[control] = make(control, self.hints)
+        return self._control_proxies[control]
+
+    def spread_over(self, devices: Devices | None) -> None:
+        """Evaluate windows on these devices from here on; None: on the one of the call."""
+        self.devices = devices
+
+    def expect_batches(self, sizes: Sequence[int]) -> None:
+        """Note how many windows each model call of the coming step holds."""
+        self._largest_batch = max(sizes, default=1)
+
+    def shrink(self) -> bool:
+        """After running out of memory: halve the batch, then the window; False at the smallest."""
+        tiling = self.tiling
+        together = min(self.batch, self._largest_batch)
+        if together > 1:
+            self.batch = together // 2
+        elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
+            half = tiling.tile // 2
+            self._plan_with(replace(tiling, tile=half, smallest=min(tiling.smallest, half)))
+        else:
+            return False
+        self.times_shrunk += 1
+        return True
+
+    def _plan_with(self, tiling: Tiling) -> None:
+        with self._lock:
+            self.tiling = tiling
+            self._planners.clear()
+            self.plans.clear()
+            self._latest.clear()
+
+    # ---- which windows are due, and how much they count
+
+    def freedom(self, index: int) -> Tensor:
+        """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
+        return self.plan.freedom(index, self.clock.steps)
 
     def kept(self) -> Tensor:
-        """Cells [B or 1, H, W] that no step frees. Freedom never falls, so the last step tells."""
-        return self.freedom(self.steps - 1) == 0
+        """Return the cells, bool [B or 1, H, W], that no step frees."""
+        return self.freedom(self.clock.steps - 1) == 0  # freedom never falls
 
-    def summary(self) -> str:
-        """What the run cost and kept, in words."""
+    def summarize(self) -> str:
+        """Say in words what the run cost and kept."""
         kept = 100 * float(self.kept().double().mean())
-        return f"{self.steps} steps, {100 * self.tally.share:.1f}% of the full model cost, {kept:.1f}% of the latent kept"
+        return (
+            f"{self.clock.steps} steps, {100 * self.tally.share:.1f}% of the full model cost, "
+            f"{kept:.1f}% of the latent kept"
+        )
 
-    def by_image(self, latent: Tensor) -> Tensor:
-        """[conds * B, C, ..., H, W] as [conds, B, C, ..., H, W], so that what is said per image fits."""
-        rows = max(len(self.denoise), 1 if self.clean is None else len(self.clean))
-        return latent.unflatten(0, (-1, rows))
+    def step(self, sigma: Tensor, like: Tensor, area: Box | None = None) -> Step:
+        """Return the step of a model call at `sigma` [rows] in an area (None: the whole canvas).
 
-    def base(self, noisy: Tensor, place: Box) -> Tensor:
-        """What a cell without freedom follows, to fit `noisy` [conds, B, C, ..., h, w] of a place."""
-        return self.clean[(..., *place.slices)].to(noisy) if self.mode is Mode.PRESERVE else noisy
-
-    def blended(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
-        """What the sampler gets for `denoised` of a whole place [conds * B, C, ..., h, w]."""
-        if self.mode is Mode.FREE:
-            return denoised
-        noisy = self.by_image(noisy)
-        return blend_denoised(
-            self.by_image(denoised), self.base(noisy, step.place), step.freedom
-        ).flatten(0, 1)
-
-    def bound(self, noisy: Tensor, step: Step) -> Tensor:
-        """The part of the blend that no window gives, (1 - a) times the base, as a new [conds, B, C, ..., h, w]."""
-        noisy = self.by_image(noisy)
-        return self.base(noisy, step.place).expand_as(noisy) * (1 - step.freedom)
-
-    def step(
-        self, sigma: Tensor, device: torch.device, rank: int, place: Box | None = None
-    ) -> Step:
-        """What is due at a model call at `sigma` [rows] in a place (None: everywhere), for latents of `rank` on `device`."""
-        place = self.canvas if place is None else place
-        index = step_of(float(sigma[0]), self.sigmas) if self.announced is None else self.announced
-        with self.lock:
-            latest = self.latest.get((device, place))
+        Its tensors are on the device of the latent `like`, and of its rank.
+        """
+        area = self.plan.canvas if area is None else area
+        index = self.clock.index_at(sigma)
+        key = like.device, area
+        with self._lock:
+            latest = self._latest.get(key)
             if latest is None or latest.index != index:
-                latest = self.latest[device, place] = self._step(index, device, rank, place)
+                latest = self._latest[key] = self._make_step(index, like, area)
         return latest
 
-    def _step(self, index: int, device: torch.device, rank: int, place: Box) -> Step:
-        windows = self.windows(index, place)
-        if self.mode is Mode.SCALE:
-            freedom = txt2img_scale(self.denoise, index, self.steps)
-        else:
-            freedom = self.freedom(index).where(
-                self.open, 0.0
-            )  # what core's mask closes is held, too
-        freedom = per_image(freedom[(..., *place.slices)].to(device, torch.float32), rank)
+    def _make_step(self, index: int, like: Tensor, area: Box) -> Step:
+        windows = self.windows(index, area)
+        weight = crop(self.plan.model_weight(index, self.clock.steps), area)
+        weight = expand_to_rank(weight.to(like.device, torch.float32), like.ndim)
         margin = self.tiling.overlap * self.tiling.unit // 2
-        size = place.height, place.width
-        weights = tuple(
-            share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
-            for share, window in zip(
-                shares(windows, size, self.method, margin), windows, strict=True
-            )
+        window_weights = []
+        for window, share in zip(
+            windows,
+            shares(windows, (area.height, area.width), self.plan.method, margin),
+            strict=True,
+        ):
+            share = share.to(like.device, torch.float32)
+            window_weights.append(share * crop(weight, window.box))
+        return Step(
+            index=index,
+            area=area,
+            model_weight=weight,
+            windows=windows,
+            window_weights=tuple(window_weights),
         )
-        return Step(index, place, freedom, windows, weights)
 
-    def windows(self, index: int, place: Box | None = None) -> tuple[Window, ...]:
-        """The windows of a step, planned once per set of active cells (and per position of a moving lattice)."""
-        place = self.canvas if place is None else place
-        active = units_with(
-            ((self.freedom(index) > 0).any(0) & self.open)[place.slices], self.tiling.unit
-        )
-        key = place, index if self.tiling.moving else 0, active.tobytes()
+    def windows(self, index: int, area: Box | None = None) -> tuple[Window, ...]:
+        """Return the windows of a step, relative to the area (None: the whole canvas).
+
+        They are planned once per set of active cells, and per step where the lattice moves.
+        """
+        area = self.plan.canvas if area is None else area
+        active = crop(self.plan.active(index, self.clock.steps), area)
+        units = units_with(active, self.tiling.unit)
+        key = area, index if self.tiling.moving else 0, units.tobytes()
         if key not in self.plans:
-            planner = self.planners.setdefault(
-                place, Planner((place.height, place.width), self.tiling)
-            )
-            self.plans[key] = planner.plan(active)
+            if area not in self._planners:
+                self._planners[area] = Planner((area.height, area.width), self.tiling)
+            self.plans[key] = self._planners[area].plan(units)
         return self.plans[key]
 
+    # ---- the blend of the model's estimate with the base
 
-def per_image(cells: Tensor, rank: int) -> Tensor:
-    """[B or 1, H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank` dimensions."""
+    def split_images(self, latent: Tensor) -> Tensor:
+        """Return [conds * B, ...] as [conds, B, ...], so that what is given per image fits."""
+        rows = max(len(self.plan.denoise), 1 if self.clean is None else len(self.clean))
+        return latent.unflatten(0, (-1, rows))
+
+    def blend(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
+        """Blend the model's estimate of a whole area [conds * B, C, ..., h, w] with the base.
+
+        The base is what a cell without any weight follows: the clean latent, or where there is
+        none the noisy latent itself, whose velocity is 0.
+        """
+        if self.plan.mode is Mode.FREE:
+            return denoised
+        base = self._base(self.split_images(noisy), step.area)
+        return blend_denoised(self.split_images(denoised), base, step.model_weight).flatten(0, 1)
+
+    def begin_blend(self, noisy: Tensor, step: Step) -> Tensor:
+        """Return the part of the blend that no window gives, as a new [conds, B, C, ..., h, w]."""
+        noisy = self.split_images(noisy)
+        return self._base(noisy, step.area).expand_as(noisy) * (1 - step.model_weight)
+
+    def _base(self, noisy: Tensor, area: Box) -> Tensor:
+        if self.plan.mode is not Mode.PRESERVE or self.clean is None:
+            return noisy
+        return crop(self.clean, area).to(noisy)
+
+
+def expand_to_rank(cells: Tensor, rank: int) -> Tensor:
+    """Return [B or 1, H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank` dimensions."""
     return cells.view(len(cells), *[1] * (rank - 3), *cells.shape[-2:])
 
 
-def new_run(
+def create_run(
     owner: object,
     settings: Settings,
     geometry: Geometry,
@@ -224,67 +314,81 @@ def new_run(
     open_cells: Tensor | None = None,
     mode: Mode = Mode.PRESERVE,
 ) -> Run:
-    """A run on latents of `denoise`'s [B or 1, H, W]; all cells are open unless told otherwise."""
+    """Create a run on latents of `denoise`'s [B or 1, H, W].
+
+    `open_cells`, bool [H, W], are the cells that may change; None: all of them.
+    """
+    height, width = denoise.shape[-2:]
+    if open_cells is None:
+        open_cells = torch.ones(height, width, dtype=torch.bool)
+    plan = RunPlan(
+        owner=owner,
+        mode=mode,
+        method=METHODS[settings.method],
+        schedule=settings.schedule,
+        denoise=denoise,
+        open=open_cells,
+    )
     return Run(
-        owner,
-        METHODS[settings.method],
-        settings.schedule,
-        geometry.tiling(settings, *denoise.shape[-2:]),
-        settings.batch or PLANNED_BATCH,
-        denoise,
-        torch.ones(denoise.shape[-2:], dtype=torch.bool) if open_cells is None else open_cells,
-        mode,
+        plan, geometry.choose_tiling(settings, height, width), settings.batch or PLANNED_BATCH
     )
 
 
-def denoise_maps(
+def build_denoise_maps(
     trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int
 ) -> Tensor:
-    """Denoise per cell of each tree, float64 [trees, height, width] in 0..1, with what the settings change about it."""
+    """Return the denoise per cell of each tree, float64 [trees, height, width] in 0..1."""
     feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
-    return torch.stack(
-        [
-            tree.keep_below(settings.keep_below_px).denoise_map(height, width, feather)
-            for tree in trees
-        ]
-    )
+    maps = []
+    for tree in trees:
+        kept = tree.keep_below(settings.keep_below_px)
+        maps.append(kept.denoise_map(height, width, feather))
+    return torch.stack(maps)
 
 
-def estimate(
+def estimate_cost(
     trees: Sequence[Quadtree],
     settings: Settings,
     geometry: Geometry,
+    *,
     steps: int,
     height: int,
     width: int,
 ) -> float:
-    """Share of the full model cost, in evaluated cells, that a run of `steps` steps on height x width cells takes.
+    """Return the share of the full model cost that a run of `steps` steps takes.
 
-    The run plans as it would when sampling, so for samplers that call the model once a step the share is exact.
+    It is counted in evaluated cells on a latent of height x width cells. The run plans as it would
+    when sampling, so for samplers that call the model once a step the share is exact.
     """
-    return _evaluated(
-        denoise_maps(trees, settings, geometry, height, width), settings, geometry, steps
-    )
+    denoise = build_denoise_maps(trees, settings, geometry, height, width)
+    return _estimate_from_maps(denoise, settings, geometry, steps)
 
 
-def _evaluated(denoise: Tensor, settings: Settings, geometry: Geometry, steps: int) -> float:
-    """Share of the cells that a run with this denoise [B, H, W] evaluates."""
-    run = new_run(None, settings, geometry, denoise)
-    run.sigmas = [float(steps - step) for step in range(steps + 1)]
-    cells = sum(
-        window.box.width * window.box.height
-        for step in range(steps)
-        for window in run.windows(step)
-    )
+def _estimate_from_maps(
+    denoise: Tensor, settings: Settings, geometry: Geometry, steps: int
+) -> float:
+    """Return the share of the cells that a run with this denoise [B, H, W] evaluates."""
+    run = create_run(None, settings, geometry, denoise)
+    run.start([float(steps - step) for step in range(steps + 1)])
+    cells = 0
+    for step in range(steps):
+        cells += sum(window.box.width * window.box.height for window in run.windows(step))
     return cells / (steps * denoise[0].numel())
 
 
-def typical_cost(tree: Quadtree, steps: int) -> float:
-    """`estimate` for an image of the tree's own size with default settings, where the model is not known."""
-    size = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
-    return estimate([tree], Settings(), TYPICAL, steps, *size)
+def estimate_typical_cost(tree: Quadtree, steps: int) -> float:
+    """Return `estimate_cost` for an image of the tree's own size and default settings.
+
+    It is shown where the model is not known, and takes a TYPICAL one.
+    """
+    height, width = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
+    return estimate_cost([tree], Settings(), TYPICAL, steps=steps, height=height, width=width)
 
 
-def rough_cost(denoise: Tensor, steps: int) -> float:
-    """`typical_cost` within some points, in a tenth of its time, of denoise per ROUGH_PX cell [H, W]: borders that stay."""
-    return _evaluated(denoise[None], Settings(method="Mixture of Diffusers"), ROUGH, steps)
+def estimate_rough_cost(denoise: Tensor, steps: int) -> float:
+    """Return `estimate_typical_cost` within some points, in a tenth of its time.
+
+    `denoise` [H, W] has one value per ROUGH_PX px. The windows' borders stay from step to step.
+    """
+    settings = Settings(method="Mixture of Diffusers")
+    return _estimate_from_maps(denoise[None], settings, ROUGH, steps)

@@ -16,8 +16,8 @@ import comfy.controlnet
 import comfy.utils
 import torch
 import torch.nn.functional as F
-from quadtree_pack.sampling.conditioning import LEFT_BY_CORE
 from quadtree_pack.sampling.model import Geometry
+from quadtree_pack.sampling.rules import LEFT_BY_CORE
 from torch import Tensor
 
 from .support import (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, busy_by_detail
 from ..sampling.model import ROUGH_PX, TYPICAL_STEPS
-from ..sampling.run import rough_cost
+from ..sampling.run import estimate_rough_cost
 from ..tree.detail import CellSums
 from ..tree.raster import centre_blocks, painted
 from ..utils import ceil_div
@@ -107,7 +107,7 @@ class CoarseMaps:
     def cost(self, threshold: float) -> tuple[float, float]:
         """The estimated share of the full model cost at a threshold, and the active share."""
         denoise = self.denoise(threshold)
-        return rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
+        return estimate_rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
 
     def denoise(self, threshold: float) -> Tensor:
         """[H, W] float64: that of the leaf at each cell's centre, after the mask has had its say."""

@@ -9,7 +9,7 @@ from statistics import mean
 
 from ..quadtree import Quadtree
 from ..sampling.model import TYPICAL
-from ..sampling.run import typical_cost
+from ..sampling.run import estimate_typical_cost
 from ..utils import ceil_div
 
 BARS = 10  # of the histogram of denoise
@@ -51,7 +51,7 @@ class Facts:
 
 
 def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
-    """Facts of one tree, or the means of several; the cost is that of a typical model, see `typical_cost`."""
+    """Facts of one tree, or the means of several; the cost is that of a typical model."""
     cell = TYPICAL.px_per_cell
     maps = [
         tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees
@@ -66,6 +66,6 @@ def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
         histogram=tuple(mean(float(one[number]) for one in histograms) for number in range(BARS)),
         kept=mean(float((cells == 0).double().mean()) for cells in maps),
         denoise=mean(float(cells.mean()) for cells in maps),
-        cost=mean(typical_cost(tree, steps) for tree in trees),
+        cost=mean(estimate_typical_cost(tree, steps) for tree in trees),
         steps=steps,
     )

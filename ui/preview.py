@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..quadtree import Quadtree
 from ..sampling.model import TYPICAL_STEPS
-from ..sampling.run import typical_cost
+from ..sampling.run import estimate_typical_cost
 from ..tree.detail import CellSums
 from ..tree.regions import Painting
 from .budget import build_for_cost
@@ -167,7 +167,7 @@ def preview(request: Any) -> dict[str, Any]:
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        answer["cost"] = typical_cost(tree, TYPICAL_STEPS)
+        answer["cost"] = estimate_typical_cost(tree, TYPICAL_STEPS)
         answer["steps"] = TYPICAL_STEPS
     return answer
 

@@ -16,7 +16,8 @@ from quadtree_pack.nodes import (
     QuadtreeDiffusion,
 )
 from quadtree_pack.sampling.model import Geometry
-from quadtree_pack.sampling.run import estimate
+from quadtree_pack.sampling.run import estimate_cost
+from quadtree_pack.sampling.steps import ONE_CALL_PER_STEP
 from quadtree_pack.testing.hostile import fuzz
 from quadtree_pack.testing.outcomes import clear_error_or_right, names_of, of_the_pack
 from quadtree_pack.testing.strategies import (
@@ -30,7 +31,7 @@ from quadtree_pack.testing.strategies import (
 from quadtree_pack.testing.support import Spy
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
-from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
+from quadtree_pack.tiled_diffusion import KEY
 from torch import Tensor
 
 
@@ -171,13 +172,8 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
         ).sigmas
         settings = spy.model.model_options["model_function_wrapper"].settings
         steps, (height, width) = len(sigmas) - 1, latent.shape[-2:]
-        cells = (
-            estimate(trees, settings, geometry, steps, height, width)
-            * steps
-            * height
-            * width
-            * len(latent)
-        )
+        share = estimate_cost(trees, settings, geometry, steps=steps, height=height, width=width)
+        cells = share * steps * height * width * len(latent)
         assert any(spy.cells == pytest.approx(conds * cells) for conds in (1, 2))
     one_window = (
         values["tile_size"] >= max(latent.shape[-2:]) * geometry.px_per_cell + geometry.px_per_unit

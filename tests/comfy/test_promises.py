@@ -9,7 +9,8 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from quadtree_pack.sampling.conditioning import window_args
+from quadtree_pack.sampling.conditioning import crop_call
+from quadtree_pack.sampling.steps import ONE_CALL_PER_STEP
 from quadtree_pack.testing.registration import ROOT
 from quadtree_pack.testing.support import (
     Spy,
@@ -23,7 +24,7 @@ from quadtree_pack.testing.support import (
 )
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
-from quadtree_pack.tiled_diffusion import KEY, ONE_CALL_PER_STEP
+from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.velocity import step_of
 from quadtree_pack.windows.blending import METHODS, shares
 
@@ -147,8 +148,10 @@ def test_a_sampler_that_announces_its_steps_announces_what_sigma_says(sampler):
 
     def look(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
-        if run.announced is not None:
-            announced.append((run.announced, step_of(float(args["timestep"][0]), run.sigmas)))
+        if run.clock.announced is not None:
+            announced.append(
+                (run.clock.announced, step_of(float(args["timestep"][0]), run.clock.sigmas))
+            )
         return patch(apply_model, args)
 
     model.set_model_unet_function_wrapper(look)
@@ -170,13 +173,13 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
 
     def naive(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
-        index = step_of(float(args["timestep"][0]), run.sigmas)
+        index = step_of(float(args["timestep"][0]), run.clock.sigmas)
         windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         for window, share in zip(
-            windows, shares(windows, (48, 40), run.method, margin), strict=True
+            windows, shares(windows, (48, 40), run.plan.method, margin), strict=True
         ):
-            cut = window_args(args, [window.box], 1, set())
+            cut = crop_call(args, [window.box], unit=1, warned=set())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
             total[(..., *window.box.slices)] += denoised.double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from quadtree_pack import quadtree, tiled_diffusion
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeInfo, QuadtreeVisualizer
-from quadtree_pack.sampling import conditioning, control, parallel, run
+from quadtree_pack.sampling import control, cropping, evaluation, parallel, rules, run, steps
 from quadtree_pack.testing.support import half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
@@ -27,14 +27,17 @@ from quadtree_pack.windows.blending import METHODS
 
 MODULES = (
     blending,
-    conditioning,
     control,
+    cropping,
+    evaluation,
     parallel,
     planning,
     preview,
     quadtree,
     regions,
+    rules,
     run,
+    steps,
     tiled_diffusion,
 )
 OWN = {
@@ -207,7 +210,7 @@ def test_three_hundred_runs_leave_nothing_behind():
     assert outcomes["went on: out of memory"] >= 10, outcomes
     assert objects[1:] == objects[1:2] * (len(objects) - 1)
     assert (
-        not {"Run", "Step", "Planner", "TiledDiffusion", "Window", "Deferred"}
+        not {"Run", "RunPlan", "Step", "Planner", "TiledDiffusion", "Window", "DeferredControl"}
         & (objects[-1] - others).keys()
     )
     assert [sizes_of(model) for model in models] == untouched

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.quadtree import MASK_MODES, Mask, build_quadtree
 from quadtree_pack.sampling.model import ROUGH_PX, TYPICAL_STEPS
-from quadtree_pack.sampling.run import rough_cost, typical_cost
+from quadtree_pack.sampling.run import estimate_rough_cost, estimate_typical_cost
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.tree.detail import CellSums
@@ -65,7 +65,10 @@ def test_no_other_threshold_comes_much_nearer_to_the_budget(name, invert, masked
     limits = {**LIMITS, "max_tile_px": 512, "denoise_by": denoise_by, "invert": invert}
     mask = Mask.from_tensor(torch.linspace(0, 1, 64).expand(64, -1)) if masked else None
     coarse = CoarseMaps(cells, mask, **limits)
-    costs = [rough_cost(coarse.denoise(threshold), TYPICAL_STEPS) for threshold in range(0, 256, 8)]
+    costs = [
+        estimate_rough_cost(coarse.denoise(threshold), TYPICAL_STEPS)
+        for threshold in range(0, 256, 8)
+    ]
     for budget in (0.05, 0.3, 0.5, 0.9):
         choice = threshold_for(cells, budget, mask, **limits)
         assert abs(choice.cost - budget) <= min(abs(cost - budget) for cost in costs) + 2 * NEAR
@@ -80,7 +83,7 @@ def test_what_was_found_costs_what_was_asked_for(metric, budget):
         cells, budget, content_threshold=25, mask=None, mask_mode="multiply", **limits
     )
     assert tree == build_quadtree(cells, content_threshold=choice.threshold, **limits)
-    assert typical_cost(tree, TYPICAL_STEPS) == pytest.approx(budget, abs=0.05)
+    assert estimate_typical_cost(tree, TYPICAL_STEPS) == pytest.approx(budget, abs=0.05)
     assert choice.text().startswith(
         f"content_threshold {choice.threshold:.1f} for about {100 * choice.cost:.0f}%"
     )

@@ -1,17 +1,15 @@
-"""What goes to the model with a window: cut, repeated, or whole."""
+"""What goes to the model with a window: cropped, repeated, or whole."""
 
 import pytest
 import torch
-from quadtree_pack.sampling.conditioning import (
-    narrowed,
-    on_grid,
+from quadtree_pack.sampling.conditioning import crop_call, crop_to_area, select_conds
+from quadtree_pack.sampling.cropping import (
+    box_on_grid,
+    find_scale,
     repeat_rows,
-    scale_of,
-    select_conds,
     stack_windows,
     unstack_windows,
 )
-from quadtree_pack.sampling.conditioning import window_args as windows_of
 from quadtree_pack.utils import Box
 
 BOXES = [Box(0, 0, 4, 6), Box(3, 2, 7, 8)]
@@ -22,8 +20,9 @@ def numbered(*shape):
     return torch.arange(torch.tensor(shape).prod()).reshape(shape).float()
 
 
-def window_args(args, boxes=BOXES):
-    return windows_of(args, boxes, unit=2, warned=set())
+def cropped(args, boxes=BOXES):
+    """Return the call for the windows; nothing was reported before."""
+    return crop_call(args, boxes, unit=2, warned=set())
 
 
 def arguments(conds=2, batch=3, **c):
@@ -37,15 +36,15 @@ def arguments(conds=2, batch=3, **c):
 
 
 @pytest.mark.parametrize("depth", [(), (2,)])
-def test_windows_come_back_as_they_were_cut(depth):
+def test_windows_come_back_as_they_were_cropped(depth):
     value = numbered(6, 4, *depth, *CANVAS)
-    parts = unstack_windows(stack_windows(value, BOXES, conds=2), len(BOXES), conds=2)
+    parts = unstack_windows(stack_windows(value, BOXES, conds=2), windows=len(BOXES), conds=2)
     for box, part in zip(BOXES, parts, strict=True):
         assert torch.equal(part, value[(..., *box.slices)])
 
 
 def test_rows_are_cond_major():
-    cut = window_args(arguments(), BOXES)
+    cut = cropped(arguments(), BOXES)
     assert cut["timestep"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
     first_cond, second_cond = cut["input"].chunk(2)
     whole = arguments()["input"]
@@ -53,11 +52,11 @@ def test_rows_are_cond_major():
     assert torch.equal(second_cond[3:], whole[(slice(3, 6), ..., *BOXES[1].slices)])
 
 
-def test_what_has_the_canvas_size_is_cut_and_the_rest_goes_whole():
+def test_what_has_the_canvas_size_is_cropped_and_the_rest_goes_whole():
     same, other = numbered(6, 2, *CANVAS), numbered(6, 2, 5, 5)
     shared = numbered(1, 2, *CANVAS)
     text = numbered(6, *CANVAS)  # as many tokens and channels as the canvas has rows and columns
-    c = window_args(
+    c = cropped(
         arguments(
             c_concat=same, ref_latents=[same, other], image_cond=shared, c_crossattn=text, fps=24
         ),
@@ -65,16 +64,16 @@ def test_what_has_the_canvas_size_is_cut_and_the_rest_goes_whole():
     )["c"]
     assert torch.equal(c["c_concat"], stack_windows(same, BOXES, 2))
     assert torch.equal(c["ref_latents"][0], c["c_concat"]) and torch.equal(
-        c["ref_latents"][1], repeat_rows(other, 2, 2)
+        c["ref_latents"][1], repeat_rows(other, windows=2, conds=2)
     )
     assert torch.equal(c["image_cond"], stack_windows(shared.expand(6, -1, -1, -1), BOXES, 2))
-    assert torch.equal(c["c_crossattn"], repeat_rows(text, 2, 2)) and c["fps"] == 24
+    assert torch.equal(c["c_crossattn"], repeat_rows(text, windows=2, conds=2)) and c["fps"] == 24
 
 
 def test_nothing_of_the_caller_is_changed():
     args = arguments(c_concat=numbered(6, 2, *CANVAS))
     before = args["c"]["c_concat"].clone()
-    cut = window_args(args, BOXES)
+    cut = cropped(args, BOXES)
     cut["c"]["transformer_options"]["scribble"] = 1
     cut["c"]["c_concat"].zero_()
     assert torch.equal(args["c"]["c_concat"], before) and args["c"]["transformer_options"] == {}
@@ -82,19 +81,19 @@ def test_nothing_of_the_caller_is_changed():
 
 def test_a_tensor_of_the_canvas_size_with_other_rows_is_refused():
     with pytest.raises(ValueError, match="has 4 rows, not 6"):
-        window_args(arguments(c_concat=numbered(4, 2, *CANVAS)), BOXES)
+        cropped(arguments(c_concat=numbered(4, 2, *CANVAS)), BOXES)
 
 
 @pytest.mark.parametrize("key", ["keyframe_idxs", "guide_attention_entries"])
 def test_entries_that_cannot_be_cut_are_refused(key):
     with pytest.raises(ValueError, match=r"cannot cut LTXV .* Remove the guide frames"):
-        window_args(arguments(**{key: [torch.zeros(1)]}))
-    assert window_args(arguments(**{key: None}))["c"][key] is None
+        cropped(arguments(**{key: [torch.zeros(1)]}))
+    assert cropped(arguments(**{key: None}))["c"][key] is None
 
 
-def test_what_lies_at_another_resolution_is_cut_at_that_resolution():
+def test_what_lies_at_another_resolution_is_cropped_at_that_resolution():
     fine, coarse = numbered(6, 3, 16, 18), numbered(6, 3, 4, 5)
-    c = window_args(
+    c = cropped(
         arguments(camera_conditions=fine, pose_latents=coarse), [Box(0, 0, 4, 6), Box(4, 2, 8, 8)]
     )["c"]
     assert torch.equal(
@@ -107,16 +106,16 @@ def test_what_lies_at_another_resolution_is_cut_at_that_resolution():
 
 def test_what_has_no_whole_scale_is_resampled_to_the_canvas():
     value = torch.linspace(0, 1, 6)[None, None, :, None].expand(6, 2, 6, 7)
-    cut = window_args(arguments(denoise_mask=value))["c"]["denoise_mask"]
+    cut = cropped(arguments(denoise_mask=value))["c"]["denoise_mask"]
     assert cut.shape == (12, 2, 6, 4) and 0.2 < cut[0].diff(dim=-2).mean() * 7 < 1.1
 
 
 def test_a_grid_over_the_canvas_rounds_up_at_the_end():
-    assert on_grid(Box(8, 0, 17, 9), (9, 17), (2, 3)) == (1, 0, 3, 2)
-    assert on_grid(Box(2, 4, 5, 9), (9, 17), (72, 136)) == (16, 32, 40, 72)
-    assert on_grid(Box(2, 4, 5, 9), (9, 17), (9, 17)) == (2, 4, 5, 9)
+    assert box_on_grid(Box(8, 0, 17, 9), canvas=(9, 17), grid=(2, 3)) == (1, 0, 3, 2)
+    assert box_on_grid(Box(2, 4, 5, 9), canvas=(9, 17), grid=(72, 136)) == (16, 32, 40, 72)
+    assert box_on_grid(Box(2, 4, 5, 9), canvas=(9, 17), grid=(9, 17)) == (2, 4, 5, 9)
     with pytest.raises(ValueError, match="5 x 5 cells over a latent of 17 x 9"):
-        on_grid(Box(0, 0, 4, 4), (9, 17), (5, 5))
+        box_on_grid(Box(0, 0, 4, 4), canvas=(9, 17), grid=(5, 5))
 
 
 def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
@@ -126,8 +125,8 @@ def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
     c = arguments(attention_mask=mask, c_crossattn=torch.zeros(6, text, 8))
     box = Box(4, 2, 8, 6)
     kept = [0, 1, 2] + [text + row * grid[1] + column for row in (1, 2) for column in (2, 3)]
-    assert torch.equal(window_args(c, [box])["c"]["attention_mask"], mask[:, kept][:, :, kept])
-    both = window_args(c, [box, Box(0, 0, 4, 4)])["c"]["attention_mask"]
+    assert torch.equal(cropped(c, [box])["c"]["attention_mask"], mask[:, kept][:, :, kept])
+    both = cropped(c, [box, Box(0, 0, 4, 4)])["c"]["attention_mask"]
     assert (
         both.shape == (12, 7, 7)
         and torch.equal(both[0], mask[0][kept][:, kept])
@@ -135,7 +134,7 @@ def test_a_mask_between_tokens_keeps_the_text_and_the_window_s_patches():
     )
 
 
-def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
+def test_an_unknown_entry_that_looks_spatial_is_named_once(caplog):
     entries = {
         "spread": numbered(6, 16, 20, 4),
         "fine": numbered(6, 2, 32, 40),
@@ -148,11 +147,11 @@ def test_an_undeclared_entry_that_may_lie_on_the_canvas_is_named_once(caplog):
     args = {**arguments(**entries), "input": numbered(6, 4, 16, 20)}
     warned = set()
     for _ in range(2):
-        cut = windows_of(args, BOXES, 2, warned)
+        c = crop_call(args, BOXES, unit=2, warned=warned)["c"]
     assert warned == {"spread", "fine", "coarse", "nested"} and len(caplog.messages) == 4
-    assert "'spread' may lie on the canvas" in caplog.text
-    assert torch.equal(cut["c"]["fine"], repeat_rows(entries["fine"], 2, 2))
-    assert torch.equal(cut["c"]["on_canvas"], stack_windows(entries["on_canvas"], BOXES, 2))
+    assert "unknown conditioning entry 'spread' looks spatial" in caplog.text
+    assert torch.equal(c["fine"], repeat_rows(entries["fine"], windows=2, conds=2))
+    assert torch.equal(c["on_canvas"], stack_windows(entries["on_canvas"], BOXES, 2))
 
 
 def test_some_conds_of_a_call_can_be_taken_alone():
@@ -189,28 +188,28 @@ def test_some_conds_of_a_call_can_be_taken_alone():
     ]
 
 
-def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cut_to_it():
-    canvas, place = Box(0, 0, 9, 8), Box(2, 4, 8, 8)
+def test_for_an_area_what_core_leaves_at_the_canvas_size_is_cropped_to_it():
+    where = {"canvas": Box(0, 0, 9, 8), "area": Box(2, 4, 8, 8), "unit": 2}
     c = {
         "vace_context": numbered(2, 3, *CANVAS),
         "camera_conditions": numbered(2, 3, 64, 72),
         "c_concat": numbered(2, 1, 4, 6),
         "ref_latents": [numbered(2, 1, *CANVAS)],
     }
-    cut = narrowed(c, canvas, place, unit=2)
+    cut = crop_to_area(c, **where)
     assert torch.equal(cut["vace_context"], c["vace_context"][..., 4:8, 2:8])
     assert torch.equal(cut["camera_conditions"], c["camera_conditions"][..., 32:64, 16:64])
     assert cut["c_concat"] is c["c_concat"] and cut["ref_latents"] is c["ref_latents"]
     text = {"y": numbered(2, 8)}
-    assert narrowed(text, canvas, place, 2) is text
+    assert crop_to_area(text, **where) is text
     with pytest.raises(ValueError, match="Redux"):
-        narrowed({"attention_mask": numbered(1, 25, 25)}, canvas, place, 2)
+        crop_to_area({"attention_mask": numbered(1, 25, 25)}, **where)
 
 
 def test_small_grids_are_taken_as_networks_round_them():
-    assert scale_of((9, 11), (2, 2)) == (1, 8) and scale_of((9, 11), (5, 6)) == (1, 2)
+    assert find_scale((9, 11), (2, 2)) == (1, 8) and find_scale((9, 11), (5, 6)) == (1, 2)
     assert (
-        scale_of((9, 11), (4, 5)) == (1, 2)
-        and scale_of((9, 11), (72, 88)) == (8, 1)
-        and scale_of((9, 11), (3, 7)) is None
+        find_scale((9, 11), (4, 5)) == (1, 2)
+        and find_scale((9, 11), (72, 88)) == (8, 1)
+        and find_scale((9, 11), (3, 7)) is None
     )

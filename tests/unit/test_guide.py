@@ -12,7 +12,7 @@ from quadtree_pack.devtools import checks, commands, paths, tests
 from quadtree_pack.docs import figures
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.sampling.model import TYPICAL_STEPS
-from quadtree_pack.sampling.run import typical_cost
+from quadtree_pack.sampling.run import estimate_typical_cost
 from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands_in, rows
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.testing.registration import pack_files
@@ -136,7 +136,9 @@ def test_a_message_of_the_guide_is_one_of_the_pack(message):
 def test_with_the_default_sizes_the_threshold_hardly_changes_a_small_portrait_s_price():
     image = photo("astronaut", figures.LONG_SIDE_PX)
     for threshold in (15, 70):
-        cost = typical_cost(build_quadtree(image, content_threshold=threshold), TYPICAL_STEPS)
+        cost = estimate_typical_cost(
+            build_quadtree(image, content_threshold=threshold), TYPICAL_STEPS
+        )
         assert (
             f"the portrait below costs {100 * cost:.0f}% of the full\nmodel cost at threshold 15 and at 70 alike"
             in GUIDE

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from quadtree_pack.sampling.model import Geometry, Settings
-from quadtree_pack.sampling.run import new_run
+from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
 from quadtree_pack.windows.planning import (
     FINALISTS,
@@ -246,8 +246,13 @@ def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():
     plans = []
     for batch in (0, 1, 2, 8):
         settings = Settings(tile_px=384, overlap_px=0, batch=batch)
-        run = new_run(None, settings, Geometry(8, 2, 128, TRANSFORMER), denoise)
-        run.sigmas = [3.0, 2.0, 1.0, 0.0]
+        run = create_run(
+            None,
+            settings,
+            Geometry(px_per_cell=8, unit=2, native_px=128, cost=TRANSFORMER),
+            denoise,
+        )
+        run.start([3.0, 2.0, 1.0, 0.0])
         plans.append([run.windows(step) for step in range(3)])
     assert all(plan == plans[0] for plan in plans)
     assert (

@@ -11,7 +11,6 @@ from quadtree_pack.velocity import (
     denoised_from_velocity,
     hold,
     preservation_velocity,
-    scale_velocity,
     step_of,
     txt2img_scale,
     velocity_from_denoised,
@@ -103,9 +102,9 @@ def test_text_to_image_scale_starts_at_seven_tenths_and_ends_at_one():
     assert float(txt2img_scale(calm, 9, 10)) == 1
     assert all(float(txt2img_scale(busy, step, 10)) == 1 for step in range(10))
     noisy, denoised = fields(2)
-    assert torch.equal(scale_velocity(noisy, denoised, torch.tensor(1.0)), denoised)
+    assert torch.equal(blend_denoised(denoised, noisy, torch.tensor(1.0)), denoised)
     assert torch.allclose(
-        scale_velocity(noisy, denoised, torch.tensor(0.7, dtype=torch.float64)),
+        blend_denoised(denoised, noisy, torch.tensor(0.7, dtype=torch.float64)),
         denoised_from_velocity(noisy, 0.7 * velocity_from_denoised(noisy, denoised, 0.5), 0.5),
     )
 

@@ -1,0 +1,258 @@
+"""Evaluate the model calls of a run window by window, and blend the windows.
+
+From the outside in: `denoise` takes a whole call and goes on smaller after running out of memory;
+`_denoise_areas` takes it apart where its conds lie in different areas of the canvas;
+`_denoise_area` evaluates one area, in one window or in batches of windows; `_evaluate` is one call
+of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..utils import Box, warn
+from ..windows.planning import Tiling, batches
+from .conditioning import crop_call, crop_to_area, select_call
+from .control import DeferredControl, crop_control
+from .cropping import crop, unstack_windows
+from .parallel import Devices, move_call
+from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
+from .rules import needs_one_row
+from .run import Run, Step
+
+MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
+# Core evaluates together what its own estimate, times this, says fits the free memory
+# (`comfy.samplers._calc_cond_batch`).
+CORE_MEMORY_FACTOR = 1.5
+
+
+class Evaluator:
+    """Evaluates one model call of a run, which `apply_model` or another model function answers.
+
+    `call_model` is the wrapper that was set on the model before ours. `tell` is told in words how
+    far the step is.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        apply_model: ModelFunction,
+        call_model: ModelFunctionWrapper,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.run = run
+        self.apply_model = apply_model
+        self.call_model = call_model
+        self.tell = tell
+
+    def denoise(self, call: ModelCall) -> Tensor:
+        """Return the denoised latent [rows, C, ..., H, W] for `call["input"]` of the same shape.
+
+        Goes on with fewer or smaller windows after running out of memory, and raises that error
+        only where there are none.
+        """
+        self.run.tally.count_canvas(call["input"])
+        areas = _find_areas(self.run, call)
+        while True:
+            try:
+                return self._denoise_areas(call, areas)
+            except comfy.model_management.InterruptProcessingException:
+                raise
+            except Exception as error:  # how a device runs out of memory differs: core knows
+                if not comfy.model_management.is_oom(error) or not self._shrink():
+                    raise
+            comfy.model_management.soft_empty_cache()
+
+    def _shrink(self) -> bool:
+        """Make the run's windows fewer or smaller; return False if they cannot be."""
+        if not self.run.shrink():
+            warn(
+                "out of memory even with the smallest windows. Use a smaller tile_overlap or "
+                "image, or free memory."
+            )
+            return False
+        if self.run.times_shrunk == 1:
+            warn(
+                "out of memory: the run goes on with fewer windows at a time, then with smaller "
+                "ones, as with a smaller tile_size."
+            )
+        return True
+
+    # ---- one call: its conds by the area of the canvas that they apply to
+
+    def _denoise_areas(self, call: ModelCall, areas: Sequence[Box]) -> Tensor:
+        """Denoise a call whose conds lie in these areas, which core evaluates together."""
+        noisy, canvas = call["input"], self.run.plan.canvas
+        steps = [self.run.step(call["timestep"], noisy, area) for area in areas]
+        cropped: dict[Box, Conds] = {}
+        for area in dict.fromkeys(areas):
+            cropped[area] = call["c"]
+            if area != canvas:
+                unit = self.run.tiling.unit
+                cropped[area] = crop_to_area(call["c"], canvas=canvas, area=area, unit=unit)
+        if len(cropped) == 1:
+            return self._denoise_area({**call, "c": cropped[areas[0]]}, steps[0])
+        is_same = all(c is call["c"] for c in cropped.values())
+        if is_same and all(step.is_one_window for step in steps):
+            return self._denoise_areas_at_once(call, steps)
+        return self._denoise_areas_in_turn(call, cropped, areas, steps)
+
+    def _denoise_areas_at_once(self, call: ModelCall, steps: Sequence[Step]) -> Tensor:
+        """Denoise areas of one window each in one model call, as core would."""
+        noisy = call["input"].chunk(len(steps))
+        denoised = self._evaluate_whole(call, steps[0]).chunk(len(steps))
+        parts = map(self.run.blend, noisy, denoised, steps)
+        return torch.cat(list(parts))
+
+    def _denoise_areas_in_turn(
+        self,
+        call: ModelCall,
+        cropped: dict[Box, Conds],
+        areas: Sequence[Box],
+        steps: Sequence[Step],
+    ) -> Tensor:
+        """Denoise the conds of one area after those of another; `cropped` has each area's."""
+        parts = list(call["input"].chunk(len(areas)))
+        for area, c in cropped.items():
+            numbers = [number for number, other in enumerate(areas) if other == area]
+            selected = select_call({**call, "c": c}, numbers)
+            denoised = self._denoise_area(selected, steps[numbers[0]])
+            for number, part in zip(numbers, denoised.chunk(len(numbers)), strict=True):
+                parts[number] = part
+        return torch.cat(parts)
+
+    # ---- one area: its windows, blended
+
+    def _denoise_area(self, call: ModelCall, step: Step) -> Tensor:
+        """Return the windows of an area, blended with each other and with what holds the cells.
+
+        The result is [conds * B, C, ..., h, w] as the call's input.
+        """
+        noisy = call["input"]
+        if step.is_one_window:
+            return self.run.blend(noisy, self._evaluate_whole(call, step), step)
+        total = self.run.begin_blend(noisy, step)
+        one_row = needs_one_row(call["c"].get("transformer_options", {}))
+        todo = batches(step.windows, 1 if one_row else self.run.batch)
+        conds = len(call["cond_or_uncond"])
+        for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
+            parts = unstack_windows(denoised, windows=len(batch), conds=conds)
+            for number, part in zip(batch, parts, strict=True):
+                target = crop(total, step.windows[number].box)
+                target.addcmul_(self.run.split_images(part), step.window_weights[number])
+        return total.flatten(0, 1)
+
+    def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
+        """Return what the model makes of a whole area in one window."""
+        control = call["c"].get("control")
+        if isinstance(control, DeferredControl):
+            whole = Box(0, 0, step.area.width, step.area.height)
+            features = control.evaluate_windows([whole], self.run.tiling.unit, call)
+            call = {**call, "c": {**call["c"], "control": features}}
+        self.run.expect_batches([1])
+        denoised = self.call_model(self.apply_model, call)
+        self._report(call, step, windows=1, done=1)
+        return denoised
+
+    def _evaluate_batches(
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]
+    ) -> Iterable[Tensor]:
+        """Return what the model makes of each batch: [conds * windows * B, C, ..., h, w].
+
+        Batches are evaluated one after the other as they are asked for, or all on several GPUs.
+        """
+        self.run.expect_batches([len(batch) for batch in todo])
+        done: list[int] = []
+        devices = self.run.devices
+        # Another node's wrapper may pass a model function of its own: it is called, on this device.
+        if devices is not None and len(todo) > 1 and devices.owns(self.apply_model):
+            return self._distribute_batches(devices, call, step, todo, done)
+        return (self._evaluate(self.apply_model, call, step, batch, done) for batch in todo)
+
+    def _distribute_batches(
+        self,
+        devices: Devices,
+        call: ModelCall,
+        step: Step,
+        todo: Sequence[Sequence[int]],
+        done: list[int],
+    ) -> list[Tensor]:
+        """Evaluate the batches on several GPUs; the results are on the device of the call."""
+        here = call["input"].device
+        moved = {device: move_call(call, device) for device in devices.clones}
+
+        def evaluate_on(device: torch.device, number: int) -> Tensor:
+            apply_model = devices.clones[device].model.apply_model
+            return self._evaluate(apply_model, moved[device], step, todo[number], done).to(here)
+
+        costs = []
+        for batch in todo:
+            box = step.windows[batch[0]].box
+            cells = box.height * box.width
+            costs.append(self.run.tiling.cost.of_shape(cells, len(batch), len(batch)))
+        return devices.distribute(evaluate_on, costs)
+
+    def _evaluate(
+        self,
+        apply_model: ModelFunction,
+        call: ModelCall,
+        step: Step,
+        batch: Sequence[int],
+        done: list[int],
+    ) -> Tensor:
+        """Evaluate one batch of windows in one model call; `done` has the sizes of those before."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        boxes = [step.windows[number].box for number in batch]
+        unit, control = self.run.tiling.unit, call["c"].get("control")
+        window_call = crop_call(call, boxes, unit=unit, warned=self.run.warned)
+        if control is not None:
+            features = crop_control(control, call, boxes, unit, window_call)
+            window_call["c"]["control"] = features
+        denoised = self.call_model(apply_model, window_call)
+        done.append(len(boxes))
+        self._report(window_call, step, windows=len(boxes), done=sum(done))
+        return denoised
+
+    def _report(self, call: ModelCall, step: Step, *, windows: int, done: int) -> None:
+        """Count a model call and tell how far the step is."""
+        tally = self.run.tally
+        tally.count_call(call["input"], windows)
+        self.tell(
+            f"step {step.index + 1}/{self.run.clock.steps}, {done} of {len(step.windows)} windows, "
+            f"{100 * tally.share:.0f}% of full cost so far"
+        )
+
+
+def _find_areas(run: Run, call: ModelCall) -> list[Box]:
+    """Return the area of each cond of a call; ValueError if it is not on the run's canvas."""
+    height, width = call["input"].shape[-2:]
+    conds = len(call["cond_or_uncond"])
+    ids = call["c"].get("transformer_options", {}).get("uuids") or [None] * conds
+    canvas = run.plan.canvas
+    areas = [run.areas.get(cond_id, canvas) for cond_id in ids]
+    sizes = {(area.height, area.width) for area in areas}
+    if len(areas) != conds or sizes != {(height, width)}:
+        raise ValueError(
+            f"A model call on {width} x {height} cells reached Quadtree Diffusion, but this run's "
+            f"latent has {canvas.width} x {canvas.height} cells. Use a sampler, and nodes, that do "
+            "not change or cut the latent."
+        )
+    return areas
+
+
+def shape_batch(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:
+    """Return the shape of so many of the largest windows of a latent [rows, C, ..., H, W]."""
+    rows, *middle, height, width = shape
+    tile = tiling.tile * tiling.unit
+    return [rows * windows, *middle, min(tile, height), min(tile, width)]
+
+
+def fit_batch(model: BaseModel, tiling: Tiling, noise: Tensor) -> int:
+    """Return how many of the largest windows fit the free memory at once, with two conds each."""
+    window = model.memory_required(shape_batch(noise.shape, tiling, 2))
+    free = comfy.model_management.get_free_memory(noise.device)
+    return max(1, min(MOST_WINDOWS, int(free / (CORE_MEMORY_FACTOR * window))))

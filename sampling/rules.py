@@ -1,0 +1,197 @@
+"""What happens to each conditioning entry, patch and option in windows: the tables.
+
+A new entry of ComfyUI gets a line in RULES, a patch that cannot be cropped one in UNCUT_PATCHES,
+and an option that does not work together with windows one in REFUSALS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .cropping import Cropper
+from .protocols import Options
+
+Rule = Callable[[Cropper, Any], Any]
+
+
+def refusal(what: str, advice: str) -> ValueError:
+    """Return the error for something that windows cannot be cut from."""
+    return ValueError(
+        f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or set tile_size to at "
+        "least the image's longer side and min_denoise = max_denoise."
+    )
+
+
+def refuse(what: str, advice: str) -> Rule:
+    """Return a rule that raises `refusal` for any value but None and an empty list."""
+
+    def rule(_cropper: Cropper, value: Any) -> Any:
+        if value is None or (isinstance(value, (list, tuple)) and not value):
+            return value
+        raise refusal(what, advice)
+
+    return rule
+
+
+# Text, vectors and numbers; pictures that do not lie on the canvas.
+WHOLE_ENTRIES = (
+    "c_crossattn",
+    "crossattn_controlnet",
+    "y",
+    "guidance",
+    "text_embedding_mask",
+    "encoder_hidden_states_llama3",
+    "txt_byt5",
+    "clip",
+    "clip_text",
+    "clip_text_pooled",
+    "clip_img",
+    "clip_fea",
+    "clip_fea_ref",
+    "time_context",
+    "t5xxl_ids",
+    "t5xxl_weights",
+    "num_tokens",
+    "num_video_frames",
+    "frame_rate",
+    "fps",
+    "image_meta_size",
+    "c_size",
+    "c_ar",
+    "sca",
+    "crp",
+    "siglip_feats",
+    "ref_contexts",
+    "ref_latents_method",
+    "vace_strength",
+    "face_pixel_values",
+    "audio_embed",
+    "guiding_frame_index",
+    "degrade_sigma",
+    "ofs",
+    "image_only_indicator",
+    "disable_time_r",
+)
+# What belongs to the cells of the canvas.
+LATENT_ENTRIES = (
+    "c_concat",
+    "image_cond",
+    "denoise_mask",
+    "time_dim_concat",
+    "time_dim_replace",
+    "vace_context",
+    "camera_conditions",
+    "control_video",
+    "pose_latents",
+    "sam_latents",
+    "lq_latent",
+    "condition",
+)
+# Pictures to look at: on the canvas if they have its size.
+REFERENCE_ENTRIES = (
+    "ref_latents",
+    "ref_latent",
+    "reference_latent",
+    "context_latents",
+    "reference_motion",
+    "ref_mask_latents",
+)
+
+# Every entry of `c` that ComfyUI's models know; `Cropper.crop_by_shape` takes any other.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(WHOLE_ENTRIES, Cropper.pass_whole),
+    **dict.fromkeys(LATENT_ENTRIES, Cropper.crop_latent),
+    **dict.fromkeys(REFERENCE_ENTRIES, Cropper.crop_reference),
+    "effnet": Cropper.crop_effnet,
+    "attention_mask": Cropper.crop_token_mask,
+    "keyframe_idxs": refuse("LTXV keyframes", "Remove the guide frames"),
+    "guide_attention_entries": refuse("LTXV guides", "Remove the guide frames"),
+    "vinput_mask": refuse("the tokens of HiDream-O1", "Use another model"),
+}
+
+# Of what lies on the canvas, ComfyUI crops these to a conditioning area (`comfy.conds` with
+# CONDNoiseShape) and leaves the others at the canvas' size.
+CROPPED_BY_CORE = frozenset({"c_concat", "image_cond"})
+LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_latent"}
+
+# Patches that look at a picture of the whole image, by their class: how the user knows them.
+UNCUT_PATCHES = {
+    "Gligen": "GLIGEN boxes",
+    "DiffSynthCnetPatch": "a DiffSynth ControlNet",
+    "ZImageControlPatch": "a Z-Image ControlNet",
+    "WanUni3CCnetPatch": "a Uni3C ControlNet",
+    "AnimaLLLitePatch": "an Anima LLLite",
+    "SUPIRPatch": "SUPIR",
+    "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
+    "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
+}
+# These fail on more than one row at a time, in ComfyUI itself too.
+ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
+
+
+def name_patches(transformer_options: Options) -> set[str]:
+    """Return the class names of the patches in a model's transformer options."""
+    names = set()
+    for patches in transformer_options.get("patches", {}).values():
+        for patch in patches:
+            qualified: str = getattr(patch, "__qualname__", type(patch).__qualname__)
+            names.add(qualified.split(".")[0])
+    return names
+
+
+def refuse_patches(transformer_options: Options) -> None:
+    """Raise ValueError if a patch needs the whole image."""
+    for name in UNCUT_PATCHES.keys() & name_patches(transformer_options):
+        raise refusal(UNCUT_PATCHES[name], "Remove it")
+
+
+def needs_one_row(transformer_options: Options) -> bool:
+    """Tell whether a patch takes one row at a time only."""
+    return not ONE_ROW_PATCHES.isdisjoint(name_patches(transformer_options))
+
+
+class Refusal(NamedTuple):
+    """Something in a model's options that does not work together with windows."""
+
+    is_in: Callable[[Options], bool]
+    what: str
+    advice: str
+
+
+def _has_easycache(model_options: Options) -> bool:
+    cache = model_options.get("transformer_options", {}).get("easycache")
+    return type(cache).__name__ == "EasyCacheHolder"
+
+
+def _has_context_windows(model_options: Options) -> bool:
+    return model_options.get("context_handler") is not None
+
+
+def _has_attention_guidance(model_options: Options) -> bool:
+    names = [
+        getattr(function, "__qualname__", "")
+        for function in model_options.get("sampler_post_cfg_function", ())
+    ]
+    return any(name.startswith("SelfAttentionGuidance") for name in names)
+
+
+REFUSALS = (
+    Refusal(_has_easycache, "EasyCache keeps one result per model call", "Use LazyCache."),
+    Refusal(_has_context_windows, "Context windows cut the latent, too", "Remove one of the two."),
+    Refusal(
+        _has_attention_guidance,
+        "Self-Attention Guidance reads the attention of the whole image",
+        "Use Perturbed-Attention Guidance.",
+    ),
+)
+
+
+def refuse_options(model_options: Options) -> None:
+    """Raise ValueError if the model's options hold something that does not work with windows."""
+    for refused in REFUSALS:
+        if refused.is_in(model_options):
+            raise ValueError(
+                f"{refused.what}, which does not work together with Quadtree Diffusion. "
+                f"{refused.advice}"
+            )

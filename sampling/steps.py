@@ -1,0 +1,109 @@
+"""Which step a model call belongs to: told by the sampler's callback, or read from sigma."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from ..velocity import step_of
+
+# ComfyUI's samplers that call the model once a step and then their callback, which tells that the
+# next step is due. For all others the step is read from sigma, which waits for the device.
+ONE_CALL_PER_STEP = frozenset(
+    f"sample_{name}"
+    for name in [
+        "euler",
+        "euler_ancestral",
+        "euler_cfg_pp",
+        "euler_ancestral_cfg_pp",
+        "lms",
+        "ddpm",
+        "lcm",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "er_sde",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "res_multistep_ancestral",
+        "res_multistep_ancestral_cfg_pp",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+    ]
+)
+
+
+def calls_once_per_step(sampler: Any) -> bool:
+    """Tell whether a `comfy.samplers.KSAMPLER` is one of ONE_CALL_PER_STEP."""
+    function = getattr(sampler, "sampler_function", None)
+    if getattr(function, "__module__", "") != "comfy.k_diffusion.sampling":
+        return False
+    return getattr(function, "__name__", "") in ONE_CALL_PER_STEP
+
+
+def read_sigmas(sigmas: Tensor) -> list[float]:
+    """Return the sigmas of a run [steps + 1]; ValueError unless they are finite and never rise."""
+    values = sigmas.detach().double().cpu().tolist()
+    if not all(map(math.isfinite, values)):
+        found = ", ".join(f"{value:.4g}" for value in values)
+        raise ValueError(
+            f"The sigmas of this run are not all numbers: {found}. The scheduler cannot make them "
+            "for this model and so few steps (kl_optimal needs two); take another scheduler, or "
+            "more steps."
+        )
+    for here, below in pairwise(values):
+        if below > here:
+            raise ValueError(
+                f"The sigmas of this run rise, from {here:.4g} to {below:.4g}; Quadtree Diffusion "
+                "needs sigmas that fall. Do not patch the model that adds noise (unsampling), only "
+                "the one that removes it."
+            )
+    return values
+
+
+class StepClock:
+    """Tells the step that is due. It does not run before it is started with the run's sigmas."""
+
+    def __init__(self) -> None:
+        self.sigmas: list[float] = []
+        self.announced: int | None = None  # the step that is due, where the sampler tells
+
+    @property
+    def started(self) -> bool:
+        return bool(self.sigmas)
+
+    @property
+    def steps(self) -> int:
+        return max(1, len(self.sigmas) - 1)
+
+    def start(self, sigmas: Sequence[float]) -> None:
+        """Start a run with these sigmas [steps + 1]."""
+        self.sigmas = list(sigmas)
+        self.announced = None
+
+    def follow(self, callback: Callable[..., None] | None) -> Callable[..., None]:
+        """Return the sampler's callback, which also tells this clock that the next step is due."""
+        self.announced = 0
+
+        def announce(step: int, *args: Any) -> None:
+            self.announced = min(step + 1, self.steps - 1)
+            if callback is not None:
+                callback(step, *args)
+
+        return announce
+
+    def index_at(self, sigma: Tensor) -> int:
+        """Return the step of a model call at `sigma` [rows]; reads it only if no step was told."""
+        if self.announced is not None:
+            return self.announced
+        return step_of(float(sigma[0]), self.sigmas)
