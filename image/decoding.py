@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_oom
 from ..utils import Box, ceil_div, info, warn
 from ..windows.blending import METHODS, shares
 from ..windows.planning import Cost, Planner, Tiling, Window, batches, units_with
@@ -159,14 +160,6 @@ def hooked(hook: Callable, *modules: nn.Module) -> Iterator[None]:
         yield
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Of what kind such an error is depends on the device: core knows."""
-    interrupt = isinstance(
-        error, comfy.model_management.InterruptProcessingException
-    )  # an Exception in older versions
-    return not interrupt and comfy.model_management.is_oom(error)
-
-
 @contextmanager
 def tried() -> Iterator[None]:
     """Goes on behind the block where the VAE's own code fails in it, but not out of memory or interrupted."""
@@ -175,7 +168,7 @@ def tried() -> Iterator[None]:
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if is_oom(error):
             raise
 
 
@@ -331,7 +324,7 @@ def each_by_itself(decoder: Decoder, latent: Tensor, picture: Tensor, changed: T
         try:
             return blended(decoder, latent, picture, windows, overlap * UNIT_CELLS // 2)
         except Exception as error:
-            if not out_of_memory(error) or tile <= 4 * overlap:
+            if not is_oom(error) or tile <= 4 * overlap:
                 raise
         tile = max(4 * overlap, tile // 2)
         warn("out of memory; the VAE goes on with windows of %d px.", tile * UNIT_CELLS * px)
@@ -382,7 +375,7 @@ def decoded(decoder: Decoder, cut: Cut, latent: Tensor, picture: Tensor, changed
                 progress.update(int(todo[units].sum()))
                 todo[units] = False
         except Exception as error:
-            if not out_of_memory(error) or tile <= least_tile(cut):
+            if not is_oom(error) or tile <= least_tile(cut):
                 raise
             tile = max(least_tile(cut), tile // 2)
             warn(
@@ -398,7 +391,7 @@ def features_at(cut: Cut, decoder: Decoder, latent: Tensor) -> Tensor | None:
     try:
         features = decoder.features(latent, cut.module)
     except Exception as error:
-        if not out_of_memory(error):
+        if not is_oom(error):
             raise
     else:
         if features is not None and features.shape[-2:] == tuple(

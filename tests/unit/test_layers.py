@@ -7,7 +7,7 @@ from quadtree_pack.testing.registration import ROOT, pack_files
 
 # From the ground up. What shares a floor may import each other; a room (a folder) is named by its folder.
 FLOORS = (
-    {"utils"},
+    {"utils", "memory"},
     {"velocity", "tree"},
     {"quadtree"},
     {"windows"},
