@@ -43,7 +43,7 @@ SDXL_BASE = {
 
 def flux_dev(tiny: bool) -> tuple[Any, list]:
     import comfy.supported_models
-    from quadtree_pack.testing.tiny_models import FLUX
+    from quadtree_pack.testing.tiny_models.transformers import FLUX
 
     size = {} if tiny else FLUX_DEV
     model = random_model(
@@ -60,7 +60,7 @@ def flux_dev(tiny: bool) -> tuple[Any, list]:
 
 def sdxl_base(tiny: bool) -> tuple[Any, list]:
     import comfy.supported_models
-    from quadtree_pack.testing.tiny_models import UNET
+    from quadtree_pack.testing.tiny_models.unets import UNET
 
     small = {
         "model_channels": 32,

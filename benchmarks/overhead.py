@@ -26,7 +26,8 @@ def seconds(work: Callable[[], Any]) -> float:
 def one_window() -> dict:
     """A run of a tiny Flux on 128 x 128 cells with the node, over the same run without it; medians of runs in turn."""
     from quadtree_pack.testing.support import patched, tree_of
-    from quadtree_pack.testing.tiny_models import flux, sample
+    from quadtree_pack.testing.tiny_models.building import sample
+    from quadtree_pack.testing.tiny_models.transformers import flux
 
     entry = flux()
     latent = entry.latent(128, 128)
@@ -55,7 +56,7 @@ def many_windows() -> list[dict]:
     from quadtree_pack.sampling.model import Settings
     from quadtree_pack.sampling.run import Mode, denoise_maps, new_run
     from quadtree_pack.testing.support import tree_of
-    from quadtree_pack.testing.tiny_models import flux
+    from quadtree_pack.testing.tiny_models.transformers import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
     from quadtree_pack.windows.planning import batches
 

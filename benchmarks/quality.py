@@ -243,7 +243,7 @@ def at_the_same_lines(case: Case, other: Case) -> dict[str, float]:
         measures.window_seam_index(one.change, untiled.change, lines, free) for one in (run, apart)
     )
     counts = {
-        name: measures.free_lines(each, free)
+        name: measures.count_free_lines(each, free)
         for name, each in (("borders", borders), ("lines", lines))
     }
     return {**counts, "seam_here": here, "seam_elsewhere": elsewhere}

@@ -33,7 +33,7 @@ QUIET = {
 def prepared(folder: Path) -> Path:
     """ComfyUI's user data, with the demo's photo at two sizes."""
     from PIL import Image
-    from quadtree_pack.testing.demo import demo
+    from quadtree_pack import demo
 
     user = folder / "user" / "default"
     for path in (folder / "input", user / "workflows", user / "subgraphs"):
@@ -144,12 +144,12 @@ def panel(url: str, chromium: str) -> list[dict]:
 
 
 def run() -> list[dict]:
-    from quadtree_pack.testing.demo import running
+    from quadtree_pack.testing.demo import running_server
 
     chromium = os.environ.get("QUADTREE_CHROMIUM", "")
     with tempfile.TemporaryDirectory() as folder:
         base = prepared(Path(folder))
-        with running(base) as server:
+        with running_server(base) as server:
             rows = route(server.url + "/quadtree/preview") + (
                 panel(server.url, chromium) if chromium else []
             )

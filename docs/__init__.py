@@ -1,1 +1,1 @@
-"""The project's pictures, drawn with the pack's own code: `python dev.py figures` draws them all."""
+"""The project's pictures, drawn with the pack's own code: `python dev.py figures` draws them."""

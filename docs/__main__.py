@@ -1,8 +1,9 @@
-"""Draws every picture of the project that needs no model, or those whose name holds a given word."""
+"""Draws the pictures of the project that need no model: all, or those with a word in their name."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -12,12 +13,27 @@ MODULES = ("pictures", "icon", "figures")
 
 
 def main() -> None:
+    parser = build_parser()
+    given = parser.parse_args()
+    register_pack()
+    drawings = load_drawings()
+    chosen = {name: draw for name, draw in drawings.items() if given.word in name}
+    if not chosen:
+        parser.error(f"no picture has {given.word!r} in its name; there are {', '.join(drawings)}")
+    for name, draw in chosen.items():
+        target = given.into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw(target)
+        print(f"{name}  {target.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dev.py figures", description=__doc__)
     parser.add_argument(
         "word",
         nargs="?",
         default="",
-        help="a part of the names of those to draw; all if none is given",
+        help="a part of the names of the pictures to draw; all if none is given",
     )
     parser.add_argument(
         "--into",
@@ -25,21 +41,15 @@ def main() -> None:
         default=ROOT,
         help="the folder to draw into; the project itself if none is given",
     )
-    given = parser.parse_args()
-    register_pack()
-    drawings = {
-        name: draw
-        for module in MODULES
-        for name, draw in import_module(f"{PACKAGE}.docs.{module}").DRAWINGS.items()
-    }
-    chosen = {name: draw for name, draw in drawings.items() if given.word in name}
-    if not chosen:
-        parser.error(f"no picture's name holds {given.word!r}; there are {', '.join(drawings)}")
-    for name, draw in chosen.items():
-        target = given.into / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draw(target)
-        print(f"{name}  {target.stat().st_size / 1000:.0f} kB", flush=True)
+    return parser
+
+
+def load_drawings() -> dict[str, Callable[[Path], None]]:
+    """Return what draws each picture, by the picture's path in the project."""
+    drawings = {}
+    for module in MODULES:
+        drawings.update(import_module(f"{PACKAGE}.docs.{module}").DRAWINGS)
+    return drawings
 
 
 main()

@@ -1,4 +1,4 @@
-"""What all pictures of the project share: photos, pictures of tensors, labelled sheets, and how a picture is saved."""
+"""What all pictures of the project share: the photo, labelled sheets and saving."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PANEL_PX = (306, 204)
+PANEL_PX = (306, 204)  # width, height: two beside each other fill ComfyUI's side panel
 GAP_PX, FONT_PX = 8, 20
 PAPER, INK = (24, 24, 27), (228, 228, 231)
 QUALITY = 66
@@ -27,52 +27,50 @@ SAVED_AS = {
 Draw = Callable[[Path], None]
 
 
-def saved(draw: Callable[[], Image.Image]) -> Draw:
-    """A function that saves what `draw` gives under a path, in the way of the path's ending."""
+def make_saver(draw: Callable[[], Image.Image]) -> Draw:
+    """Return a function that saves what `draw` returns, in the format of the path's ending."""
     return lambda target: draw().save(target, **SAVED_AS[target.suffix])
 
 
 def photo(size: tuple[int, int]) -> Tensor:
-    """The demo's photo (CC0) as [H, W, 3] in 0..1."""
-    picture = (
-        Image.open(ROOT / "demo" / "photo.png")
-        .convert("RGB")
-        .resize(size, Image.Resampling.LANCZOS)
-    )
-    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
+    """Return the demo's photo (CC0), scaled to (width, height), as [H, W, 3] in 0..1."""
+    picture = Image.open(ROOT / "demo" / "photo.png").convert("RGB")
+    scaled = picture.resize(size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(scaled).astype(np.float32) / 255)
 
 
 def as_picture(image: Tensor) -> Image.Image:
-    """[H, W] or [H, W, 3] in 0..1."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).convert("RGB")
+    """Convert [H, W] or [H, W, 3] in 0..1 to an RGB picture."""
+    levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.numpy()).convert("RGB")
 
 
-def overlaid(image: Tensor, tree: quadtree.Quadtree, line_px: int = 2) -> Tensor:
-    """What Quadtree Visualizer shows of an image and its tree."""
-    return overlay.draw_overlay(image, denoise_of(image, tree), tree, line_px)
+def draw_tiles(image: Tensor, tree: quadtree.Quadtree, line_px: int = 2) -> Tensor:
+    """Return the overlay that Quadtree Visualizer shows of an image and its tree, [H, W, 3]."""
+    return overlay.draw_overlay(image, map_denoise(image, tree), tree, line_px)
 
 
-def denoise_of(image: Tensor, tree: quadtree.Quadtree) -> Tensor:
-    """The denoise map that Quadtree Visualizer gives, [H, W]."""
+def map_denoise(image: Tensor, tree: quadtree.Quadtree) -> Tensor:
+    """Return the denoise map that Quadtree Visualizer outputs, [H, W] in 0..1."""
     return tree.denoise_map(*image.shape[:2]).float()
 
 
-def sheet(
+def arrange(
     panels: dict[str, Image.Image], columns: int = 2, panel_px: tuple[int, int] = PANEL_PX
 ) -> Image.Image:
-    """Panels in columns, each below its label of one or more lines; two, since ComfyUI's side panel is narrow."""
+    """Arrange panels in columns, each below its label of one or more lines."""
     width, height = panel_px
-    label_px = 2 * GAP_PX + FONT_PX * (1 + max(label.count("\n") for label in panels))
+    lines = max(label.count("\n") + 1 for label in panels)
+    label_px = 2 * GAP_PX + FONT_PX * lines
     rows = -(-len(panels) // columns)
-    canvas = Image.new(
-        "RGB", (columns * (width + GAP_PX) + GAP_PX, rows * (height + label_px) + GAP_PX), PAPER
-    )
-    draw = ImageDraw.Draw(canvas)
+    size = columns * (width + GAP_PX) + GAP_PX, rows * (height + label_px) + GAP_PX
+    sheet = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
     for index, (label, panel) in enumerate(panels.items()):
-        x = GAP_PX + index % columns * (width + GAP_PX)
-        y = index // columns * (height + label_px)
+        row, column = divmod(index, columns)
+        x, y = GAP_PX + column * (width + GAP_PX), row * (height + label_px)
         for line, words in enumerate(label.splitlines()):
             middle = y + GAP_PX + FONT_PX * (line + 0.5)
-            draw.text((x, middle), words, INK, ImageFont.load_default(FONT_PX), anchor="lm")
-        canvas.paste(panel.resize(panel_px, Image.Resampling.LANCZOS), (x, y + label_px))
-    return canvas
+            draw.text((x, middle), words, INK, font, anchor="lm")
+        sheet.paste(panel.resize(panel_px, Image.Resampling.LANCZOS), (x, y + label_px))
+    return sheet

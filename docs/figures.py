@@ -1,7 +1,7 @@
-"""The guide's figures: trees at three thresholds, what a denoise may follow, and how a cell comes back or does not.
+"""The guide's figures: trees, denoise maps, schedules, and what becomes of a cell in a run.
 
-Photos: scikit-image's `astronaut` (NASA, public domain) and `rocket` (SpaceX, public domain); the outline of its `horse`
-(Andreas Preuss, CC0) as a line drawing.
+Photos: scikit-image's `astronaut` (NASA, public domain) and `rocket` (SpaceX, public domain); the
+outline of its `horse` (Andreas Preuss, CC0) as a line drawing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from quadtree_pack import quadtree, velocity
@@ -22,13 +23,14 @@ from quadtree_pack.sampling import model, run
 from quadtree_pack.testing.photos import photo as bundled_photo
 from torch import Tensor
 
-from .drawing import Draw, as_picture, denoise_of, overlaid, saved, sheet
+from .drawing import Draw, arrange, as_picture, draw_tiles, make_saver, map_denoise
 
 LONG_SIDE_PX = 2048  # of the photos whose trees are shown
 SHOWN = {"min_tile_px": 32, "max_tile_px": 256, "min_denoise": 0.0, "max_denoise": 0.6}
 LINE_PX = 5
+COLUMNS, COLUMN_PX = 3, 306
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+# The colours of Okabe and Ito, which people with any kind of colour vision tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7A7A7A"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -41,45 +43,73 @@ STYLE = {
     "figure.facecolor": "white",  # readable on GitHub's dark pages, too
     "lines.linewidth": 2.2,
 }
+DPI = 110
 STEPS = 20
 
 
-# --- Trees ------------------------------------------------------------------------------------------------------------
+# --- Trees ----------------------------------------------------------------------------------------
 
 
-def labelled(image: Tensor, name: str, **limits: Any) -> tuple[str, Image.Image]:
-    """(what it is, its tiles and its price as the panel tells them; the picture)."""
-    tree = quadtree.build_quadtree(image, **limits)
-    cost = 100 * run.typical_cost(tree, model.TYPICAL_STEPS)
-    return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost", as_picture(
-        overlaid(image, tree, LINE_PX)
-    )
-
-
-def thresholds(image: Tensor, values: tuple[int, ...], metric: str = "") -> dict[str, Image.Image]:
-    limits = SHOWN | ({"detail_metric": metric} if metric else {})
-    name = f"{metric}, threshold" if metric else "threshold"
-    return dict(
-        labelled(image, f"{name} {value}", content_threshold=value, **limits) for value in values
-    )
-
-
-def panel_px(image: Tensor, width: int = 306) -> tuple[int, int]:
-    return width, round(width * image.shape[0] / image.shape[1])
-
-
-def portrait() -> Image.Image:
+def draw_portrait() -> Image.Image:
     image = bundled_photo("astronaut", LONG_SIDE_PX)
-    return sheet(thresholds(image, (25, 60, 110)), 3, panel_px(image))
+    return arrange_columns(draw_thresholds(image, (25, 60, 110)), image)
 
 
-def landscape() -> Image.Image:
+def draw_landscape() -> Image.Image:
     image = bundled_photo("rocket", LONG_SIDE_PX)
-    return sheet(thresholds(image, (10, 25, 60)), 3, panel_px(image))
+    return arrange_columns(draw_thresholds(image, (10, 25, 60)), image)
 
 
-def line_drawing() -> Tensor:
-    """A horse's outline on paper that is lit from the left, [H, W, 3] in 0..1."""
+def draw_line_art() -> Image.Image:
+    image = make_line_drawing()
+    by_color = draw_thresholds(image, (5, 25, 60), "color")
+    by_edges = draw_thresholds(image, (5, 10, 15), "edges")
+    return arrange_columns(by_color | by_edges, image)
+
+
+def draw_denoise_by() -> Image.Image:
+    """Draw the denoise maps of one photo; what is white may change most."""
+    image = bundled_photo("rocket", LONG_SIDE_PX)
+    limits: dict[str, Any] = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
+    ways: dict[str, dict] = {way: {"denoise_by": way} for way in quadtree.DENOISE_BY}
+    ways["area, inverted"] = {"invert": True}
+    tree = quadtree.build_quadtree(image, **limits)
+    panels = {"image": as_picture(image), "tiles": as_picture(draw_tiles(image, tree, LINE_PX))}
+    for name, way in ways.items():
+        tree = quadtree.build_quadtree(image, **limits, **way)
+        panels[name] = as_picture(map_denoise(image, tree))
+    return arrange_columns(panels, image)
+
+
+def draw_thresholds(
+    image: Tensor, thresholds: tuple[int, ...], metric: str = ""
+) -> dict[str, Image.Image]:
+    """Return the image's tiles at each threshold, by a label with their number and their price.
+
+    The number and the price are the ones that the panel shows.
+    """
+    limits: dict[str, Any] = dict(SHOWN)
+    name = "threshold"
+    if metric:
+        limits["detail_metric"] = metric
+        name = f"{metric}, threshold"
+    panels = {}
+    for threshold in thresholds:
+        tree = quadtree.build_quadtree(image, content_threshold=threshold, **limits)
+        cost = 100 * run.typical_cost(tree, model.TYPICAL_STEPS)
+        price = f"{len(tree.leaves)} tiles, {cost:.0f}% of the full cost"
+        panels[f"{name} {threshold}\n{price}"] = as_picture(draw_tiles(image, tree, LINE_PX))
+    return panels
+
+
+def arrange_columns(panels: dict[str, Image.Image], image: Tensor) -> Image.Image:
+    """Arrange panels in COLUMNS, in the shape of the image [H, W, 3]."""
+    height = round(COLUMN_PX * image.shape[0] / image.shape[1])
+    return arrange(panels, COLUMNS, (COLUMN_PX, height))
+
+
+def make_line_drawing() -> Tensor:
+    """Return a horse's outline on paper that is lit from the left, [H, W, 3] in 0..1."""
     from skimage import data
 
     shape = torch.from_numpy(np.array(data.horse())).float()[None, None]
@@ -91,84 +121,53 @@ def line_drawing() -> Tensor:
     return (paper * (1 - 0.9 * ink))[..., None].expand(-1, -1, 3).contiguous()
 
 
-def line_art() -> Image.Image:
-    image = line_drawing()
-    panels = thresholds(image, (5, 25, 60), "color") | thresholds(image, (5, 10, 15), "edges")
-    return sheet(panels, 3, panel_px(image))
-
-
-def denoise_by() -> Image.Image:
-    """Maps of one photo: white may change most."""
-    image = bundled_photo("rocket", LONG_SIDE_PX)
-    limits = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
-    ways = {way: {"denoise_by": way} for way in quadtree.DENOISE_BY} | {
-        "area, inverted": {"invert": True}
-    }
-    maps = {
-        name: denoise_of(image, quadtree.build_quadtree(image, **limits, **way))
-        for name, way in ways.items()
-    }
-    panels = {
-        "image": image,
-        "tiles": overlaid(image, quadtree.build_quadtree(image, **limits), LINE_PX),
-        **maps,
-    }
-    return sheet({name: as_picture(panel) for name, panel in panels.items()}, 3, panel_px(image))
-
-
-# --- Plots ------------------------------------------------------------------------------------------------------------
-
-
-def plotted(draw: Callable[[Figure], None], size_inches: tuple[float, float]) -> Draw:
-    """A function that saves what `draw` plots; without the versions that matplotlib would write into it."""
-
-    def save(target: Path) -> None:
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(size_inches, dpi=110, layout="constrained")
-            draw(figure)
-            figure.savefig(target, metadata={"Software": None})
-
-    return save
-
+# --- Schedules ------------------------------------------------------------------------------------
 
 GRADES = ((0.25, BLUE, "-"), (0.4, RED, ":"), (0.5, ORANGE, "--"), (0.75, GREEN, "-."))
+FEW_STEPS = 4  # of a distilled model
 
 
-def schedules(figure: Figure) -> None:
-    """Freedom of a tile at every step."""
-    panels = [(name, STEPS) for name in velocity.SCHEDULES] + [("hold", 4)]
+def plot_schedules(figure: Figure) -> None:
+    """Plot the freedom of tiles at every step: each schedule, and `hold` in a few steps."""
+    panels = [(name, STEPS) for name in velocity.SCHEDULES] + [("hold", FEW_STEPS)]
     for axes, (name, steps) in zip(figure.subplots(1, 4, sharey=True), panels, strict=True):
-        shown = range(1, steps + 1)
-        for denoise, colour, style in GRADES:
-            freedom = [
-                float(velocity.SCHEDULES[name](torch.tensor(denoise), step - 1, steps))
-                for step in shown
-            ]
-            axes.step(
-                shown, freedom, style, color=colour, label=f"denoise {denoise:g}", where="mid"
-            )
-        axes.set(
-            title=f"{name}, {steps} steps",
-            xlabel="step",
-            xticks=[1, *range(steps // 4, steps + 1, steps // 4)][-5:],
-        )
-        axes.set_ylim(-0.05, 1.05)
+        plot_schedule(axes, name, steps)
     figure.axes[0].set_ylabel("freedom (0 = held, 1 = free)")
     handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
-MODES, SPREAD = (
-    (-1.0, 1.0),
-    0.08,
-)  # what the model of the plot has learned: values near -1 and near 1
+def plot_schedule(axes: Axes, name: str, steps: int) -> None:
+    schedule = velocity.SCHEDULES[name]
+    shown = range(1, steps + 1)
+    for denoise, colour, style in GRADES:
+        freedom = [float(schedule(torch.tensor(denoise), step - 1, steps)) for step in shown]
+        label = f"denoise {denoise:g}"
+        axes.step(shown, freedom, style, color=colour, label=label, where="mid")
+    ticks = [1, *range(steps // 4, steps + 1, steps // 4)]
+    axes.set(title=f"{name}, {steps} steps", xlabel="step", xticks=ticks[-5:])
+    axes.set_ylim(-0.05, 1.05)
+
+
+# --- Trajectories of one cell ---------------------------------------------------------------------
+
+MODES, SPREAD = (-1.0, 1.0), 0.08  # the plot's model has learned values near -1 and near 1
 CLEAN, NOISE = 0.35, 1.5  # the cell's clean value and the noise that the run adds to it
 FROM = 0.8  # noise level at which the run begins
 SIGMAS = torch.linspace(FROM, 0, STEPS + 1, dtype=torch.float64).tolist()
+CASES = (  # denoise (None freezes the cell), colour, line, label
+    (0.0, BLUE, "-", "held (denoise 0): ends at the clean value"),
+    (0.5, ORANGE, "--", "released half way (denoise 0.5): goes on as img2img"),
+    (None, RED, "-.", "frozen (velocity 0): ends in its noise"),
+)
+RELEASE_INK = "#8A5F00"  # orange, darkened to be read on white
 
 
-def denoised(noisy: Tensor, sigma: float) -> Tensor:
-    """The mean of what `noisy` = (1 - sigma) value + sigma noise may have been, for values of the mixture above."""
+def predict_denoised(noisy: Tensor, sigma: float) -> Tensor:
+    """Return the mean of the values that `noisy` may have come from.
+
+    noisy = (1 - sigma) value + sigma noise, for values of the mixture of MODES and SPREAD.
+    """
     share = 1 - sigma
     variance = (share * SPREAD) ** 2 + sigma**2
     modes = torch.tensor(MODES, dtype=noisy.dtype)
@@ -177,8 +176,8 @@ def denoised(noisy: Tensor, sigma: float) -> Tensor:
     return (weights * means).sum()
 
 
-def trajectory(sigmas: list[float], denoise: float | None) -> list[float]:
-    """Values of a cell in a run of Euler steps; None freezes it, by a velocity of 0."""
+def sample_cell(sigmas: list[float], denoise: float | None) -> list[float]:
+    """Return a cell's values in a run of Euler steps; None freezes it, by a velocity of 0."""
     clean = torch.tensor(CLEAN, dtype=torch.float64)
     noisy = (1 - sigmas[0]) * clean + sigmas[0] * NOISE
     values = [float(noisy)]
@@ -186,34 +185,26 @@ def trajectory(sigmas: list[float], denoise: float | None) -> list[float]:
         estimate = noisy
         if denoise is not None:
             freedom = velocity.hold(torch.tensor(denoise), step, len(sigmas) - 1)
-            estimate = velocity.blend_denoised(denoised(noisy, here), clean, freedom)
+            estimate = velocity.blend_denoised(predict_denoised(noisy, here), clean, freedom)
         noisy = noisy + (below - here) * velocity.velocity_from_denoised(noisy, estimate, here)
         values.append(float(noisy))
     return values
 
 
-def trajectories(figure: Figure) -> None:
-    taken = range(STEPS + 1)
+def plot_trajectories(figure: Figure) -> None:
+    """Plot the value of a cell that is held, one that is released half way, and a frozen one."""
     axes = figure.subplots()
-    middle, half = np.array([(1 - s) * CLEAN for s in SIGMAS]), np.array(SIGMAS)
-    band = "clean value + noise of the step (95%)"
-    axes.fill_between(
-        taken, middle - 2 * half, middle + 2 * half, color=GREY, alpha=0.16, lw=0, label=band
-    )
-    axes.axhline(CLEAN, color=GREY, ls=":", label=f"clean value {CLEAN:g}")
+    plot_noise_band(axes)
     for mode in MODES:
         axes.annotate(
             "what the model knows", (STEPS, mode), (STEPS + 0.4, mode), va="center", color=GREEN
         )
         axes.plot(STEPS, mode, "<", color=GREEN, ms=9)
-    for denoise, colour, style, label in (
-        (0.0, BLUE, "-", "held (denoise 0): ends at the clean value"),
-        (0.5, ORANGE, "--", "released half way (denoise 0.5): goes on as img2img"),
-        (None, RED, "-.", "frozen (velocity 0): ends in its noise"),
-    ):
-        axes.plot(taken, trajectory(SIGMAS, denoise), style, color=colour, label=label)
+    for denoise, colour, style, label in CASES:
+        values = sample_cell(SIGMAS, denoise)
+        axes.plot(range(STEPS + 1), values, style, color=colour, label=label)
     axes.axvline(STEPS / 2, color=ORANGE, lw=1, ls="--")
-    axes.annotate("release", (STEPS / 2, -1.45), (STEPS / 2 + 0.3, -1.45), color="#8A5F00")
+    axes.annotate("release", (STEPS / 2, -1.45), (STEPS / 2 + 0.3, -1.45), color=RELEASE_INK)
     axes.set(
         xlabel=f"step (the noise level falls from {FROM:g} to 0)",
         ylabel="value of one cell",
@@ -224,12 +215,42 @@ def trajectories(figure: Figure) -> None:
     figure.legend(loc="outside lower center", ncols=2)
 
 
+def plot_noise_band(axes: Axes) -> None:
+    """Plot where the clean value plus the noise of each step lies: two standard deviations."""
+    middle, half = np.array([(1 - sigma) * CLEAN for sigma in SIGMAS]), np.array(SIGMAS)
+    axes.fill_between(
+        range(STEPS + 1),
+        middle - 2 * half,
+        middle + 2 * half,
+        color=GREY,
+        alpha=0.16,
+        lw=0,
+        label="clean value + noise of the step (95%)",
+    )
+    axes.axhline(CLEAN, color=GREY, ls=":", label=f"clean value {CLEAN:g}")
+
+
+def make_plotter(plot: Callable[[Figure], None], size_inches: tuple[float, float]) -> Draw:
+    """Return a function that saves what `plot` draws into a figure.
+
+    The file holds no version of matplotlib, so that another one need not change it.
+    """
+
+    def save(target: Path) -> None:
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(size_inches, dpi=DPI, layout="constrained")
+            plot(figure)
+            figure.savefig(target, metadata={"Software": None})
+
+    return save
+
+
 FOLDER = "docs/figures"
 DRAWINGS = {
-    f"{FOLDER}/portrait.webp": saved(portrait),
-    f"{FOLDER}/landscape.webp": saved(landscape),
-    f"{FOLDER}/line-art.webp": saved(line_art),
-    f"{FOLDER}/denoise-by.webp": saved(denoise_by),
-    f"{FOLDER}/schedules.png": plotted(schedules, (10.5, 3.4)),
-    f"{FOLDER}/trajectories.png": plotted(trajectories, (9.0, 4.8)),
+    f"{FOLDER}/portrait.webp": make_saver(draw_portrait),
+    f"{FOLDER}/landscape.webp": make_saver(draw_landscape),
+    f"{FOLDER}/line-art.webp": make_saver(draw_line_art),
+    f"{FOLDER}/denoise-by.webp": make_saver(draw_denoise_by),
+    f"{FOLDER}/schedules.png": make_plotter(plot_schedules, (10.5, 3.4)),
+    f"{FOLDER}/trajectories.png": make_plotter(plot_trajectories, (9.0, 4.8)),
 }

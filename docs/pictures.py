@@ -1,6 +1,11 @@
-"""The thumbnails of the example workflows and the pictures of the help pages. The photo is the demo's (CC0)."""
+"""The thumbnails of the example workflows and the pictures of the help pages.
+
+The photo is the demo's (CC0).
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -10,98 +15,94 @@ from quadtree_pack.sampling import model, run
 from quadtree_pack.tree import regions
 from torch import Tensor
 
-from .drawing import as_picture, denoise_of, overlaid, photo, saved, sheet
+from .drawing import arrange, as_picture, draw_tiles, make_saver, map_denoise, photo
 
 THUMBNAIL_PX = 512
-SAVED_PX = (
-    384  # what the browser shows of a thumbnail; the archive for the registry is to stay small
-)
+SAVED_PX = 384  # what the browser shows of a thumbnail; it keeps the registry's archive small
 
-UPSCALED_PX = (1920, 1280)  # what the windows of the help page are planned for
+UPSCALED_PX = (1920, 1280)  # width, height of the image that windows are planned for
+CELL_PX = 8
 STEPS = 20
 SHOWN_STEPS = (8, 10, 12, 20)
-HELD = 0.3  # brightness of what is held at a step
+HELD_BRIGHTNESS = 0.3
+HELP_PX = (960, 640)  # width, height of the other images of the help pages
 
 
-def ellipse(
-    height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]
-) -> Tensor:
-    """A mask [height, width]: 0 inside, 1 outside; centre and radii as x, y in shares of the width and height."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    return (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 > 1).float()
-
-
-# --- Thumbnails -------------------------------------------------------------------------------------------------------
-
-
-def square_photo() -> Tensor:
-    image = photo((THUMBNAIL_PX * 3 // 2, THUMBNAIL_PX))
-    return image[:, THUMBNAIL_PX // 8 : THUMBNAIL_PX // 8 + THUMBNAIL_PX].contiguous()
-
-
-def thumbnail(image: Tensor) -> Image.Image:
-    return as_picture(image).resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
-
+# --- Thumbnails -----------------------------------------------------------------------------------
 
 FINE = {"min_tile_px": 16, "max_tile_px": 64, "content_threshold": 45}
 COARSE = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 75}
 
 
-def flux_thumbnail() -> Image.Image:
-    image = square_photo()
-    tiles = overlaid(
-        image, quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0)
-    )
-    rows = torch.arange(THUMBNAIL_PX)
-    right = (rows[None] + rows[:, None] // 4 > THUMBNAIL_PX * 5 // 8)[
-        ..., None
-    ]  # a slanted border through the cup
-    return thumbnail(tiles.where(right, image))
+def crop_square_photo() -> Tensor:
+    image = photo((THUMBNAIL_PX * 3 // 2, THUMBNAIL_PX))
+    return image[:, THUMBNAIL_PX // 8 : THUMBNAIL_PX // 8 + THUMBNAIL_PX].contiguous()
 
 
-def sdxl_thumbnail() -> Image.Image:
-    image = square_photo()
-    return thumbnail(
-        overlaid(
-            image, quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0), 3
-        )
-    )
+def shrink(image: Tensor) -> Image.Image:
+    return as_picture(image).resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
 
 
-def mask_thumbnail() -> Image.Image:
-    image = square_photo()
-    cup = ellipse(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
+def draw_flux_thumbnail() -> Image.Image:
+    """Draw the photo at the left and its tiles at the right of a slanted border."""
+    image = crop_square_photo()
+    tree = quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0)
+    place = torch.arange(THUMBNAIL_PX)
+    right = place[None] + place[:, None] // 4 > THUMBNAIL_PX * 5 // 8
+    return shrink(draw_tiles(image, tree).where(right[..., None], image))
+
+
+def draw_sdxl_thumbnail() -> Image.Image:
+    image = crop_square_photo()
+    tree = quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0)
+    return shrink(draw_tiles(image, tree, 3))
+
+
+def draw_mask_thumbnail() -> Image.Image:
+    """Draw the tiles of the photo where a mask keeps the cup."""
+    image = crop_square_photo()
+    cup = make_ellipse_mask(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
     tree = quadtree.build_quadtree(image, **FINE, min_denoise=0.4, max_denoise=1.0, mask=cup)
-    return thumbnail(overlaid(image, tree, 1))
+    return shrink(draw_tiles(image, tree, 1))
 
 
-# --- Help pages -------------------------------------------------------------------------------------------------------
+def make_ellipse_mask(
+    height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]
+) -> Tensor:
+    """Return a mask [height, width], 0 inside an ellipse and 1 outside.
+
+    Centre and radii are (x, y), as shares of the width and the height.
+    """
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 > 1).float()
 
 
-def visualizer_page() -> Image.Image:
-    image = photo((960, 640))
-    limits = {
+# --- Help pages -----------------------------------------------------------------------------------
+
+
+def draw_visualizer_page() -> Image.Image:
+    image = photo(HELP_PX)
+    limits: dict[str, Any] = {
         "min_tile_px": 32,
         "max_tile_px": 128,
         "content_threshold": 50,
         "min_denoise": 0.0,
         "max_denoise": 0.9,
     }
+    cup = regions.Region("keep", 0.3, 0.0, 0.7, 0.5)
     tree = quadtree.build_quadtree(image, **limits)
-    painted = quadtree.build_quadtree(
-        image, **limits, regions=(regions.Region("keep", 0.3, 0.0, 0.7, 0.5),)
-    )
+    painted = quadtree.build_quadtree(image, **limits, regions=(cup,))
     panels = {
         "image": image,
-        "tiles: blue is kept": overlaid(image, tree, 3),
-        "denoise map": denoise_of(image, tree),
-        "cup painted as kept": overlaid(image, painted, 3),
+        "tiles: blue is kept": draw_tiles(image, tree, 3),
+        "denoise map": map_denoise(image, tree),
+        "cup painted as kept": draw_tiles(image, painted, 3),
     }
-    return sheet({label: as_picture(panel) for label, panel in panels.items()})
+    return arrange({label: as_picture(panel) for label, panel in panels.items()})
 
 
-def diffusion_page() -> Image.Image:
-    """The windows of four steps of a run with `hold`, over what is free at that step."""
+def draw_diffusion_page() -> Image.Image:
+    """Draw the windows of four steps of a run with `hold`, over what is free at that step."""
     image = photo(UPSCALED_PX)
     tree = quadtree.build_quadtree(
         image,
@@ -111,39 +112,45 @@ def diffusion_page() -> Image.Image:
         min_denoise=0.15,
         max_denoise=0.6,
     )
-    geometry = model.Geometry(px_per_cell=8, unit=2, native_px=1024, cost=model.TRANSFORMER_COST)
+    geometry = model.Geometry(
+        px_per_cell=CELL_PX, unit=2, native_px=1024, cost=model.TRANSFORMER_COST
+    )
     settings = model.Settings(tile_px=768, feather_px=0)
-    size = UPSCALED_PX[1] // 8, UPSCALED_PX[0] // 8
+    size = UPSCALED_PX[1] // CELL_PX, UPSCALED_PX[0] // CELL_PX
     steps = run.new_run(
         None, settings, geometry, run.denoise_maps([tree], settings, geometry, *size)
     )
     steps.sigmas = [float(STEPS - step) for step in range(STEPS + 1)]
-    return sheet(
-        {f"step {step} of {STEPS}": step_picture(image, steps, step - 1) for step in SHOWN_STEPS}
-    )
+    panels = {}
+    for step in SHOWN_STEPS:
+        panels[f"step {step} of {STEPS}"] = draw_step(image, steps, step - 1)
+    return arrange(panels)
 
 
-def step_picture(image: Tensor, steps: run.Run, index: int) -> Image.Image:
-    """The image, dark where it is held at this step, with the windows that the model sees."""
-    free = steps.freedom(index)[0].float().repeat_interleave(8, 0).repeat_interleave(8, 1)
-    picture = as_picture(image * torch.lerp(torch.tensor(HELD), torch.tensor(1.0), free)[..., None])
+def draw_step(image: Tensor, steps: run.Run, index: int) -> Image.Image:
+    """Draw the image, dark where it is held at this step, with the windows of the model."""
+    cells = steps.freedom(index)[0].float()
+    freedom = cells.repeat_interleave(CELL_PX, 0).repeat_interleave(CELL_PX, 1)
+    brightness = torch.lerp(torch.tensor(HELD_BRIGHTNESS), torch.tensor(1.0), freedom)
+    picture = as_picture(image * brightness[..., None])
     draw = ImageDraw.Draw(picture)
     for window in steps.windows(index):
-        draw.rectangle([edge * 8 for edge in window.box], outline=(255, 255, 255), width=10)
+        box_px = [edge * CELL_PX for edge in window.box]
+        draw.rectangle(box_px, outline=(255, 255, 255), width=10)
     return picture
 
 
-def composite_page() -> Image.Image:
-    """A refined image that is too green everywhere, as a poor VAE leaves it, and what the node makes of it."""
-    image = photo((960, 640))
-    limits = {
-        "min_tile_px": 32,
-        "max_tile_px": 128,
-        "content_threshold": 60,
-        "min_denoise": 0.0,
-        "max_denoise": 0.9,
-    }
-    tree = quadtree.build_quadtree(image, **limits)
+def draw_composite_page() -> Image.Image:
+    """Draw an image with a green cast, as a poor VAE leaves it, and what the node returns."""
+    image = photo(HELP_PX)
+    tree = quadtree.build_quadtree(
+        image,
+        content_threshold=60,
+        min_tile_px=32,
+        max_tile_px=128,
+        min_denoise=0.0,
+        max_denoise=0.9,
+    )
     refined = (image * torch.tensor([0.82, 1.0, 0.85]) + torch.tensor([0.0, 0.04, 0.0])).clamp(0, 1)
     canvas = composite.canvases(image[None], [tree], image.shape[:2], 1)[0]
     panels = {
@@ -152,14 +159,14 @@ def composite_page() -> Image.Image:
         "composed": composite.composite(canvas, refined, 32),
         "with color_match": composite.composite(canvas, refined, 32, match=True),
     }
-    return sheet({label: as_picture(panel) for label, panel in panels.items()})
+    return arrange({label: as_picture(panel) for label, panel in panels.items()})
 
 
 DRAWINGS = {
-    "example_workflows/Flux upscale.jpg": saved(flux_thumbnail),
-    "example_workflows/SDXL upscale.jpg": saved(sdxl_thumbnail),
-    "example_workflows/Keep the face with a mask.jpg": saved(mask_thumbnail),
-    "web/docs/QuadtreeVisualizer.webp": saved(visualizer_page),
-    "web/docs/QuadtreeDiffusion.webp": saved(diffusion_page),
-    "web/docs/QuadtreeComposite.webp": saved(composite_page),
+    "example_workflows/Flux upscale.jpg": make_saver(draw_flux_thumbnail),
+    "example_workflows/SDXL upscale.jpg": make_saver(draw_sdxl_thumbnail),
+    "example_workflows/Keep the face with a mask.jpg": make_saver(draw_mask_thumbnail),
+    "web/docs/QuadtreeVisualizer.webp": make_saver(draw_visualizer_page),
+    "web/docs/QuadtreeDiffusion.webp": make_saver(draw_diffusion_page),
+    "web/docs/QuadtreeComposite.webp": make_saver(draw_composite_page),
 }

@@ -4,7 +4,7 @@ import json
 import urllib.parse
 import urllib.request
 
-from .demo import demo
+from quadtree_pack import demo
 
 PACK = "comfyui-quadtree-diffusion"
 
@@ -50,4 +50,4 @@ def with_tiny_model(prompt):
             node["inputs"][name] = stand_ins.get((source["class_type"], value[1]), value)
     prompt["tiny"] = {"class_type": "TinyRefinerLoader", "inputs": {}}
     prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
-    return demo.only_needed_for(prompt, demo.find_node(prompt, "SaveImage"))
+    return demo.select_needed(prompt, demo.find_node(prompt, "SaveImage"))

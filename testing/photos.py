@@ -6,9 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+SIDE_PX = 16  # two cells
+
 
 def sample_photo(name: str) -> torch.Tensor:
-    """A photo of scikit-image as it comes, [H, W, 3] in 0..1."""
+    """Return a photo of scikit-image at its own size, [H, W, 3] in 0..1."""
     from skimage import data
 
     pixels = data.stereo_motorcycle()[0] if name == "motorcycle_left" else getattr(data, name)()
@@ -16,9 +18,9 @@ def sample_photo(name: str) -> torch.Tensor:
 
 
 def photo(name: str, long_side_px: int) -> torch.Tensor:
+    """Return a photo scaled to this long side, [H, W, 3]; sides are multiples of SIDE_PX."""
     image = sample_photo(name).permute(2, 0, 1)[None]
     scale = long_side_px / max(image.shape[2:])
-    size = [round(side * scale / 16) * 16 for side in image.shape[2:]]
-    return (
-        F.interpolate(image, size=size, mode="bicubic")[0].permute(1, 2, 0).clamp(0, 1).contiguous()
-    )
+    size = [round(side * scale / SIDE_PX) * SIDE_PX for side in image.shape[2:]]
+    scaled = F.interpolate(image, size=size, mode="bicubic")[0]
+    return scaled.permute(1, 2, 0).clamp(0, 1).contiguous()

@@ -1,4 +1,7 @@
-"""Refines pictures with the demo's Tiny Refiner on the real ComfyUI, for `bench quality` and the seam tests."""
+"""Refines pictures with the demo's Tiny Refiner on the real ComfyUI.
+
+For `bench quality` and the seam tests.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ from torch import Tensor
 from .registration import PACKAGE, ROOT
 
 SEED = 7
-TRAINED_PX = 256  # the refiner learnt from crops of this size
+TRAINED_PX = 256  # the refiner learned from crops of this size
 USUAL_PX = 1024  # native size of the models that the pack's costs were measured with
 
 
 @dataclass(frozen=True)
 class Refined:
-    """One run: latents [1, C, h, w] and pictures [H, W, 3] before and after, the windows of each step, freedom [h, w] at the
-    last step, canvases' worth of cells evaluated, seconds."""
+    """One run, before and after: latents [1, C, h, w] and pictures [H, W, 3] in 0..1.
+
+    `windows` are those of each step, `free` is the freedom [h, w] at the last step, and
+    `evaluations` counts the evaluated cells in canvases.
+    """
 
     latent_before: Tensor
     latent_after: Tensor
@@ -41,7 +47,7 @@ class Refined:
 
 @cache
 def load() -> tuple[Any, Any, list]:
-    """Model, VAE and conditioning. ComfyUI must be importable."""
+    """Return model, VAE and conditioning; ComfyUI must be importable."""
     spec = importlib.util.spec_from_file_location(
         "tiny_refiner_pack", ROOT / "demo" / "tiny_refiner" / "__init__.py"
     )
@@ -53,16 +59,11 @@ def load() -> tuple[Any, Any, list]:
 
 
 def plain_gradient(height: int, width: int) -> Tensor:
-    """[height, width, 3]: one colour ramps down, one across, one back."""
-    down, across = torch.linspace(0.2, 0.8, height)[:, None], torch.linspace(0.2, 0.8, width)
-    return torch.stack(
-        [
-            down.expand(height, width),
-            across.expand(height, width),
-            across.flip(0).expand(height, width),
-        ],
-        -1,
-    )
+    """Return [height, width, 3]: one colour ramps down, one across, one back."""
+    down = torch.linspace(0.2, 0.8, height)[:, None].expand(height, width)
+    across = torch.linspace(0.2, 0.8, width)
+    back = across.flip(0)
+    return torch.stack([down, across.expand(height, width), back.expand(height, width)], -1)
 
 
 def refine(
@@ -75,29 +76,19 @@ def refine(
     only_last: int | None = None,
     small_model: bool = False,
 ) -> Refined:
-    """A run of euler, simple, cfg 1 on [H, W, 3]; without trees the pack takes no part.
+    """Refine a picture [H, W, 3] with euler, simple, cfg 1; without trees the pack takes no part.
 
-    `only_last` starts that many steps before the end. `small_model` plans as for a model of the refiner's own size, not of
-    USUAL_PX: what a window costs shrinks with it, so that windows stand to the picture as those of a large model to one of
-    four times the side.
+    `only_last` starts that many steps before the end. `small_model` plans as for a model of
+    TRAINED_PX instead of USUAL_PX: the cost of a window shrinks with it, so that windows relate
+    to the picture as those of a large model relate to one of four times the side.
     """
     import comfy.sample
 
     model, vae, cond = load()
     latent = vae.encode(picture[None])
-    runs = []
+    runs: list = []
     if trees:
-        attach = importlib.import_module(f"{PACKAGE}.tiled_diffusion").attach
-        model = attach(model, trees, settings)
-        patch = model.model_options["model_function_wrapper"]
-        if small_model:
-            shrink = (TRAINED_PX / USUAL_PX) ** 2
-            cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST.scaled(
-                shrink
-            )
-            patch.geometry = replace(patch.geometry, native_px=TRAINED_PX, cost=cost)
-        opened = patch.open_run
-        patch.open_run = lambda *args: runs.append(opened(*args)) or runs[-1]
+        model = attach_recorded(model, trees, settings, runs, small_model)
     noise = comfy.sample.prepare_noise(latent, SEED)
     run = (model, noise, steps, 1.0, "euler", "simple", cond, cond, latent)
     start_step = None if only_last is None else steps - only_last
@@ -106,14 +97,46 @@ def refine(
         *run, denoise=denoise, start_step=start_step, seed=SEED, disable_pbar=True
     )
     seconds = time.perf_counter() - start
-    size = latent.shape[-2:]
+    height, width = latent.shape[-2:]
+    recorded = {
+        "windows": [],
+        "free": torch.ones(height, width),
+        "evaluations": float(steps - (start_step or 0)),
+    }
+    if runs:
+        recorded = {
+            "windows": [runs[0].windows(step) for step in range(steps)],
+            "free": runs[0].freedom(steps - 1)[0],
+            "evaluations": runs[0].tally.cells / (height * width),
+        }
     return Refined(
-        latent,
-        samples,
-        vae.decode(latent)[0],
-        vae.decode(samples)[0],
-        [runs[0].windows(step) for step in range(steps)] if runs else [],
-        runs[0].freedom(steps - 1)[0] if runs else torch.ones(size),
-        runs[0].tally.cells / size.numel() if runs else float(steps - (start_step or 0)),
-        seconds,
+        latent_before=latent,
+        latent_after=samples,
+        before=vae.decode(latent)[0],
+        after=vae.decode(samples)[0],
+        seconds=seconds,
+        **recorded,
     )
+
+
+def attach_recorded(
+    model: Any, trees: Sequence, settings: Any, runs: list, small_model: bool
+) -> Any:
+    """Return the model with the trees attached; each run that it opens is appended to `runs`."""
+    attach = importlib.import_module(f"{PACKAGE}.tiled_diffusion").attach
+    model = attach(model, trees, settings)
+    patch = model.model_options["model_function_wrapper"]
+    if small_model:
+        shrink = (TRAINED_PX / USUAL_PX) ** 2
+        full_cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST
+        patch.geometry = replace(
+            patch.geometry, native_px=TRAINED_PX, cost=full_cost.scaled(shrink)
+        )
+    opened = patch.open_run
+
+    def open_and_record(*args: Any) -> Any:
+        runs.append(opened(*args))
+        return runs[-1]
+
+    patch.open_run = open_and_record
+    return model

@@ -1,7 +1,7 @@
-"""Tiny Refiner: a real, very small flow-matching model as a ComfyUI loader node, for the demo, tests and benchmarks.
+"""Tiny Refiner: a real, very small flow-matching model as a ComfyUI loader node.
 
-MODEL_CARD.md says what it is. `load_tiny_refiner()` gives model, VAE and conditioning without a server; ComfyUI must be
-importable.
+The demo, tests and benchmarks use it; MODEL_CARD.md describes it. `load_tiny_refiner()` returns
+model, VAE and conditioning without a server; ComfyUI must be importable.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class TinyConfig(comfy.supported_models_base.BASE):
 
 
 class PatchVAE:
-    """Linear autoencoder of 8x8 px patches: what core's VAE nodes call, without a network to load or to tile."""
+    """Linear autoencoder of 8x8 px patches, with the methods that core's VAE nodes call.
+
+    It has no network, so there is nothing to load or to tile.
+    """
 
     latent_channels = TinyLatent.latent_channels
     latent_dim = 2
@@ -45,13 +48,16 @@ class PatchVAE:
     upscale_ratio = CELL_PX
 
     def __init__(self, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor) -> None:
-        """mean [192], basis [192, 32] with orthonormal columns, scale [32]; a patch is one pixel_unshuffle column in -1..1."""
+        """Take mean [192], basis [192, 32] with orthonormal columns and scale [32].
+
+        A patch is one column of pixel_unshuffle, with values in -1..1.
+        """
         self.mean, self.basis, self.scale = mean, basis, scale
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Latent [B, 32, H // 8, W // 8] of image [B, H, W, C >= 3] in 0..1.
+        """Return the latent [B, 32, H // 8, W // 8] of an image [B, H, W, C >= 3] in 0..1.
 
-        What does not fill a cell is cut on both sides, as core's own autoencoders do.
+        Px that do not fill a cell are cropped on both sides, as core's own autoencoders do.
         """
         rgb = pixels[..., :3].to(self.mean).movedim(-1, 1) * 2 - 1
         for axis in (2, 3):
@@ -61,17 +67,17 @@ class PatchVAE:
         return ((patches - self.mean) @ self.basis * self.scale).movedim(-1, 1).contiguous()
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Image [B, H * 8, W * 8, 3] in 0..1 of latent [B, 32, H, W]."""
+        """Return the image [B, H * 8, W * 8, 3] in 0..1 of a latent [B, 32, H, W]."""
         patches = latent.to(self.mean).movedim(1, -1) / self.scale @ self.basis.T + self.mean
         rgb = functional.pixel_shuffle(patches.movedim(-1, 1), CELL_PX)
         return ((rgb + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
 
     def encode_tiled(self, pixels: torch.Tensor, **_tiling: int | None) -> torch.Tensor:
-        """As encode: patches do not know their neighbours, so there is nothing to tile."""
+        """Encode as a whole: patches are independent of their neighbours."""
         return self.encode(pixels)
 
     def decode_tiled(self, latent: torch.Tensor, **_tiling: int | None) -> torch.Tensor:
-        """As decode."""
+        """Decode as a whole: patches are independent of their neighbours."""
         return self.decode(latent)
 
     def spacial_compression_encode(self) -> int:
@@ -84,22 +90,29 @@ class PatchVAE:
         return None
 
     def throw_exception_if_invalid(self) -> None:
-        """Core asks before use; this one is always complete."""
+        """Do nothing: core asks before use, and this VAE is always complete."""
 
     def preview_colours(self) -> tuple[list[list[float]], list[float]]:
-        """RGB factors [32][3] and bias [3], in -1..1: the mean colour that decode would give a cell."""
+        """Return RGB factors [32][3] and bias [3] of previews, in -1..1.
+
+        They give the mean colour of a decoded cell.
+        """
         by_channel = (self.basis / self.scale).reshape(3, CELL_PX**2, -1).mean(dim=1)
         return by_channel.T.tolist(), self.mean.reshape(3, -1).mean(dim=1).tolist()
 
 
 def load_tiny_refiner() -> tuple[comfy.model_patcher.ModelPatcher, PatchVAE, list]:
-    """Model, VAE and one conditioning that serves as positive and negative (the model is unconditional: use cfg 1)."""
+    """Return model, VAE and one conditioning that serves as positive and negative.
+
+    The model is unconditional, so cfg must be 1.
+    """
     weights, metadata = comfy.utils.load_torch_file(
         str(WEIGHTS), safe_load=True, return_metadata=True
     )
     vae = PatchVAE(*(weights.pop(f"vae.{name}").float() for name in ("mean", "basis", "scale")))
 
-    # float32 also on a GPU: the model is launch-bound there, and a run is then comparable with one on the CPU.
+    # float32 on a GPU, too: launching kernels takes most of the time there, so nothing is lost,
+    # and a run is comparable with one on the CPU.
     config = TinyConfig({**json.loads(metadata["unet_config"]), "dtype": torch.float32})
     config.set_inference_dtype(torch.float32, None)
     preview = config.latent_format
@@ -122,7 +135,10 @@ class TinyRefinerLoader(io.ComfyNode):
             node_id="TinyRefinerLoader",
             display_name="Tiny Refiner (demo)",
             category="loaders",
-            description="A very small diffusion model for trials on a CPU. Sharpens photos at denoise 0.2 to 0.5 and cfg 1.",
+            description=(
+                "A very small diffusion model for trials on a CPU. "
+                "Sharpens photos at denoise 0.2 to 0.5 and cfg 1."
+            ),
             inputs=[],
             outputs=[
                 io.Model.Output(

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from quadtree_pack.testing.demo import demo
-from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack import demo
+from quadtree_pack.testing.demo import running_server
 
 
 @pytest.fixture(scope="session")

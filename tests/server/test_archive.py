@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from quadtree_pack import demo
 from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
-from quadtree_pack.testing.demo import demo
-from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack.testing.demo import running_server
 from quadtree_pack.testing.dev import dev
 from quadtree_pack.testing.registration import pack_files
 
@@ -100,11 +100,11 @@ def test_the_translations_are_served(running):
 
 def test_a_workflow_runs_to_its_picture(running, base):
     prompt = short_prompt(running)
-    paths = demo.files_of(demo.run_prompt(running.url, prompt), prompt, base)
+    paths = demo.find_files(demo.run_prompt(running.url, prompt), prompt, base)
     pictures = [
         Image.open(path).convert("RGB")
         for name, path in paths.items()
         if name.startswith("picture")
     ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures) > 1
-    assert demo.evaluations(running.log.read_text()).cost_percent > 0
+    assert demo.read_report(running.log.read_text()).cost_percent > 0

@@ -1,8 +1,8 @@
 """Every workflow that the README and the guide draw as chains of nodes, wired from the drawing and run on the real server."""
 
 import pytest
+from quadtree_pack import demo
 from quadtree_pack.testing.api import get, with_tiny_model
-from quadtree_pack.testing.demo import demo
 from quadtree_pack.testing.documents import DOCUMENTS, workflows
 
 DRAWN = {

@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 from PIL import Image
-from quadtree_pack.testing.demo import demo
-from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack import demo
+from quadtree_pack.testing.demo import running_server
 
 VALUES = {
     "content_threshold": 25,

@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import safetensors.torch
 import torch
-from quadtree_pack.testing.demo import demo
-from quadtree_pack.testing.demo import running as running_server
+from quadtree_pack import demo
+from quadtree_pack.testing.demo import running_server
 from quadtree_pack.testing.hostile import ODD_NAMES
 
 LONG = {"KSampler": {"steps": 40}}
@@ -26,7 +26,7 @@ def prompt_for(running, changes=(), workflow=None):
         json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
     )
     prompt = demo.prompt_from_workflow(workflow, demo.get_json(f"{running.url}/object_info"))
-    prompt = demo.only_needed_for(
+    prompt = demo.select_needed(
         prompt, demo.find_node(prompt, "SaveLatent", filename_prefix="quadtree/after")
     )
     for node, values in {

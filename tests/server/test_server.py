@@ -5,8 +5,8 @@ import urllib.error
 import pytest
 import safetensors.torch
 import torch
+from quadtree_pack import demo
 from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
-from quadtree_pack.testing.demo import demo
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
 def test_the_demo_s_workflow_runs_and_keeps_the_calm_regions(running, base):
     prompt = short_prompt(running)
     run = demo.run_prompt(running.url, prompt)
-    files = demo.files_of(run, prompt, base)
+    files = demo.find_files(run, prompt, base)
     before, after = (
         safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"]
         for name in ("before", "after")
@@ -33,7 +33,7 @@ def test_the_demo_s_workflow_runs_and_keeps_the_calm_regions(running, base):
     assert 0.2 < changed.float().mean() < 0.9
     log = running.log.read_text()
     assert "Quadtree: " in log and "of the full model cost" in log
-    assert demo.evaluations(log).cost_percent > 0
+    assert demo.read_report(log).cost_percent > 0
 
 
 def test_a_value_out_of_range_is_refused_before_the_run(running):
@@ -49,7 +49,7 @@ def test_a_contradiction_ends_the_run_with_words_that_help(running):
 def test_the_server_goes_on_after_an_error(running, base):
     prompt = short_prompt(running, max_denoise=0.0, min_denoise=0.0)
     run = demo.run_prompt(running.url, prompt)
-    files = demo.files_of(run, prompt, base)
+    files = demo.find_files(run, prompt, base)
     before, after = (
         safetensors.torch.load_file(files[f"latent {name}"])["latent_tensor"]
         for name in ("before", "after")

@@ -10,8 +10,8 @@ from itertools import combinations
 
 import pytest
 from PIL import Image
+from quadtree_pack import demo
 from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
-from quadtree_pack.testing.demo import demo
 
 ROOT = demo.ROOT
 NODES = (
@@ -137,7 +137,7 @@ def test_every_link_joins_two_slots_of_its_type_that_know_it(graph):
 def test_every_value_fits_its_widget_and_none_is_left_over(graph, object_info):
     for node in real_nodes(graph):
         info = object_info[node["type"]]
-        values = demo.widget_values(node, info)
+        values = demo.read_widget_values(node, info)
         widgets = [slot["name"] for slot in node["inputs"] if "widget" in slot]
         assert sorted(values) == sorted(widgets)
         own = node["type"] in (
@@ -292,7 +292,7 @@ def test_the_blueprint_s_only_node_shows_the_inputs_and_values_of_its_inside(obj
         if link[1] == INPUTS:
             node = nodes[link[3]]
             name = node["inputs"][link[4]]["name"]
-            inner[inside["inputs"][link[2]]["name"]] = demo.widget_values(
+            inner[inside["inputs"][link[2]]["name"]] = demo.read_widget_values(
                 node, object_info[node["type"]]
             ).get(name)
     assert [inner[slot["name"]] for slot in host["inputs"] if "widget" in slot] == host[

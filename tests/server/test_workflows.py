@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from quadtree_pack import demo
 from quadtree_pack.testing.api import get, with_tiny_model
-from quadtree_pack.testing.demo import demo
 
 SAVED = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))

@@ -1,34 +1,21 @@
-"""The demo's workflow file, how a workflow becomes a prompt, and what is measured on the results. No server here."""
+"""The demo's workflow file, how it becomes a prompt, and what is measured on the results."""
 
-import importlib.util
 import json
-import sys
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from quadtree_pack.demo import pictures, prompts, server, summary
+from quadtree_pack.demo.folders import DEMO
 from safetensors.numpy import save_file
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
 WORKFLOW = json.loads((DEMO / "workflow.json").read_text(encoding="utf-8"))
 NODES = {node["id"]: node for node in WORKFLOW["nodes"]}
 TITLE_PX = 30  # the bar above a node's own area
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"quadtree_demo_{name}", DEMO / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-run, pictures = load("run"), load("pictures")
-
-
-# --- The file ---------------------------------------------------------------------------------------------------------
+# --- The file -------------------------------------------------------------------------------------
 
 
 def test_node_and_link_ids_are_unique_and_counted():
@@ -74,12 +61,12 @@ def test_the_demo_keeps_calm_regions_to_the_bit_and_its_photo_is_there():
     assert (DEMO / values["LoadImage"][0]).is_file()
 
 
-@pytest.mark.parametrize("kind", run.NODES)
+@pytest.mark.parametrize("kind", server.NODES)
 def test_the_workflow_uses_each_of_our_nodes_once(kind):
     assert [node["type"] for node in NODES.values()].count(kind) == 1
 
 
-# --- From workflow to prompt ------------------------------------------------------------------------------------------
+# --- From workflow to prompt ----------------------------------------------------------------------
 
 INFO = {
     "Load": {"input": {"required": {"image": [["a.png", "b.png"], {"image_upload": True}]}}},
@@ -134,7 +121,7 @@ def chain(*middle):
 
 def test_values_go_to_their_inputs_and_links_name_node_and_slot():
     workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None), ("mask", "MASK", None)]))
-    assert run.prompt_from_workflow(workflow, INFO) == {
+    assert prompts.prompt_from_workflow(workflow, INFO) == {
         "1": {"class_type": "Load", "inputs": {"image": "a.png"}},
         "2": {"class_type": "Scale", "inputs": {"image": ["1", 0], "factor": 1.5}},
         "9": {"class_type": "Save", "inputs": {"image": ["2", 0], "prefix": "out"}},
@@ -143,7 +130,7 @@ def test_values_go_to_their_inputs_and_links_name_node_and_slot():
 
 def test_the_value_behind_a_seed_is_the_browsers_own():
     workflow = chain(node(2, "Sample", [7, "randomize", 20, "heun"], [("image", "IMAGE", None)]))
-    sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
+    sample = prompts.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
     assert sample == {
         "image": ["1", 0],
         "seed": 7,
@@ -157,7 +144,7 @@ def test_a_link_wins_over_the_stored_value_of_its_widget():
         node(2, "Sample", [7, "fixed", 20, "heun"], [("image", "IMAGE", None), ("steps", "INT", 5)])
     )
     workflow["links"].append([5, 1, 1, 2, 1, "INT"])
-    sample = run.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
+    sample = prompts.prompt_from_workflow(workflow, INFO)["2"]["inputs"]
     assert sample["steps"] == ["1", 1]
     assert sample["name"] == "heun"
 
@@ -165,13 +152,13 @@ def test_a_link_wins_over_the_stored_value_of_its_widget():
 @pytest.mark.parametrize(
     "skipped",
     [
-        node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.BYPASSED),
+        node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=prompts.BYPASSED),
         node(2, "Reroute", (), [("", "*", None)]),
     ],
     ids=["bypassed", "reroute"],
 )
 def test_a_link_goes_through_a_node_that_does_nothing(skipped):
-    prompt = run.prompt_from_workflow(chain(skipped), INFO)
+    prompt = prompts.prompt_from_workflow(chain(skipped), INFO)
     assert sorted(prompt) == ["1", "9"]
     assert prompt["9"]["inputs"]["image"] == ["1", 0]
 
@@ -179,14 +166,13 @@ def test_a_link_goes_through_a_node_that_does_nothing(skipped):
 def test_a_bypassed_node_passes_the_input_that_has_its_outputs_type():
     workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)]))
     workflow["nodes"][1]["inputs"].insert(0, {"name": "mask", "type": "MASK", "link": None})
-    workflow["nodes"][1]["mode"] = run.BYPASSED
-    assert run.prompt_from_workflow(workflow, INFO)["9"]["inputs"]["image"] == ["1", 0]
+    workflow["nodes"][1]["mode"] = prompts.BYPASSED
+    assert prompts.prompt_from_workflow(workflow, INFO)["9"]["inputs"]["image"] == ["1", 0]
 
 
 def test_behind_a_muted_node_there_is_no_link():
-    prompt = run.prompt_from_workflow(
-        chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=run.MUTED)), INFO
-    )
+    muted = node(2, "Scale", [1.5], [("image", "IMAGE", None)], mode=prompts.MUTED)
+    prompt = prompts.prompt_from_workflow(chain(muted), INFO)
     assert sorted(prompt) == ["1", "9"]
     assert "image" not in prompt["9"]["inputs"]
 
@@ -194,25 +180,26 @@ def test_behind_a_muted_node_there_is_no_link():
 def test_notes_stay_in_the_browser_and_unknown_nodes_are_named():
     workflow = chain()
     workflow["nodes"].append(node(5, "MarkdownNote", ["hello"]))
-    assert sorted(run.prompt_from_workflow(workflow, INFO)) == ["1", "9"]
+    assert sorted(prompts.prompt_from_workflow(workflow, INFO)) == ["1", "9"]
     workflow["nodes"].append(node(6, "Nobody"))
     with pytest.raises(ValueError, match="Nobody"):
-        run.prompt_from_workflow(workflow, INFO)
+        prompts.prompt_from_workflow(workflow, INFO)
 
 
 def test_bypass_changes_a_copy():
     workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)]))
-    assert sorted(run.prompt_from_workflow(run.bypass(workflow, "Scale"), INFO)) == ["1", "9"]
-    assert sorted(run.prompt_from_workflow(workflow, INFO)) == ["1", "2", "9"]
+    bypassed = prompts.bypass(workflow, "Scale")
+    assert sorted(prompts.prompt_from_workflow(bypassed, INFO)) == ["1", "9"]
+    assert sorted(prompts.prompt_from_workflow(workflow, INFO)) == ["1", "2", "9"]
 
 
-def test_a_skipped_node_hands_on_the_input_that_is_named():
+def test_a_removed_node_hands_on_the_input_that_is_named():
     prompt = {
         "1": {"class_type": "A", "inputs": {}},
         "2": {"class_type": "Mix", "inputs": {"one": ["1", 0], "other": ["1", 1]}},
         "3": {"class_type": "Save", "inputs": {"image": ["2", 0], "mask": ["1", 0]}},
     }
-    assert run.skip(prompt, "Mix", "other") == {
+    assert prompts.remove_node(prompt, "Mix", through="other") == {
         "1": {"class_type": "A", "inputs": {}},
         "3": {"class_type": "Save", "inputs": {"image": ["1", 1], "mask": ["1", 0]}},
     }
@@ -220,25 +207,26 @@ def test_a_skipped_node_hands_on_the_input_that_is_named():
 
 
 def test_only_what_a_node_needs_is_kept():
-    prompt = run.prompt_from_workflow(
-        chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)])), INFO
-    )
-    assert sorted(run.only_needed_for(prompt, "2")) == ["1", "2"]
+    workflow = chain(node(2, "Scale", [1.5], [("image", "IMAGE", None)]))
+    prompt = prompts.prompt_from_workflow(workflow, INFO)
+    assert sorted(prompts.select_needed(prompt, "2")) == ["1", "2"]
 
 
-# --- The pack's line in the server's log ------------------------------------------------------------------------------
+# --- The pack's line in the server's log ----------------------------------------------------------
 
 
 def test_the_last_report_of_the_pack_is_read():
     log = (
-        "Quadtree: 5 model calls on 9 windows in 4 steps, 90.0% of the full model cost, 1.0% of the latent kept\n"
-        "[INFO] Quadtree: 1 model call on 1 window in 1 step, 38.2% of the full model cost, 41.0% of the latent kept\n"
+        "Quadtree: 5 model calls on 9 windows in 4 steps, 90.0% of the full model cost, "
+        "1.0% of the latent kept\n"
+        "[INFO] Quadtree: 1 model call on 1 window in 1 step, 38.2% of the full model cost, "
+        "41.0% of the latent kept\n"
     )
-    assert run.evaluations(log) == run.Evaluations("1 model call on 1 window in 1 step", 38.2)
-    assert run.evaluations("nothing of ours") is None
+    assert summary.read_report(log) == summary.Report("1 model call on 1 window in 1 step", 38.2)
+    assert summary.read_report("nothing of ours") is None
 
 
-# --- What is measured -------------------------------------------------------------------------------------------------
+# --- What is measured -----------------------------------------------------------------------------
 
 SETTINGS = {"min_denoise": 0.0, "max_denoise": 0.6, "min_tile_size": 8, "max_tile_size": 32}
 
@@ -253,7 +241,7 @@ def denoise_map(tmp_path):
 
 
 def test_leaves_are_counted_by_their_side_also_at_the_edge(denoise_map):
-    assert pictures.leaves_by_side(denoise_map, SETTINGS) == {32: 1, 8: 4}
+    assert pictures.count_leaves_by_side(denoise_map, SETTINGS) == {32: 1, 8: 4}
 
 
 def test_one_changed_number_in_a_kept_cell_is_seen(denoise_map, tmp_path):
@@ -262,13 +250,16 @@ def test_one_changed_number_in_a_kept_cell_is_seen(denoise_map, tmp_path):
     after[..., 4] = 0.5
     for name, latent in {"before": before, "after": after}.items():
         save_file({"latent_tensor": latent}, tmp_path / name)
-    kept = pictures.kept_cells(denoise_map, tmp_path / "before")
+    kept = pictures.find_kept_cells(denoise_map, tmp_path / "before")
     assert kept.tolist() == [[True, True, True, True, False]] * 4
-    assert pictures.largest_changes(tmp_path / "before", tmp_path / "after", kept) == (0, 0.5)
+    assert pictures.measure_latent_changes(tmp_path / "before", tmp_path / "after", kept) == (
+        0,
+        0.5,
+    )
 
     after[0, 1, 3, 0] = np.float32(1e-30)
     save_file({"latent_tensor": after}, tmp_path / "after")
-    assert pictures.largest_changes(tmp_path / "before", tmp_path / "after", kept)[0] > 0
+    assert pictures.measure_latent_changes(tmp_path / "before", tmp_path / "after", kept)[0] > 0
 
 
 def test_one_changed_px_in_a_kept_region_is_seen(denoise_map, tmp_path):
@@ -278,16 +269,16 @@ def test_one_changed_px_in_a_kept_region_is_seen(denoise_map, tmp_path):
     for name, picture in {"before": before, "after": after}.items():
         picture.save(tmp_path / f"{name}.png")
     paths = denoise_map, tmp_path / "before.png", tmp_path / "after.png"
-    assert pictures.largest_kept_px_change(*paths) == 0
+    assert pictures.measure_kept_px_change(*paths) == 0
     after.putpixel((31, 31), (10, 20, 31))
     after.save(paths[2])
-    assert pictures.largest_kept_px_change(*paths) == 1
+    assert pictures.measure_kept_px_change(*paths) == 1
 
 
 def test_only_equal_px_are_black_in_the_heat_map():
     before = Image.new("RGB", (3, 1), (10, 20, 30))
     after = before.copy()
     after.putpixel((1, 0), (10, 21, 30))
-    heat = np.asarray(pictures.heat_map(before, after))[0].max(-1)
+    heat = np.asarray(pictures.draw_heat_map(before, after))[0].max(-1)
     assert heat[[0, 2]].tolist() == [0, 0]
     assert heat[1] > 0

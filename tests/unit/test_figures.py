@@ -1,4 +1,4 @@
-"""`python dev.py figures` draws what is committed: no picture is out of date, none lies about that nothing draws."""
+"""`python dev.py figures` draws what is committed: no picture is out of date or left over."""
 
 import subprocess
 import sys
@@ -19,9 +19,11 @@ FOLDERS = {
 }
 BY_THE_DEMO = {"docs/demo.png"}
 BY_BENCHMARKS = {"docs/figures/quality-seams.png", "docs/figures/quality-texture.png"}
-# Another processor rounds otherwise, and a picture is compressed; a digit in a label differs by far more.
+# Another processor rounds differently, and a picture is compressed; another digit in a label
+# differs by far more.
 LEVELS = 32
-# The plots' letters are set otherwise by another matplotlib than the one that drew them, as Python 3.10 has: 8% of their px.
+# Another matplotlib than the one that drew the plots, as on Python 3.10, sets letters differently:
+# 8% of the px.
 PLOTS = {"docs/figures/schedules.png", "docs/figures/trajectories.png"}
 DRAWN_BY_MATPLOTLIB = "3.11."
 LETTERS = 0.12
@@ -61,7 +63,7 @@ def test_drawing_twice_gives_the_same_bytes(drawn, tmp_path):
 def test_one_digit_of_a_label_is_more_than_the_tolerance():
     picture = drawing.as_picture(pictures.photo((240, 160)))
     one, other = (
-        np.asarray(drawing.sheet({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2)
+        np.asarray(drawing.arrange({f"73{digit} tiles": picture})).astype(int) for digit in (1, 2)
     )
     assert abs(one - other).max() > LEVELS
 
@@ -90,22 +92,22 @@ def test_a_name_that_no_picture_has_is_refused(tmp_path):
     told = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True)
     assert (
         told.returncode == 2
-        and "no picture's name holds 'nothing'" in told.stderr
+        and "no picture has 'nothing' in its name" in told.stderr
         and "icon.png" in told.stderr
     )
 
 
-# --- The plot of the trajectories says what it says --------------------------------------------------------------------
+# --- The plot of the trajectories shows what its labels say ---------------------------------------
 
 
 def test_a_held_cell_ends_at_its_clean_value_and_a_frozen_one_in_its_noise():
     start = (1 - figures.FROM) * figures.CLEAN + figures.FROM * figures.NOISE
-    assert figures.trajectory(figures.SIGMAS, 0.0)[-1] == pytest.approx(figures.CLEAN, abs=1e-12)
-    assert figures.trajectory(figures.SIGMAS, None) == pytest.approx([start] * len(figures.SIGMAS))
+    assert figures.sample_cell(figures.SIGMAS, 0.0)[-1] == pytest.approx(figures.CLEAN, abs=1e-12)
+    assert figures.sample_cell(figures.SIGMAS, None) == pytest.approx([start] * len(figures.SIGMAS))
 
 
 def test_until_its_release_a_cell_follows_clean_plus_noise_and_then_goes_to_what_the_model_knows():
-    held, released = (figures.trajectory(figures.SIGMAS, denoise) for denoise in (0.0, 0.5))
+    held, released = (figures.sample_cell(figures.SIGMAS, denoise) for denoise in (0.0, 0.5))
     expected = [(1 - sigma) * figures.CLEAN + sigma * figures.NOISE for sigma in figures.SIGMAS]
     assert held == pytest.approx(expected)
     assert released[: figures.STEPS // 2 + 1] == pytest.approx(expected[: figures.STEPS // 2 + 1])

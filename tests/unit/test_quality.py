@@ -1,4 +1,4 @@
-"""The measures of `bench quality` see what they are for, and only that."""
+"""Each measure of `bench quality` reacts to what it is for, and to nothing else."""
 
 import math
 
@@ -80,12 +80,8 @@ def test_texture_that_ends_at_a_border_is_no_seam():
     denoise = torch.zeros(CELLS)
     denoise[:, 8:] = 1
     texture = torch.randn(96, 128, 3, generator=torch.Generator().manual_seed(1))
-    assert (
-        measures.leaf_seam_index(
-            texture * (torch.arange(128) >= 64)[None, :, None], measures.leaf_borders(denoise)
-        )
-        < 1.1
-    )
+    change = texture * (torch.arange(128) >= 64)[None, :, None]
+    assert measures.leaf_seam_index(change, measures.leaf_borders(denoise)) < 1.1
 
 
 HALF_CALM = torch.cat([torch.zeros(96, 64, 3), NOISE[:, 64:]], 1)
@@ -112,9 +108,8 @@ def test_texture_is_invented_where_the_original_is_calm():
 
 
 def test_psnr_of_a_known_error():
-    assert measures.psnr(torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)) == pytest.approx(
-        20
-    )
+    picture, reference = torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)
+    assert measures.psnr(picture, reference) == pytest.approx(20)
 
 
 def test_lines_are_counted_between_free_cells_and_taken_out_by_name():
@@ -126,4 +121,7 @@ def test_lines_are_counted_between_free_cells_and_taken_out_by_name():
     left = measures.without((columns, rows), (other, rows))
     free = FREE.clone()
     free[0] = False
-    assert measures.free_lines((columns, rows), free) == 11 and measures.free_lines(left, free) == 3
+    assert (
+        measures.count_free_lines((columns, rows), free) == 11
+        and measures.count_free_lines(left, free) == 3
+    )

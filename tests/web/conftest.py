@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from quadtree_pack.testing.demo import demo, running
+from quadtree_pack import demo
+from quadtree_pack.testing.demo import running_server
 from quadtree_pack.testing.frontend import Frontend
 
 CHROMIUM = os.environ.get("QUADTREE_CHROMIUM", "")
@@ -36,7 +37,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(base):
-    with running(base) as server:
+    with running_server(base) as server:
         yield server
 
 

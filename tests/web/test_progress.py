@@ -2,7 +2,7 @@
 
 import json
 
-from quadtree_pack.testing.demo import demo
+from quadtree_pack import demo
 
 TEXTS = """() => app.graph.nodes
     .find((node) => node.type === "QuadtreeDiffusion")

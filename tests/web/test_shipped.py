@@ -4,7 +4,7 @@ import json
 from itertools import combinations
 
 import pytest
-from quadtree_pack.testing.demo import demo
+from quadtree_pack import demo
 
 EXAMPLES = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
