@@ -32,7 +32,8 @@ from .sampling.model import Geometry, Settings
 from .sampling.parallel import Devices, on_device
 from .sampling.run import Mode, Run, Step, denoise_maps, new_run, per_image
 from .utils import Box, info, warn
-from .windows.planning import Tiling, batches
+from .windows.shapes import batch_windows
+from .windows.tiling import Tiling
 
 # Core's samplers that call the model once a step and then their callback: it tells which step is next. For others, and for ones
 # not known, the step is read from sigma, which waits for the device.
@@ -374,7 +375,7 @@ class TiledDiffusion:
         one_row = not ONE_ROW_PATCHES.isdisjoint(
             patch_names(args["c"].get("transformer_options", {}))
         )
-        todo = batches(step.windows, 1 if one_row else run.batch)
+        todo = batch_windows(step.windows, 1 if one_row else run.batch)
         for batch, denoised in zip(
             todo, self.evaluate_batches(apply_model, args, run, step, todo), strict=True
         ):
@@ -519,7 +520,7 @@ def _progress(run: Run, step: Step, done: int) -> str:
 
 
 def _cost(tiling: Tiling, box: Box, windows: int) -> float:
-    return tiling.cost.of_shape(box.height * box.width, windows, windows)
+    return tiling.cost.predict_shape(box.height * box.width, count=windows, batch=windows)
 
 
 def _count(run: Run, evaluated: Tensor, windows: int) -> None:

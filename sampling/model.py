@@ -10,7 +10,7 @@ import torch
 from ..tree.detail import LARGEST_PX
 from ..utils import ceil_div
 from ..windows.blending import METHODS
-from ..windows.planning import Cost, Tiling
+from ..windows.tiling import Cost, Tiling
 
 # Native image side of a model family in px, by the class of its config or a base of it; 1024 for all others.
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
@@ -102,7 +102,14 @@ class Geometry:
             )
         smallest = min(tile, max(fewest, self.native_px // 2 // px))
         return Tiling(
-            self.unit, tile, smallest, overlap, method.moving, self.cost, PLANNED_BATCH, fewest
+            unit=self.unit,
+            tile=tile,
+            smallest=smallest,
+            overlap=overlap,
+            moving=method.moving,
+            cost=self.cost,
+            batch=PLANNED_BATCH,
+            fewest=fewest,
         )
 
 
@@ -115,7 +122,7 @@ ROUGH = replace(
     TYPICAL,
     px_per_cell=ROUGH_PX,
     unit=1,
-    cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
+    cost=TRANSFORMER_COST.scale_cells((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
 )
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..quadtree import Quadtree
 from ..utils import Box, ceil_div, cells_from_px
 from ..velocity import SCHEDULES, blend_denoised, step_of, txt2img_scale
-from ..windows.blending import METHODS, Method, shares
-from ..windows.planning import Planner, Tiling, Window, units_with
+from ..windows.blending import METHODS, Method, compute_shares
+from ..windows.planning import Planner, mark_active_units
+from ..windows.tiling import Tiling, Window
 from .model import PLANNED_BATCH, ROUGH, TYPICAL, Geometry, Settings
 
 
@@ -190,7 +191,7 @@ class Run:
         weights = tuple(
             share.to(device, torch.float32) * freedom[(..., *window.box.slices)]
             for share, window in zip(
-                shares(windows, size, self.method, margin), windows, strict=True
+                compute_shares(windows, size, self.method, margin), windows, strict=True
             )
         )
         return Step(index, place, freedom, windows, weights)
@@ -198,7 +199,7 @@ class Run:
     def windows(self, index: int, place: Box | None = None) -> tuple[Window, ...]:
         """The windows of a step, planned once per set of active cells (and per position of a moving lattice)."""
         place = self.canvas if place is None else place
-        active = units_with(
+        active = mark_active_units(
             ((self.freedom(index) > 0).any(0) & self.open)[place.slices], self.tiling.unit
         )
         key = place, index if self.tiling.moving else 0, active.tobytes()

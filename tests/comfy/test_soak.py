@@ -22,20 +22,24 @@ from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.tree import regions
 from quadtree_pack.ui import preview
 from quadtree_pack.velocity import SCHEDULES
-from quadtree_pack.windows import blending, planning
+from quadtree_pack.windows import blending, cutting, planning, shapes, strips, tiling
 from quadtree_pack.windows.blending import METHODS
 
 MODULES = (
     blending,
     conditioning,
     control,
+    cutting,
     parallel,
     planning,
     preview,
     quadtree,
     regions,
     run,
+    shapes,
+    strips,
     tiled_diffusion,
+    tiling,
 )
 OWN = {
     kind
