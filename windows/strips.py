@@ -24,10 +24,10 @@ class Strip(NamedTuple):
     cost: float
     penalty: float
     borders: tuple[int, ...]
-    windows: list[PlannedWindow]
+    windows: Sequence[PlannedWindow]
 
 
-NOTHING = Strip(cost=0.0, penalty=1.0, borders=(), windows=[])
+NOTHING = Strip(cost=0.0, penalty=1.0, borders=(), windows=())
 
 
 @dataclass(frozen=True, slots=True)
