@@ -63,8 +63,9 @@ def measured(
 
 
 def rows_of(case: str, cuda: bool) -> list[dict]:
-    from quadtree_pack.image.composite import canvases
-    from quadtree_pack.image.decoding import Decoder, decode_changed
+    from quadtree_pack.image.composite import build_canvases
+    from quadtree_pack.image.decoder import Decoder
+    from quadtree_pack.image.decoding import decode_changed
     from quadtree_pack.testing import tiny_vaes
 
     name, _, tilde = case.partition(" ")
@@ -75,7 +76,7 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
     original = torch.rand(1, side * px, side * px, 3)
 
     def canvas_of(share: float, side: int) -> list:
-        return canvases(
+        return build_canvases(
             original[:, : side * px, : side * px],
             [changed_tree(share, side, side, px)],
             (side * px,) * 2,
@@ -83,7 +84,7 @@ def rows_of(case: str, cuda: bool) -> list[dict]:
         )
 
     decode_changed(vae, samples[..., :40, :40], canvas_of(0.25, 40), 0)  # warm-up
-    full, full_s, full_bytes = measured(lambda: decoder.whole(samples), cuda)
+    full, full_s, full_bytes = measured(lambda: decoder.decode_whole(samples), cuda)
     rows = []
     for wanted in SHARES:
         canvas = canvas_of(wanted, side)

@@ -58,7 +58,7 @@ def many_windows() -> list[dict]:
     from quadtree_pack.testing.support import tree_of
     from quadtree_pack.testing.tiny_models.transformers import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
-    from quadtree_pack.windows.planning import batches
+    from quadtree_pack.windows.shapes import batch_windows
 
     rows = []
     entry = flux()
@@ -91,7 +91,7 @@ def many_windows() -> list[dict]:
             patch(free, args)
 
         step = run.step(args["timestep"], noisy)
-        groups = batches(step.windows, batch)
+        groups = batch_windows(step.windows, batch)
 
         def least_tensor_work(
             windows: list = windows, groups: list = groups, step: Any = step, run: Any = run

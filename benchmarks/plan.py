@@ -120,13 +120,13 @@ def planned(tree, method: str, overlap_px: int, height: int, width: int) -> dict
 
 def still_seconds(tree, method: str, overlap_px: int, height: int, width: int) -> float:
     """Predicted seconds of the same run where standing still costs nothing."""
-    from quadtree_pack.windows import planning
+    from quadtree_pack.windows import cutting
 
-    price, planning.PRICE_OF_STAYING = planning.PRICE_OF_STAYING, 0.0
+    price, cutting.PRICE_OF_STAYING = cutting.PRICE_OF_STAYING, 0.0
     try:
         return planned(tree, method, overlap_px, height, width)["seconds"]
     finally:
-        planning.PRICE_OF_STAYING = price
+        cutting.PRICE_OF_STAYING = price
 
 
 def bound(height: int, width: int, overlap_px: int) -> float:

@@ -165,7 +165,7 @@ def refined(case: Case) -> Refined:
     if case.method == WITHOUT:
         return refine(picture, case.steps, DENOISE, only_last=case.only_last)
     blending.METHODS.setdefault(
-        AVERAGED, blending.METHODS[METHODS[0]]._replace(weight=blending.flat)
+        AVERAGED, blending.METHODS[METHODS[0]]._replace(weigh=blending.weigh_evenly)
     )
     tile = TILE_PX if case.tiled else max(picture.shape)
     settings = Settings(

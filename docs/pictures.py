@@ -152,7 +152,7 @@ def draw_composite_page() -> Image.Image:
         max_denoise=0.9,
     )
     refined = (image * torch.tensor([0.82, 1.0, 0.85]) + torch.tensor([0.0, 0.04, 0.0])).clamp(0, 1)
-    canvas = composite.canvases(image[None], [tree], image.shape[:2], 1)[0]
+    canvas = composite.build_canvases(image[None], [tree], image.shape[:2], 1)[0]
     panels = {
         "original": image,
         "refined, colours off": refined,

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..utils import Box, warn
-from ..windows.planning import Tiling, batches
+from ..windows.memory import is_oom
+from ..windows.shapes import batch_windows
+from ..windows.tiling import Tiling
 from .conditioning import crop_call, crop_to_area, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
@@ -60,10 +62,8 @@ class Evaluator:
         while True:
             try:
                 return self._denoise_areas(call, areas)
-            except comfy.model_management.InterruptProcessingException:
-                raise
-            except Exception as error:  # how a device runs out of memory differs: core knows
-                if not comfy.model_management.is_oom(error) or not self._shrink():
+            except Exception as error:
+                if not is_oom(error) or not self._shrink():
                     raise
             comfy.model_management.soft_empty_cache()
 
@@ -137,7 +137,7 @@ class Evaluator:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
         one_row = needs_one_row(call["c"].get("transformer_options", {}))
-        todo = batches(step.windows, 1 if one_row else self.run.batch)
+        todo = batch_windows(step.windows, 1 if one_row else self.run.batch)
         conds = len(call["cond_or_uncond"])
         for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)
@@ -193,7 +193,9 @@ class Evaluator:
         for batch in todo:
             box = step.windows[batch[0]].box
             cells = box.height * box.width
-            costs.append(self.run.tiling.cost.of_shape(cells, len(batch), len(batch)))
+            costs.append(
+                self.run.tiling.cost.predict_shape(cells, count=len(batch), batch=len(batch))
+            )
         return devices.distribute(evaluate_on, costs)
 
     def _evaluate(

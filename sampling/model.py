@@ -10,7 +10,7 @@ import torch
 from ..tree.detail import LARGEST_PX
 from ..utils import ceil_div
 from ..windows.blending import METHODS
-from ..windows.planning import Cost, Tiling
+from ..windows.tiling import Cost, Tiling
 
 # Native image side of a model family in px, by the class of its config or a base of it
 # (`comfy.supported_models`), as the families' papers and model cards tell.
@@ -173,5 +173,5 @@ ROUGH = replace(
     TYPICAL,
     px_per_cell=ROUGH_PX,
     unit=1,
-    cost=TRANSFORMER_COST.scaled((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
+    cost=TRANSFORMER_COST.scale_cells((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
 )

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..quadtree import Quadtree
 from ..utils import Box, ceil_div, cells_from_px
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
-from ..windows.blending import METHODS, Method, shares
-from ..windows.planning import Planner, Tiling, Window, units_with
+from ..windows.blending import METHODS, Method, compute_shares
+from ..windows.planning import Planner, mark_active_units
+from ..windows.tiling import Tiling, Window
 from .cropping import crop
 from .model import PLANNED_BATCH, ROUGH, TYPICAL, Geometry, Settings
 from .protocols import Control, Hints
@@ -243,7 +244,7 @@ class Run:
         window_weights = []
         for window, share in zip(
             windows,
-            shares(windows, (area.height, area.width), self.plan.method, margin),
+            compute_shares(windows, (area.height, area.width), self.plan.method, margin),
             strict=True,
         ):
             share = share.to(like.device, torch.float32)
@@ -263,7 +264,7 @@ class Run:
         """
         area = self.plan.canvas if area is None else area
         active = crop(self.plan.active(index, self.clock.steps), area)
-        units = units_with(active, self.tiling.unit)
+        units = mark_active_units(active, self.tiling.unit)
         key = area, index if self.tiling.moving else 0, units.tobytes()
         if key not in self.plans:
             if area not in self._planners:

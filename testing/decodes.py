@@ -1,7 +1,7 @@
 """Pictures, trees and decodes that the tests of Quadtree VAE Decode share."""
 
 import torch
-from quadtree_pack.image.composite import canvases, composite
+from quadtree_pack.image.composite import build_canvases, composite
 from quadtree_pack.nodes import QuadtreeVAEDecode
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.testing.support import tree_of
@@ -41,7 +41,7 @@ def whole(vae, samples):
 def composed(original, refined, tree, feather=0, **options):
     """What Quadtree Composite makes of two images [H, W, 3]."""
     return composite(
-        canvases(original[None], (tree,), tuple(original.shape[:2]), 1)[0],
+        build_canvases(original[None], (tree,), tuple(original.shape[:2]), 1)[0],
         refined,
         feather,
         **options,

@@ -6,35 +6,56 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..windows.planning import Cost, Planner, Tiling, Window, units_with
+from ..windows.planning import Planner, mark_active_units
+from ..windows.tiling import Cost, Tiling, Window
 
 TRANSFORMER = Cost(per_call=600, per_window=1700, quadratic=65_000)
+BLOCK_CELLS = 7  # side of the blocks that random cells come in: no multiple of a unit
+
+
+def build_tiling(
+    *, unit: int, tile: int, overlap: int, smallest: int, moving: bool, batch: int
+) -> Tiling:
+    """Build a tiling as `Geometry.tiling` does: half an overlap is always whole cells."""
+    overlap = min(overlap, tile // 2)
+    if unit % 2:
+        overlap -= overlap % 2
+    return Tiling(
+        unit=unit,
+        tile=tile,
+        smallest=min(tile, smallest),
+        overlap=overlap,
+        moving=moving,
+        cost=TRANSFORMER,
+        batch=batch,
+    )
+
+
 TILINGS = st.builds(
-    lambda unit, tile, overlap, smallest, moving, batch: Tiling(
-        unit,
-        tile,
-        min(tile, smallest),
-        min(overlap, tile // 2) // (1 + unit % 2) * (1 + unit % 2),
-        moving,
-        TRANSFORMER,
-        batch,
-    ),
-    st.sampled_from([1, 2, 4, 8]),
-    st.integers(2, 40),
-    st.integers(0, 9),
-    st.integers(1, 12),
-    st.booleans(),
-    st.integers(1, 5),
+    build_tiling,
+    unit=st.sampled_from([1, 2, 4, 8]),
+    tile=st.integers(2, 40),
+    overlap=st.integers(0, 9),
+    smallest=st.integers(1, 12),
+    moving=st.booleans(),
+    batch=st.integers(1, 5),
 )
 
 
 def random_cells(height: int, width: int, share: float, seed: int) -> Tensor:
+    """Return cells, bool [height, width], of which about this share is active, in square blocks."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(height // 7 + 1, width // 7 + 1, generator=generator) < share
-    return coarse.repeat_interleave(7, 0).repeat_interleave(7, 1)[:height, :width]
+    blocks = torch.rand(height // BLOCK_CELLS + 1, width // BLOCK_CELLS + 1, generator=generator)
+    active = (blocks < share).repeat_interleave(BLOCK_CELLS, 0).repeat_interleave(BLOCK_CELLS, 1)
+    return active[:height, :width]
 
 
 def plan_of(tiling: Tiling, active: Tensor, turns: int = 1) -> tuple[Window, ...]:
-    """The windows of the last of some steps over one set of active cells."""
-    planner = Planner(tuple(active.shape), tiling)
-    return [planner.plan(units_with(active, tiling.unit)) for _ in range(turns)][-1]
+    """Return the windows of the last of `turns` steps, all over one set of active cells [H, W]."""
+    height, width = active.shape
+    planner = Planner((height, width), tiling)
+    units = mark_active_units(active, tiling.unit)
+    windows: tuple[Window, ...] = ()
+    for _ in range(turns):
+        windows = planner.plan(units)
+    return windows

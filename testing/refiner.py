@@ -130,7 +130,7 @@ def attach_recorded(
         shrink = (TRAINED_PX / USUAL_PX) ** 2
         full_cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST
         patch.geometry = replace(
-            patch.geometry, native_px=TRAINED_PX, cost=full_cost.scaled(shrink)
+            patch.geometry, native_px=TRAINED_PX, cost=full_cost.scale_cells(shrink)
         )
     opened = patch.open_run
 

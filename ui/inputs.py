@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..image.composite import Canvas, canvases
+from ..image.composite import Canvas, build_canvases
 from ..quadtree import DENOISE_BY, Quadtree
 from ..tree.detail import DETAIL_METRICS, LARGEST_PX
 from ..tree.regions import Painting, Region
@@ -134,7 +134,7 @@ def checked_canvases(
             f"There are {len(original)} original images, {count} {which} ones and {len(trees)} trees; give one of each, or as "
             "many as there are images."
         )
-    return canvases(original, trees, size, images)
+    return build_canvases(original, trees, size, images)
 
 
 def checked_finite(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,8 @@
 """Which windows the model sees at a step, and how their results are blended into one.
 
+`tiling` defines the vocabulary. `planning` chooses the windows: `cutting` proposes ways to cut an
+axis, `strips` finds the cheapest windows in a row of them, and `shapes` gives windows common
+shapes. `blending` weighs their results.
+
 May import utils only, and of packages torch and numpy; nothing of ComfyUI.
 """

@@ -39,7 +39,7 @@ def vaes():
 @pytest.fixture
 def small_windows(monkeypatch):
     """Let even the tiny pictures of these tests be decoded in windows."""
-    from quadtree_pack.image import decoding
+    from quadtree_pack.image import decoder, decoding
 
-    monkeypatch.setattr(decoding, "WINDOW_PX", 256)
+    monkeypatch.setattr(decoder, "WINDOW_PX", 256)
     monkeypatch.setattr(decoding, "FEW_CELLS", 0)

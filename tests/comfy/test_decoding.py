@@ -1,10 +1,12 @@
 """Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not decoded."""
 
+from dataclasses import replace
+
 import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from quadtree_pack.image import decoding
+from quadtree_pack.image import decoder, decoding, splitting
 from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.testing.decodes import (
     CORNER,
@@ -48,8 +50,8 @@ def test_what_changed_equals_a_full_decode_and_what_is_kept_the_original(name, v
 def test_the_decoder_s_reach_is_measured(name, vaes):
     vae = vaes[name]
     with torch.no_grad():
-        cut = decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))
-    assert (cut and cut.reach) == REACH.get(name)
+        split = splitting.find_split_point(decoder.Decoder(vae), vae_latent(vae, *SIZE))
+    assert (split and split.reach) == REACH.get(name)
 
 
 @local
@@ -57,13 +59,13 @@ def test_context_as_long_as_the_reach_is_needed(name, vaes, monkeypatch):
     """A window with three cells less around it differs: the measured reach is not idle."""
     vae = vaes[name]
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
-    plan = decoding.plan
+    plan = decoding.plan_windows
 
-    def short(active, size, cut, tile):
-        return plan(active, size, decoding.Cut(cut.module, cut.scale, cut.px, 1), tile)
+    def short(active, size, split, tile):
+        return plan(active, size, replace(split, reach=1), tile)
 
-    monkeypatch.setattr(decoding, "plan", short)
-    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(decoding, "plan_windows", short)
+    monkeypatch.setattr(decoder.Decoder, "fits", lambda *_: False)
     free = tree.denoise_map(*original.shape[1:3]) > 0
     assert (decoded(vae, samples, tree, original)[0] - whole(vae, samples)[0])[
         free
@@ -115,7 +117,7 @@ def test_where_all_changed_it_is_core_s_decode_to_the_bit(name, vaes):
 def test_what_does_not_fit_in_memory_is_decoded_in_windows(name, vaes, monkeypatch):
     vae = vaes[name]
     samples = vae_latent(vae, *SIZE)
-    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(decoder.Decoder, "fits", lambda *_: False)
     monkeypatch.setattr(vae, "decode", None)
     result = decoded(
         vae, samples, tree_of([[1.0]], *SIZE, vae.spacial_compression_decode()), picture(vae)
@@ -126,15 +128,15 @@ def test_what_does_not_fit_in_memory_is_decoded_in_windows(name, vaes, monkeypat
 
 def failing(monkeypatch, error, most_cells):
     """The second part of the decoder fails for more cells than these."""
-    rest, sizes = decoding.Decoder.rest, []
+    rest, sizes = decoder.Decoder.run_second_part, []
 
     def refused(self, features, module, like):
         sizes.append(features.shape[0] * features.shape[-1] * features.shape[-2])
-        if like.shape[-1] > decoding.PROBE_CELLS and sizes[-1] > most_cells:
+        if like.shape[-1] > splitting.PROBE_CELLS and sizes[-1] > most_cells:
             raise error
         return rest(self, features, module, like)
 
-    monkeypatch.setattr(decoding.Decoder, "rest", refused)
+    monkeypatch.setattr(decoder.Decoder, "run_second_part", refused)
     return sizes
 
 
@@ -142,8 +144,8 @@ def test_out_of_memory_it_goes_on_with_smaller_windows(vaes, monkeypatch, caplog
     vae = vaes["taesd"]
     cells = 64, 64
     samples, original, tree = vae_latent(vae, *cells), picture(vae, cells), tree_of([[1.0]], *cells)
-    monkeypatch.setattr(decoding, "WINDOW_PX", 512)
-    monkeypatch.setattr(decoding.Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(decoder, "WINDOW_PX", 512)
+    monkeypatch.setattr(decoder.Decoder, "fits", lambda *_: False)
     sizes = failing(monkeypatch, torch.OutOfMemoryError("out of memory"), 1700)
     result = decoded(vae, samples, tree, original)
     assert max(sizes) > 1700 >= sizes[-1] and "out of memory" in caplog.text

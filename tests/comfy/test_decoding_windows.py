@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from quadtree_pack.image import decoding
+from quadtree_pack.image import decoder, decoding, splitting
 from quadtree_pack.testing.decodes import (
     CORNER,
     LARGE,
@@ -42,7 +42,7 @@ def test_approximately_only_windows_are_decoded_and_kept_px_stay(name, vaes):
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_approximately_one_window_that_holds_the_image_is_a_full_decode(name, vaes, monkeypatch):
     vae = vaes[name]
-    monkeypatch.setattr(decoding, "WINDOW_PX", 512)
+    monkeypatch.setattr(decoder, "WINDOW_PX", 512)
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), tree_of([[1.0]], *SIZE)
     result = decoded(vae, samples, tree, original, approximate=True)
     assert (result[0] - whole(vae, samples)[0]).abs().max() < LEVEL / 10
@@ -52,8 +52,8 @@ def test_windows_that_are_decoded_each_by_itself_fade_into_each_other(vaes, monk
     """With a decoder that looks no further than the windows overlap, they must add up to the full decode."""
     vae = vaes["taesd"]
     monkeypatch.setattr(decoding, "OVERLAP_PX", 8 * 2 * REACH["taesd"])
-    monkeypatch.setattr(decoding, "WINDOW_PX", 640)
-    monkeypatch.setattr(decoding, "find_cut", lambda *_: None)
+    monkeypatch.setattr(decoder, "WINDOW_PX", 640)
+    monkeypatch.setattr(decoding, "find_split_point", lambda *_: None)
     cells = 96, 160
     samples, original, tree = vae_latent(vae, *cells), picture(vae, cells), half_kept(*cells)
     with Watch(vae) as watch:
@@ -67,7 +67,7 @@ def test_out_of_memory_the_windows_become_smaller(vaes, monkeypatch):
     vae = vaes["sd"]
     monkeypatch.setattr(decoding, "OVERLAP_PX", 16)
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), tree_of([[1.0]], *SIZE)
-    call, seen = decoding.Decoder.__call__, []
+    call, seen = decoder.Decoder.run, []
 
     def little_memory(self, cells):
         seen.append(max(cells.shape[-2:]))
@@ -75,8 +75,8 @@ def test_out_of_memory_the_windows_become_smaller(vaes, monkeypatch):
             raise torch.OutOfMemoryError("no memory")
         return call(self, cells)
 
-    monkeypatch.setattr(decoding, "find_cut", lambda *_: None)
-    monkeypatch.setattr(decoding.Decoder, "__call__", little_memory)
+    monkeypatch.setattr(decoding, "find_split_point", lambda *_: None)
+    monkeypatch.setattr(decoder.Decoder, "run", little_memory)
     result = decoded(vae, samples, tree, original, approximate=True)
     assert max(seen) > 16 and seen[-1] <= 16 and result.isfinite().all()
 
@@ -118,7 +118,7 @@ def test_without_memory_for_the_features_core_decodes_in_its_own_way(vaes, monke
     def no_memory(*_):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(decoding.Decoder, "features", no_memory)
+    monkeypatch.setattr(decoder.Decoder, "run_first_part", no_memory)
     result = decoded(vae, samples, tree, original)
     assert (
         torch.equal(result[0], composed(original[0], whole(vae, samples)[0], tree))
@@ -140,7 +140,7 @@ def test_a_vae_whose_px_are_not_what_it_says_is_refused(approximate):
     samples, tree = vae_latent(vae, 8, 8), tree_of([[1.0]], 8, 8, 16)
     with pytest.raises(
         ValueError,
-        match=r"8 x 8 cells to 256 x 256 px, but says of itself that a cell has 16 px.*Use core's",
+        match=r"8 x 8 cells to 256 x 256 px, but declares 16 px per cell.*Use ComfyUI's",
     ):
         decoded(vae, samples, tree, torch.zeros(1, 128, 128, 3), approximate=approximate)
 
@@ -200,23 +200,23 @@ def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failu
 @pytest.mark.parametrize("name", ["sd", "wan22"])
 def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
     vae, cells = vaes[name], []
-    rest = decoding.Decoder.rest
+    rest = decoder.Decoder.run_second_part
 
     def note(self, features, *more):
         cells.append(features[0, 0].numel())
         return rest(self, features, *more)
 
-    monkeypatch.setattr(decoding.Decoder, "rest", note)
+    monkeypatch.setattr(decoder.Decoder, "run_second_part", note)
     with torch.no_grad():
-        decoding.find_cut(decoding.Decoder(vae), vae_latent(vae, *SIZE))
-    strips = [some for some in cells if some > decoding.PROBE_CELLS**2]
+        splitting.find_split_point(decoder.Decoder(vae), vae_latent(vae, *SIZE))
+    strips = [some for some in cells if some > splitting.PROBE_CELLS**2]
     assert len(cells) <= 6 and len(strips) == (2 if name in REACH else 1) and sum(cells) < 300
 
 
 def test_of_a_small_latent_all_is_decoded_and_nothing_probed(vaes, monkeypatch):
     vae = vaes["taesd"]
     monkeypatch.setattr(decoding, "FEW_CELLS", SIZE[0] * SIZE[1])
-    monkeypatch.setattr(decoding, "find_cut", None)
+    monkeypatch.setattr(decoding, "find_split_point", None)
     samples, original, tree = vae_latent(vae, *SIZE), picture(vae), corners(vae)
     assert torch.equal(
         decoded(vae, samples, tree, original)[0],

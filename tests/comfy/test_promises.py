@@ -26,7 +26,7 @@ from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.velocity import step_of
-from quadtree_pack.windows.blending import METHODS, shares
+from quadtree_pack.windows.blending import METHODS, compute_shares
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 
@@ -177,7 +177,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
         windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         for window, share in zip(
-            windows, shares(windows, (48, 40), run.plan.method, margin), strict=True
+            windows, compute_shares(windows, (48, 40), run.plan.method, margin), strict=True
         ):
             cut = crop_call(args, [window.box], unit=1, warned=set())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])

@@ -22,7 +22,7 @@ from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.tree import regions
 from quadtree_pack.ui import preview
 from quadtree_pack.velocity import SCHEDULES
-from quadtree_pack.windows import blending, planning
+from quadtree_pack.windows import blending, cutting, planning, shapes, strips, tiling
 from quadtree_pack.windows.blending import METHODS
 
 MODULES = (
@@ -30,6 +30,7 @@ MODULES = (
     control,
     cropping,
     evaluation,
+    cutting,
     parallel,
     planning,
     preview,
@@ -38,7 +39,10 @@ MODULES = (
     rules,
     run,
     steps,
+    shapes,
+    strips,
     tiled_diffusion,
+    tiling,
 )
 OWN = {
     kind

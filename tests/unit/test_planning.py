@@ -1,4 +1,4 @@
-"""Windows as properties: what is active is covered, nothing is too large or off the model's grid; and they are cheap."""
+"""Planning: windows cover what is active, fit the model and its grid, and are cheap."""
 
 from collections import Counter
 from functools import cache
@@ -13,21 +13,25 @@ from hypothesis import strategies as st
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
-from quadtree_pack.windows.planning import (
-    FINALISTS,
+from quadtree_pack.utils import Box
+from quadtree_pack.windows.cutting import compute_penalties
+from quadtree_pack.windows.planning import FINALISTS, Planner, mark_active_units
+from quadtree_pack.windows.shapes import share_shapes
+from quadtree_pack.windows.tiling import (
     Cost,
-    Planner,
+    HalfUnitBox,
+    PlannedWindow,
     Tiling,
-    penalties,
-    units_with,
-    with_shared_shapes,
+    UnitBox,
+    Window,
+    to_cells,
 )
 
 
 def cost_of(windows, tiling):
     shapes = Counter((window.box.height, window.box.width) for window in windows)
     return sum(
-        tiling.cost.of_shape(height * width, count, tiling.batch)
+        tiling.cost.predict_shape(height * width, count=count, batch=tiling.batch)
         for (height, width), count in shapes.items()
     )
 
@@ -63,12 +67,12 @@ def test_a_plan_answers_for_every_active_cell_once(tiling, height, width, share,
 
 @pytest.mark.parametrize(("tile", "overlap"), [(2, 1), (3, 1), (4, 1), (6, 3), (8, 3), (10, 5)])
 def test_a_border_s_own_unit_at_the_end_of_what_is_active_stays_within_the_tile(tile, overlap):
-    tiling = Tiling(2, tile, 1, overlap, True, TRANSFORMER)
+    tiling = Tiling(unit=2, tile=tile, smallest=1, overlap=overlap, moving=True, cost=TRANSFORMER)
     for bits in ("110", "01111011001100", "0111111111100000", "1" * 30 + "0"):
         active = torch.tensor([bit == "1" for bit in bits]).repeat_interleave(2)[None].expand(2, -1)
         planner = Planner(tuple(active.shape), tiling)
         for _ in range(5):
-            windows = planner.plan(units_with(active, 2))
+            windows = planner.plan(mark_active_units(active, 2))
             cores = torch.zeros(active.shape)
             for window in windows:
                 assert window.box.width <= 2 * tile
@@ -76,28 +80,64 @@ def test_a_border_s_own_unit_at_the_end_of_what_is_active_stays_within_the_tile(
             assert cores.max() <= 1 and (cores[active] == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("overlap", "boxes", "cores"),
+    [  # ends in cells, counted by hand; a border lies in the middle of an overlap
+        (0, [(0, 8), (8, 16)], [(0, 8), (8, 16)]),
+        (2, [(0, 10), (6, 16)], [(0, 8), (8, 16)]),
+        (1, [(0, 8), (6, 16)], [(0, 7), (7, 16)]),
+        (3, [(0, 10), (4, 16)], [(0, 7), (7, 16)]),
+    ],
+)
+def test_windows_overlap_as_the_tiling_says(overlap, boxes, cores):
+    tiling = Tiling(
+        unit=2, tile=6, smallest=1, overlap=overlap, moving=False, cost=TRANSFORMER, batch=1
+    )
+    windows = plan_of(tiling, torch.ones(2, 16, dtype=torch.bool))
+    assert [(window.box.x0, window.box.x1) for window in windows] == boxes
+    assert [(window.core.x0, window.core.x1) for window in windows] == cores
+
+
+def test_a_planned_window_ends_with_the_latent_where_its_last_unit_does_not():
+    planned = PlannedWindow(UnitBox(Box(1, 0, 4, 2)), HalfUnitBox(Box(3, 0, 8, 4)))
+    window = to_cells(planned, unit=4, size=(7, 15))
+    assert window == Window(box=Box(4, 0, 15, 7), core=Box(6, 0, 15, 7))
+
+
 def test_an_overlap_as_large_as_the_tile_is_no_matter_in_one_window():
-    (window,) = plan_of(Tiling(2, 8, 4, 8, True, TRANSFORMER), torch.ones(16, 16, dtype=torch.bool))
+    (window,) = plan_of(
+        Tiling(unit=2, tile=8, smallest=4, overlap=8, moving=True, cost=TRANSFORMER),
+        torch.ones(16, 16, dtype=torch.bool),
+    )
     assert window.box == (0, 0, 16, 16)
 
 
 def test_calm_cells_cost_nothing():
     assert (
-        plan_of(Tiling(8, 4, 2, 1, True, TRANSFORMER), torch.zeros(40, 40, dtype=torch.bool)) == ()
+        plan_of(
+            Tiling(unit=8, tile=4, smallest=2, overlap=1, moving=True, cost=TRANSFORMER),
+            torch.zeros(40, 40, dtype=torch.bool),
+        )
+        == ()
     )
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
+@examples(deadline=None)
 def test_an_image_that_fits_a_window_is_not_cut(height, width, moving):
     active = torch.ones(2 * height, 2 * width, dtype=torch.bool)
-    (window,) = plan_of(Tiling(2, 40, 10, 4, moving, TRANSFORMER), active, turns=2)
+    (window,) = plan_of(
+        Tiling(unit=2, tile=40, smallest=10, overlap=4, moving=moving, cost=TRANSFORMER),
+        active,
+        turns=2,
+    )
     assert window.box == window.core == (0, 0, 2 * width, 2 * height)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_one_strip_is_as_cheap_as_the_best_of_all_ways_to_cut_it(seed):
-    """Brute force over every set of borders of a line of units, windows trimmed to what is active."""
-    tiling = Tiling(16, 8, 2, 0, False, TRANSFORMER)
+    """Compare with all sets of borders of a line of units, windows trimmed to what is active."""
+    tiling = Tiling(unit=16, tile=8, smallest=2, overlap=0, moving=False, cost=TRANSFORMER)
     active = torch.rand(16, generator=torch.Generator().manual_seed(seed)) < 0.7
     active[[0, -1]] = True
 
@@ -110,7 +150,7 @@ def test_one_strip_is_as_cheap_as_the_best_of_all_ways_to_cut_it(seed):
                 total += (
                     np.inf
                     if length > tiling.tile
-                    else float(TRANSFORMER.of_windows(length * 16 * 32, 1))
+                    else float(TRANSFORMER.predict_window(length * 16 * 32, 1))
                 )
         return total
 
@@ -125,8 +165,8 @@ def test_one_strip_is_as_cheap_as_the_best_of_all_ways_to_cut_it(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
-    """Brute force over every set of borders down and, in every strip, across: 7 x 7 units, windows of up to 4."""
-    tiling = Tiling(16, 4, 2, 0, False, TRANSFORMER)
+    """Compare with all borders down and, in every strip, across: 7 x 7 units, windows up to 4."""
+    tiling = Tiling(unit=16, tile=4, smallest=2, overlap=0, moving=False, cost=TRANSFORMER)
     active = random_cells(49, 49, 0.6, seed)[::7, ::7]
 
     def ways(length):
@@ -147,7 +187,7 @@ def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
         return (
             np.inf
             if max(sides) > tiling.tile
-            else float(TRANSFORMER.of_windows(sides[0] * sides[1] * 256, 1))
+            else float(TRANSFORMER.predict_window(sides[0] * sides[1] * 256, 1))
         )
 
     @cache
@@ -165,19 +205,21 @@ def test_a_plan_is_about_as_cheap_as_the_best_of_all_strips_and_pieces(seed):
 )
 def test_a_full_4k_canvas_costs_hardly_more_than_its_cells(size, overlap, floor):
     """Against the cheapest cost per cell there is, also while the lattice moves."""
-    tiling = Tiling(2, 96, 32, overlap, True, TRANSFORMER, 4)
+    tiling = Tiling(
+        unit=2, tile=96, smallest=32, overlap=overlap, moving=True, cost=TRANSFORMER, batch=4
+    )
     cells = np.arange(1000, 40_000)
-    cheapest = float((TRANSFORMER.of_windows(cells, 4) / cells).min())
+    cheapest = float((TRANSFORMER.predict_window(cells, 4) / cells).min())
     planner = Planner(size, tiling)
-    units = units_with(torch.ones(size, dtype=torch.bool), 2)
+    units = mark_active_units(torch.ones(size, dtype=torch.bool), 2)
     costs = [cost_of(planner.plan(units), tiling) for _ in range(8)]
     assert size[0] * size[1] * cheapest / np.mean(costs) > floor
 
 
 def test_a_moving_lattice_keeps_away_from_its_recent_borders():
-    tiling = Tiling(2, 48, 16, 2, True, TRANSFORMER, 4)
+    tiling = Tiling(unit=2, tile=48, smallest=16, overlap=2, moving=True, cost=TRANSFORMER, batch=4)
     planner = Planner((400, 400), tiling)
-    units = units_with(torch.ones(400, 400, dtype=torch.bool), 2)
+    units = mark_active_units(torch.ones(400, 400, dtype=torch.bool), 2)
     plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(8)]
     moves = [
         np.mean([min(abs(x - border) for border in before) for x in now])
@@ -188,55 +230,80 @@ def test_a_moving_lattice_keeps_away_from_its_recent_borders():
 
 @pytest.mark.parametrize("overlap", [0, 2])
 def test_a_moving_lattice_leaves_the_last_step_s_borders_where_every_place_was_used_lately(overlap):
-    """Short axes have few places: the oldest borders are taken again, not the cheapest ones step after step."""
-    tiling = Tiling(4, 8, 4, overlap, True, TRANSFORMER, 4)
+    """Short axes have few places: the oldest borders come again, not the cheapest each step."""
+    tiling = Tiling(
+        unit=4, tile=8, smallest=4, overlap=overlap, moving=True, cost=TRANSFORMER, batch=4
+    )
     planner = Planner((64, 84), tiling)
-    units = units_with(torch.ones(64, 84, dtype=torch.bool), 4)
+    units = mark_active_units(torch.ones(64, 84, dtype=torch.bool), 4)
     plans = [{window.core.x0 for window in planner.plan(units)} - {0} for _ in range(12)]
     assert all(before != now for before, now in pairwise(plans))
 
 
 def test_a_lattice_without_overlap_pays_more_to_move():
-    """Nothing else hides its borders: it moves where half a percent of the cost would not make it."""
+    """Nothing else hides its borders: it moves even where that costs more than half a percent."""
     places = range(25)
     bare, soft = (
-        penalties(24, [[8, 16]], Tiling(4, 8, 4, overlap, True, TRANSFORMER)) for overlap in (0, 2)
+        compute_penalties(
+            24,
+            [[8, 16]],
+            Tiling(unit=4, tile=8, smallest=4, overlap=overlap, moving=True, cost=TRANSFORMER),
+        )
+        for overlap in (0, 2)
     )
     assert all(bare[place] >= soft[place] for place in places) and bare[8] > soft[8] > 1 == soft[12]
 
 
 def test_older_borders_repel_less():
     new, old = (
-        penalties(24, recent, Tiling(4, 8, 4, 2, True, TRANSFORMER))[8]
+        compute_penalties(
+            24, recent, Tiling(unit=4, tile=8, smallest=4, overlap=2, moving=True, cost=TRANSFORMER)
+        )[8]
         for recent in ([[], [8]], [[8], []])
     )
     assert new > old > 1
 
 
 def test_a_fixed_lattice_stands_still():
-    tiling = Tiling(2, 48, 16, 2, False, TRANSFORMER, 4)
+    tiling = Tiling(
+        unit=2, tile=48, smallest=16, overlap=2, moving=False, cost=TRANSFORMER, batch=4
+    )
     active = torch.ones(400, 300, dtype=torch.bool)
     assert plan_of(tiling, active, turns=1) == plan_of(tiling, active, turns=3)
 
 
 def test_scattered_specks_do_not_stop_the_planner(monkeypatch):
-    """Many windows of many shapes: sharing shapes looks at every pair once, not at every pair again after each change."""
+    """Sharing shapes looks at every pair of shapes once, and not again after each change."""
     looks = []
-    of_shape = Cost.of_shape
-    monkeypatch.setattr(
-        Cost, "of_shape", lambda self, *args: looks.append(1) or of_shape(self, *args)
-    )
+    predict_shape = Cost.predict_shape
+
+    def count(self, cells, **options):
+        looks.append(1)
+        return predict_shape(self, cells, **options)
+
+    monkeypatch.setattr(Cost, "predict_shape", count)
     specks = np.random.default_rng(0).random((512, 512)) < 0.002
-    windows = Planner((1024, 1024), Tiling(2, 64, 32, 4, True, TRANSFORMER, 4)).plan(specks)
+    windows = Planner(
+        (1024, 1024),
+        Tiling(unit=2, tile=64, smallest=32, overlap=4, moving=True, cost=TRANSFORMER, batch=4),
+    ).plan(specks)
     assert len(windows) > 50 and len(looks) < 5 * FINALISTS * len(windows) ** 2
 
 
 def test_windows_of_almost_one_shape_share_it_where_calls_are_dear():
-    dear = Tiling(8, 12, 4, 0, True, Cost(per_call=112_000, per_window=0, quadratic=35_000), 4)
+    dear = Tiling(
+        unit=8,
+        tile=12,
+        smallest=4,
+        overlap=0,
+        moving=True,
+        cost=Cost(per_call=112_000, per_window=0, quadratic=35_000),
+        batch=4,
+    )
     active = random_cells(256, 512, 0.8, 5)
     shapes = {(window.box.height, window.box.width) for window in plan_of(dear, active, turns=2)}
     assert len(shapes) <= 2
-    assert with_shared_shapes([], (10, 10), dear) == []
+    assert share_shapes([], (10, 10), dear) == []
 
 
 def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():

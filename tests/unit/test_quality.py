@@ -6,7 +6,7 @@ import pytest
 import torch
 from quadtree_pack.testing import measures
 from quadtree_pack.utils import Box
-from quadtree_pack.windows.planning import Window
+from quadtree_pack.windows.tiling import Window
 
 CELLS = (12, 16)
 FREE = torch.ones(CELLS, dtype=torch.bool)

@@ -1,0 +1,162 @@
+"""The cheapest windows over a strip, which is a row of windows between two borders; in units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..utils import Box
+from .cutting import AxisCutter, Cut
+from .shapes import grow_span
+from .tiling import HalfUnitBox, PlannedWindow, Tiling, UnitBox
+
+NOWHERE = 1 << 30  # the first active row of a column that has none
+
+Ends = tuple[np.ndarray, np.ndarray]  # where spans start, and where they end
+
+
+class Strip(NamedTuple):
+    """A row of windows: its predicted cost, the penalty in that cost, its borders, its windows."""
+
+    cost: float
+    penalty: float
+    borders: tuple[int, ...]
+    windows: Sequence[PlannedWindow]
+
+
+NOTHING = Strip(cost=0.0, penalty=1.0, borders=(), windows=())
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The pieces of several ways to cut an axis, one way after the other.
+
+    `ends` are arrays [pieces]. `inner` tells which of them are borders, where another piece begins,
+    and not the ends of what is active. Way i has the pieces from `offsets`[i] to `offsets`[i + 1].
+    """
+
+    ends: Ends
+    inner: Ends
+    offsets: np.ndarray
+
+    @classmethod
+    def from_cuts(cls, cuts: Sequence[Cut], start: int, end: int, shared: int) -> Pieces:
+        """Build the pieces of start..end; at every border, `shared` units belong to two pieces."""
+        lows: list[int] = []
+        highs: list[int] = []
+        offsets = [0]
+        for cut in cuts:
+            lows += (start, *cut.borders)
+            highs += (*(border + shared for border in cut.borders), end)
+            offsets.append(len(lows))
+        bounds = np.array(offsets)
+        inner_low = np.ones(len(lows), dtype=bool)
+        inner_high = np.ones(len(lows), dtype=bool)
+        inner_low[bounds[:-1]] = False
+        inner_high[bounds[1:] - 1] = False
+        return cls((np.array(lows), np.array(highs)), (inner_low, inner_high), bounds)
+
+
+class ActiveField:
+    """Finds the cheapest windows over any rows of a field of active units, bool [rows, columns]."""
+
+    def __init__(self, active: np.ndarray, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self.rows, self.columns = active.shape
+        index = np.arange(self.rows)[:, None]
+        at_or_below = np.minimum.accumulate(np.where(active, index, NOWHERE)[::-1])[::-1]
+        above = np.maximum.accumulate(np.where(active, index + 1, 0))
+        # `first` [row, column] is the first active row at or below `row`, and `last` the end of the
+        # last active row above it. Both have a row more, and a column more that is never active.
+        self.first = np.pad(at_or_below, ((0, 1), (0, 1)), constant_values=NOWHERE)
+        self.last = np.pad(above, ((1, 0), (0, 1)), constant_values=0)
+
+    def find_strip(
+        self, low: int, high: int, *, inner_low: bool, inner_high: bool, across: AxisCutter
+    ) -> Strip:
+        """Return the cheapest windows over the active units of the rows low..high.
+
+        `inner_low` and `inner_high` tell which of them is a border to another strip. `across` knows
+        the ways to cut the columns. All pieces of all these ways are priced at once.
+        """
+        tiling = self.tiling
+        if inner_high:
+            high += tiling.shared
+        first = np.where(self.first[low] < high, self.first[low], NOWHERE)
+        last = np.where(self.last[high] > low, self.last[high], 0)
+        columns = np.flatnonzero(first < NOWHERE)
+        if not len(columns):
+            return NOTHING
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        cuts = across.find_cuts(left, right)
+        pieces = Pieces.from_cuts(cuts, left, right, tiling.shared)
+
+        trimmed_x = _trim_to_active(pieces.ends, columns)
+        trimmed_y = _find_active_rows(pieces.ends, first, last)
+        boxes_x, cores_x = _extend(trimmed_x, pieces.ends, pieces.inner, self.columns, tiling)
+        boxes_y, cores_y = _extend(
+            trimmed_y, (low, high), (inner_low, inner_high), self.rows, tiling
+        )
+
+        filled = trimmed_x[0] < trimmed_x[1]
+        cells = (boxes_x[1] - boxes_x[0]) * (boxes_y[1] - boxes_y[0]) * tiling.unit**2
+        costs = np.where(filled, tiling.cost.predict_window(cells, tiling.batch), 0.0)
+        totals = np.add.reduceat(costs, pieces.offsets[:-1]) * [cut.penalty for cut in cuts]
+        best = int(totals.argmin())
+        windows = [
+            PlannedWindow(
+                box=UnitBox(_box_at(piece, boxes_x, boxes_y)),
+                core=HalfUnitBox(_box_at(piece, cores_x, cores_y)),
+            )
+            for piece in range(pieces.offsets[best], pieces.offsets[best + 1])
+            if filled[piece]
+        ]
+        return Strip(float(totals[best]), cuts[best].penalty, cuts[best].borders, windows)
+
+
+def _trim_to_active(ends: Ends, columns: np.ndarray) -> Ends:
+    """Return the ends of the active columns in each piece; `columns` are the active ones, sorted.
+
+    A piece without active columns gets an end that is not after its start. (A piece without any
+    columns at all, at the very start, gets all of them: the way that has it never is the cheapest.)
+    """
+    first = np.searchsorted(columns, ends[0])
+    last = np.searchsorted(columns, ends[1]) - 1
+    return columns[first], columns[last] + 1
+
+
+def _find_active_rows(ends: Ends, first: np.ndarray, last: np.ndarray) -> Ends:
+    """Return the ends of the active rows in each piece; `first` and `last` are those per column."""
+    # reduceat reduces from each index to the next: every second one is the gap between two pieces.
+    bounds = np.stack(ends, 1).ravel()
+    return np.minimum.reduceat(first, bounds)[::2], np.maximum.reduceat(last, bounds)[::2]
+
+
+def _extend(
+    trimmed: Ends,
+    piece: Ends | tuple[int, int],
+    inner: Ends | tuple[bool, bool],
+    length: int,
+    tiling: Tiling,
+) -> tuple[Ends, Ends]:
+    """Return one axis of windows in units, and of their cores in half units.
+
+    `trimmed` is what is active of each `piece`. Where it reaches an end of its piece that is an
+    `inner` border, the core ends in the middle of the overlap. Elsewhere the core ends with what is
+    active, and half the overlap is context.
+    """
+    at_low_border = (trimmed[0] == piece[0]) & inner[0]
+    at_high_border = (trimmed[1] == piece[1]) & inner[1]
+    start = np.maximum(0, trimmed[0] - tiling.margin - tiling.shared * ~at_low_border)
+    end = np.minimum(length, trimmed[1] + tiling.margin + tiling.shared * ~at_high_border)
+    size = np.minimum(np.maximum(end - start, tiling.smallest), length)
+    core_start = 2 * trimmed[0] + tiling.shared * at_low_border
+    core_end = 2 * trimmed[1] - tiling.shared * at_high_border
+    return grow_span(start, end, size, length), (core_start, core_end)
+
+
+def _box_at(piece: int, xs: Ends, ys: Ends) -> Box:
+    return Box(int(xs[0][piece]), int(ys[0][piece]), int(xs[1][piece]), int(ys[1][piece]))
