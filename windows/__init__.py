@@ -2,7 +2,7 @@
 
 `tiling` defines the vocabulary. `planning` chooses the windows: `cutting` proposes ways to cut an
 axis, `strips` finds the cheapest windows in a row of them, and `shapes` gives windows common
-shapes. `blending` weighs their results.
+shapes. `blending` weighs their results. `memory` tells when windows must become smaller.
 
-May import utils only, and of packages torch and numpy; nothing of ComfyUI.
+May import utils only, and of packages torch and numpy; `memory` alone asks ComfyUI.
 """

@@ -1,4 +1,4 @@
-"""Running out of memory, as ComfyUI recognises it. May import nothing of the pack."""
+"""Running out of memory, as ComfyUI recognises it."""
 
 from __future__ import annotations
 
