@@ -14,7 +14,7 @@ PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 # A file's tests stay in one process, since they share models, a server or a browser.
 # Eight at most: each needs up to 3 GB.
 ALL_CORES = ("--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
-FAST = "tests/unit"
+FAST = ("tests/unit", "-m", "not slow")
 FUZZ_EXAMPLES = 500  # of each test
 
 
@@ -24,7 +24,7 @@ def test(comfyui: Path, args: list[str]) -> int:
     Pytest runs in one process where an argument asks for it (`-n 0` or `--pdb`).
     """
     if "--fast" in args:
-        args = [FAST, *(word for word in args if word != "--fast")]
+        args = [*FAST, *(word for word in args if word != "--fast")]
         return run_pytest(comfyui, args, browser="")
     browser = chromium()
     if not browser:

@@ -173,8 +173,8 @@ def test_fuzz_runs_its_tests_with_so_many_examples(args, examples, rest, monkeyp
     ("args", "cores", "rest"),
     [
         ([], True, []),
-        (["--fast"], True, ["tests/unit"]),
-        (["-k", "velocity", "--fast"], True, ["tests/unit", "-k", "velocity"]),
+        (["--fast"], True, [*tests.FAST]),
+        (["-k", "velocity", "--fast"], True, [*tests.FAST, "-k", "velocity"]),
         (["-n", "0", "tests/web"], False, ["-n", "0", "tests/web"]),
         (["--pdb"], False, ["--pdb"]),
     ],
