@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Entry point for all development tasks: sets up what a command needs, then runs it. Standard library only.
+"""Entry point for all development tasks: sets up what a command needs, then runs it. Standard
+library only.
 
-python dev.py demo | serve | test | fuzz | bench | lint | figures | pack     (python dev.py --help says more)
+python dev.py demo | serve | test | fuzz | bench | lint | figures | pack     (python dev.py --help
+says more)
 """
 
 import signal
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 - an older Python shows this line instead of a traceback
+# An older Python shows this line instead of a traceback.
+if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit("dev.py needs Python 3.10 or newer; this is Python {}.{}.".format(*sys.version_info))
 
 from devtools.commands import main

@@ -46,13 +46,15 @@ def pack(_comfyui: Path, args: list[str]) -> int:
     say(indent(comfy_cli("node", "pack")))
     names, size = check_archive(ARCHIVE)
     say(
-        f"{ARCHIVE.name}: {len(names)} files, {size / 1000:.0f} kB (limit {ARCHIVE_LIMIT_BYTES / 1000:.0f} kB)"
+        f"{ARCHIVE.name}: {len(names)} files, {size / 1000:.0f} kB "
+        f"(limit {ARCHIVE_LIMIT_BYTES / 1000:.0f} kB)"
     )
     return 0
 
 
 def comfy_cli(*args: str) -> str:
-    """Run comfy-cli and return what it prints; its settings are thrown away, and it sends no telemetry."""
+    """Run comfy-cli and return what it prints; its settings are thrown away, and it sends no
+    telemetry."""
     with tempfile.TemporaryDirectory() as home:
         places = dict.fromkeys(
             ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home
@@ -74,10 +76,12 @@ def check_archive(path: Path) -> tuple[list[str], int]:
     size = path.stat().st_size
     if stray := sorted(name for name in names if PurePosixPath(name).parts[0] in NEVER_SHIPPED):
         raise ExpectedError(
-            f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; .comfyignore must keep them out."
+            f"{path.name} holds {', '.join(stray[:5])}: {len(stray)} such files; "
+            ".comfyignore must keep them out."
         )
     if size > ARCHIVE_LIMIT_BYTES:
         raise ExpectedError(
-            f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: take out what users do not need."
+            f"{path.name} has {size} bytes, more than {ARCHIVE_LIMIT_BYTES}: "
+            "take out what users do not need."
         )
     return names, size

@@ -9,7 +9,8 @@ from pathlib import Path
 from . import paths
 from .running import ExpectedError, run_child, run_tool, say, tool_env
 
-# The pack's folder may have any name, and a name with a hyphen is no package to mypy: it reads a copy under this one.
+# The pack's folder may have any name, and a name with a hyphen is no package to mypy: it reads a
+# copy under this one.
 TYPED_NAME = "quadtree_pack"
 TYPED_FILES = ("nodes.py", "tiled_diffusion.py", "quadtree.py", "velocity.py", "utils.py")
 TYPED_ROOMS = ("tree", "windows", "sampling", "image", "ui", "devtools")
@@ -17,7 +18,8 @@ BIOME = "@biomejs/biome@2.6.8"
 
 
 def lint(_comfyui: Path, args: list[str]) -> int:
-    """Run every check, the ones after a failed one as well; `--fix` repairs what ruff can repair."""
+    """Run every check, the ones after a failed one as well; `--fix` repairs what ruff can
+    repair."""
     fix = args == ["--fix"]
     if args and not fix:
         raise ExpectedError(f"lint does not take {' '.join(args)}; it takes nothing, or --fix.")

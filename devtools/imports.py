@@ -15,9 +15,10 @@ FRAGILE_IMPORTS = ("torchvision", "torchaudio", "spandrel", "kornia")
 CURE_NAME = "quadtree_dev_torchvision"
 
 
-CURE = '''"""Written by dev.py. A CUDA build of torchvision cannot load its operators beside a CPU build of torch, and
-then fails on naming two of them. They are declared here just before torchvision is imported; torch itself is
-not imported before that, so that Python starts as fast as ever."""
+CURE = '''"""Written by dev.py. A CUDA build of torchvision cannot load its operators beside a CPU
+build of torch, and then fails on naming two of them. They are declared here just before
+torchvision is imported; torch itself is not imported before that, so that Python starts as fast
+as ever."""
 import sys
 
 
@@ -52,7 +53,8 @@ print(torch.__path__[0])
 
 
 def failing_imports() -> tuple[dict[str, str], str, Path]:
-    """Return errors by module name, the kind of torch build (CPU or GPU), and .venv's site-packages."""
+    """Return errors by module name, the kind of torch build (CPU or GPU), and .venv's
+    site-packages."""
     lines = run_tool(
         [paths.PYTHON, "-c", PROBE, *FRAGILE_IMPORTS], status=lambda _: "importing"
     ).splitlines()

@@ -18,12 +18,14 @@ from .setup import (
     venv_ready,
 )
 
-# torchaudio has no build for every torch release; asked for with its dependencies it would take torch back.
+# torchaudio has no build for every torch release; asked for with its dependencies it would take
+# torch back.
 WITHOUT_DEPENDENCIES = {"torchaudio"}
 
 
 def wanted_packages(comfyui: Path) -> tuple[list[str], list[str]]:
-    """Return the requirement lines to install as usual, and those to install without dependencies."""
+    """Return the requirement lines to install as usual, and those to install without
+    dependencies."""
     merged = merged_requirements(
         read_requirements(paths.REQUIREMENTS), read_requirements(comfyui / "requirements.txt")
     )
@@ -86,7 +88,8 @@ TOOLS = {
 
 
 def tool_lines(name: str) -> list[str]:
-    """Return all lines of a tool's packages: there may be one for older and one for newer Pythons."""
+    """Return all lines of a tool's packages: there may be one for older and one for newer
+    Pythons."""
     return [pin.line for pin in read_requirements(paths.REQUIREMENTS) if pin.name in TOOLS[name]]
 
 

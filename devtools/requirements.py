@@ -10,7 +10,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of a requirements file: normalised name, version clauses as written, the line itself."""
+    """One line of a requirements file: normalised name, version clauses as written, the line
+    itself."""
 
     name: str
     clauses: str
@@ -18,7 +19,8 @@ class Requirement:
 
 
 def read_requirements(path: Path) -> list[Requirement]:
-    """Read all lines but blank ones and comments; one that is not `name clauses ; marker` has an empty name."""
+    """Read all lines but blank ones and comments; one that is not `name clauses ; marker` has an
+    empty name."""
     requirements = []
     for raw in path.read_text(encoding="utf-8").splitlines():
         line = re.sub(r"(^|\s)#.*$", "", raw).strip()

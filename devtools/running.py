@@ -1,4 +1,5 @@
-"""Run programs: one line when a step starts, signs of life while it runs, its last lines when it fails."""
+"""Run programs: one line when a step starts, signs of life while it runs, its last lines when it
+fails."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class ExpectedError(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: unlike Ctrl+C in a terminal it reaches this process only, not the program it started."""
+    """SIGTERM: unlike Ctrl+C in a terminal it reaches this process only, not the program it
+    started."""
 
 
 def say(text: str) -> None:
@@ -72,7 +74,8 @@ HINTS = (
     ),
     (
         r"No matching distribution|Could not find a version",
-        "pip found no such package for this Python and system: use a 64-bit Python 3.10 to 3.13, delete .venv",
+        "pip found no such package for this Python and system: use a 64-bit Python 3.10 to 3.13, "
+        "delete .venv",
     ),
     (r"No module named pip", "The Python of .venv has changed or lost its pip: delete .venv"),
     (
@@ -142,7 +145,8 @@ def run_tool(
     output = "".join(lines)
     if child.returncode:
         raise ExpectedError(
-            f"{indent(output)}\n{hint(output)}, then run the same command again; it goes on from here."
+            f"{indent(output)}\n{hint(output)}, then run the same command again; "
+            "it goes on from here."
         )
     return output
 
@@ -151,8 +155,8 @@ def indent(text: str) -> str:
     return "\n".join("      | " + line[:200] for line in text.splitlines())
 
 
-# Variables that would lead a Python of ours to the modules of others, or keep it from caching bytecode, which costs
-# every start of ComfyUI seconds.
+# Variables that would lead a Python of ours to the modules of others, or keep it from caching
+# bytecode, which costs every start of ComfyUI seconds.
 FOREIGN_VARIABLES = {
     "PIP_PREFIX",
     "PIP_TARGET",
@@ -176,7 +180,8 @@ def tool_env() -> dict[str, str]:
 
 
 def reached_by_ctrl_c() -> bool:
-    """Return whether a terminal has already sent Ctrl+C to our children: it must not be sent twice."""
+    """Return whether a terminal has already sent Ctrl+C to our children: it must not be sent
+    twice."""
     if os.name == "nt":
         return True
     try:
@@ -201,7 +206,8 @@ def end(child: subprocess.Popen, stop: KeyboardInterrupt) -> int:
 
 
 def run_child(argv: Sequence[str | Path], env: dict[str, str]) -> int:
-    """Run a command's program in our terminal and return its exit code; Ctrl+C ends it first, then us."""
+    """Run a command's program in our terminal and return its exit code; Ctrl+C ends it first, then
+    us."""
     with subprocess.Popen([str(part) for part in argv], env=env, cwd=paths.ROOT) as child:
         try:
             code = child.wait()

@@ -107,8 +107,9 @@ def make_venv(_comfyui: Path) -> None:
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ExpectedError(
-            f"This Python {version} comes without the modules venv and ensurepip. On Debian and Ubuntu: "
-            f"apt-get install python{version}-venv; elsewhere use the installer of python.org. Then run this again."
+            f"This Python {version} comes without the modules venv and ensurepip. On Debian and "
+            f"Ubuntu: apt-get install python{version}-venv; elsewhere use the installer of "
+            "python.org. Then run this again."
         )
     paths.BUSY.write_text("", encoding="utf-8")
     if paths.VENV.exists():
@@ -164,4 +165,5 @@ def pip_status(line: str) -> str:
     ):
         return line
     folders = ("lib/*/site-packages/*.dist-info", "Lib/site-packages/*.dist-info")
-    return f"{max(sum(1 for _ in paths.VENV.glob(folder)) for folder in folders)} packages are in place"
+    installed = max(len(list(paths.VENV.glob(folder))) for folder in folders)
+    return f"{installed} packages are in place"

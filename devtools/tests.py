@@ -9,7 +9,8 @@ from .browser import chromium
 from .comfyui import command_env
 from .running import run_child, say
 
-# `python -m pytest` would put the project on sys.path, where its nodes.py and utils.py hide ComfyUI's own.
+# `python -m pytest` would put the project on sys.path, where its nodes.py and utils.py hide
+# ComfyUI's own.
 PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 # A file's tests stay in one process, since they share models, a server or a browser.
 # Eight at most: each needs up to 3 GB.
@@ -19,7 +20,8 @@ FUZZ_EXAMPLES = 500  # of each test
 
 
 def test(comfyui: Path, args: list[str]) -> int:
-    """Run the tests on all cores: all of them, those of `--fast`, or those that pytest's arguments choose.
+    """Run the tests on all cores: all of them, those of `--fast`, or those that pytest's arguments
+    choose.
 
     Pytest runs in one process where an argument asks for it (`-n 0` or `--pdb`).
     """

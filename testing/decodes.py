@@ -8,7 +8,8 @@ from quadtree_pack.testing.support import tree_of
 
 LEVEL = 1 / 255
 LOCAL = ("qwen", "wan22", "taesd")  # nothing of the whole image behind their lowest resolution
-# By hand: 3 x 3 convolutions at 2, 4 and 8 times the latent's resolution (Wan 2.2: from 1 to 8), rounded up to whole cells.
+# By hand: 3 x 3 convolutions at 2, 4 and 8 times the latent's resolution (Wan 2.2: from 1 to 8),
+# rounded up to whole cells.
 REACH = {"qwen": 7, "wan22": 13, "taesd": 9}
 SIZE = 32, 40
 LARGE = 64, 64  # for which windows are less than the whole

@@ -1,4 +1,5 @@
-"""What the browser tests do with the real frontend: load a workflow, find our panel, move its sliders, run it."""
+"""What the browser tests do with the real frontend: load a workflow, find our panel, move its
+sliders, run it."""
 
 LOADER, VISUALIZER = 1, 2
 # What the status line says once a tree is shown.
@@ -19,7 +20,8 @@ FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 
 
 def node(number, kind, inputs, outputs, *, at=(20, 480), size=(200, 40), mode=0, values=()):
-    """A node as a workflow stores it; inputs as (name, type, link), outputs as (name, type, links)."""
+    """A node as a workflow stores it; inputs as (name, type, link), outputs as (name, type,
+    links)."""
     return {
         "id": number,
         "type": kind,

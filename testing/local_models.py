@@ -1,7 +1,8 @@
-"""Tiny real networks made local: what leaves them at a unit depends on what goes in at that unit only.
+"""Tiny real networks made local: what leaves them at a unit depends on what goes in at that unit
+only.
 
-A unit is a patch, or what a UNet reduces to one cell. Tiling must not show on them, whatever another node does to
-attention, blocks or weights.
+A unit is a patch, or what a UNet reduces to one cell. Tiling must not show on them, whatever
+another node does to attention, blocks or weights.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,10 @@ def own_token(
     skip_reshape: bool = False,
     **options: Any,
 ):
-    """Self-attention in which each token sees itself; cross-attention is left as it is. Rotary positions cancel in q * k."""
+    """Self-attention in which each token sees itself; cross-attention is left as it is.
+
+    Rotary positions cancel in q * k.
+    """
     if q.shape != k.shape:
         return attention(q, k, v, *args, skip_reshape=skip_reshape, **options)
     found = v * torch.sigmoid((q * k).mean(-1, keepdim=True))

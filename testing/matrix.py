@@ -1,8 +1,9 @@
-"""What works with each model family, as properties on the real ComfyUI with a tiny model of the family's real architecture.
+"""What works with each model family, as properties on the real ComfyUI with a tiny model of the
+family's real architecture.
 
-`python dev.py bench families` runs them all and writes docs/families.md; the tests run a cross-section. The first three use
-the family's network; the others a stand-in whose output at a cell depends on its inputs at that cell alone, so that the tiled
-run must equal the plain one.
+`python dev.py bench families` runs them all and writes docs/families.md; the tests run a
+cross-section. The first three use the family's network; the others a stand-in whose output at a
+cell depends on its inputs at that cell alone, so that the tiled run must equal the plain one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Case:
 
 
 def kept_exactly(case: Case) -> None:
-    """Kept cells equal the input to the bit; the caller's conditioning stays; a second run knows nothing of the first."""
+    """Kept cells equal the input to the bit; the caller's conditioning stays; a second run knows
+    nothing of the first."""
     tree = case.half_kept()
     held = ~free_cells(tree, case.latent)
     model, before = case.tiled(tree), copy.deepcopy([case.entry.positive, case.entry.negative])
@@ -102,7 +104,8 @@ def window_batches(case: Case) -> None:
 def equal_on_a_pointwise_network(
     case: Case, model: Any = None, core_can: bool = True, **options: Any
 ) -> None:
-    """Windows against the plain run; where core cannot do it (`core_can`), against one window of ours."""
+    """Windows against the plain run; where core cannot do it (`core_can`), against one window of
+    ours."""
     model = pointwise(case.entry.model if model is None else model)
     one_window = case.tiled(model=model, tile_px=2 * max(case.height, case.width) * case.px)
     plain = case.sample(model if core_can else one_window, **STILL, **options)
@@ -123,7 +126,8 @@ def equal_on_a_pointwise_network(
 
 
 class StandInNetwork:
-    """A control network whose feature of a place is its hint there: a token per patch, or maps at these reductions."""
+    """A control network whose feature of a place is its hint there: a token per patch, or maps at
+    these reductions."""
 
     dtype = torch.float32
 
@@ -187,7 +191,8 @@ class ForeignControl(comfy.controlnet.ControlBase):
 
 
 def controlnet(case: Case) -> None:
-    """Two chained ControlNets, the second for the first steps only, and one of another pack; hints of other sizes."""
+    """Two chained ControlNets, the second for the first steps only, and one of another pack; hints
+    of other sizes."""
     of_core = StandInControl if takes_cross_attention(case.entry) else ForeignControl
     control = None
     for seed, (kind, strength, end) in enumerate(
@@ -209,9 +214,11 @@ def takes_cross_attention(entry: Entry) -> bool:
 
 
 def area(case: Case) -> None:
-    """A prompt for everything, two for areas of one size, which core evaluates in one call, and one by a mask to its bounds.
+    """A prompt for everything, two for areas of one size, which core evaluates in one call, and one
+    by a mask to its bounds.
 
-    Some entries of video models core leaves at the canvas' size for an area, and fails; here they are cut to it.
+    Some entries of video models core leaves at the canvas' size for an area, and fails; here they
+    are cut to it.
     """
     high, wide = case.height // 2, case.width // 2
     base, other = case.entry.positive, case.entry.make_cond(21)
@@ -252,7 +259,8 @@ def left_half(case: Case) -> Tensor:
 
 
 def references(case: Case) -> None:
-    """Reference latents: one of the canvas' size, which lies on it, and one of another size, which is seen whole."""
+    """Reference latents: one of the canvas' size, which lies on it, and one of another size, which
+    is seen whole."""
     shape = case.latent.shape[1:]
     pictures = [clean_latent((1, *shape), 90), clean_latent((1, *shape[:-2], 20, 24), 91)]
     model = with_extra_conds(case.entry.model, {"ref_latents": comfy.conds.CONDList(pictures)})
@@ -260,7 +268,8 @@ def references(case: Case) -> None:
 
 
 def inpaint(case: Case) -> None:
-    """A noise mask: what it closes stays, and only the windows that touch what it opens are evaluated."""
+    """A noise mask: what it closes stays, and only the windows that touch what it opens are
+    evaluated."""
     noise_mask = torch.zeros(1, 1, case.height, case.width)
     noise_mask[..., : case.height // 2, : case.width // 2] = 1
     equal_on_a_pointwise_network(case, noise_mask=noise_mask)

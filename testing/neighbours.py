@@ -1,4 +1,5 @@
-"""Graphs of ComfyUI's own nodes around ours: on the model, on the conditioning, guiders and samplers."""
+"""Graphs of ComfyUI's own nodes around ours: on the model, on the conditioning, guiders and
+samplers."""
 
 import copy
 from collections.abc import Callable
@@ -72,7 +73,8 @@ def cfg_guider(cfg: float) -> Callable:
 
 @dataclass(frozen=True)
 class Graph:
-    """What stands around our node: another on the model, nodes on the conditioning, a guider, a sampler."""
+    """What stands around our node: another on the model, nodes on the conditioning, a guider, a
+    sampler."""
 
     model: Callable[[Any], Any] = unchanged
     conds: Callable[[Entry], tuple[list, list]] = own_conds
@@ -138,7 +140,8 @@ def weakened(rows: Tensor, cond_or_uncond: list[int]) -> Tensor:
 
 
 def wrapped(kind: str) -> Callable:
-    """A wrapper of core's own kind that changes what passes through it, per cond where it sees conds."""
+    """A wrapper of core's own kind that changes what passes through it, per cond where it sees
+    conds."""
 
     def wrapper(executor: Callable, *args: Any, **options: Any) -> Any:
         result = executor(*args, **options)
@@ -160,7 +163,8 @@ def wrapped(kind: str) -> Callable:
 
 
 def ip_adapter(model: Any) -> Any:
-    """An image prompt for the positive alone: rows are told apart by cond_or_uncond, tokens are added per row."""
+    """An image prompt for the positive alone: rows are told apart by cond_or_uncond, tokens are
+    added per row."""
     model = model.clone()
 
     def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -288,7 +292,8 @@ ON_MODEL = {
     "shift of AuraFlow": Graph(node(advanced.ModelSamplingAuraFlow, 1.73), family="flux"),
     "shift of Flux": Graph(node(advanced.ModelSamplingFlux, 1.15, 0.5, 1024, 768), family="flux"),
     "v-prediction": Graph(node(advanced.ModelSamplingDiscrete, "v_prediction", False)),
-    # Its first sigma is 4518, so core's own rounding shows: 3e-5 between rows together and row by row, without us.
+    # Its first sigma is 4518, so core's own rounding shows: 3e-5 between rows together and row by
+    # row, without us.
     "v-prediction at zero SNR": Graph(
         node(advanced.ModelSamplingDiscrete, "v_prediction", True), tolerance=1e-3
     ),

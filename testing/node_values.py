@@ -1,4 +1,5 @@
-"""Values of the nodes' required inputs for small test pictures; those of Quadtree Diffusion are its defaults."""
+"""Values of the nodes' required inputs for small test pictures; those of Quadtree Diffusion are its
+defaults."""
 
 VISUALIZER = {
     "content_threshold": 25.0,

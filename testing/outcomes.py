@@ -1,4 +1,5 @@
-"""What may come of a node that is given anything: a clear error of the pack's own, or a right result."""
+"""What may come of a node that is given anything: a clear error of the pack's own, or a right
+result."""
 
 from __future__ import annotations
 

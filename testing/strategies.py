@@ -1,4 +1,5 @@
-"""What a node can be given, as hypothesis draws it: pictures, masks, paintings, trees, VAEs, and inputs that are wrong."""
+"""What a node can be given, as hypothesis draws it: pictures, masks, paintings, trees, VAEs, and
+inputs that are wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 @st.composite
 def images(draw: st.DrawFn, odd: bool = False) -> Tensor:
-    """IMAGE [B, H, W, C] in 0..1; odd: another rank, empty, of another kind, with NaN, or far outside 0..1."""
+    """IMAGE [B, H, W, C] in 0..1; odd: another rank, empty, of another kind, with NaN, or far
+    outside 0..1."""
     shape = [
         draw(st.integers(1, 2)),
         draw(SIDES_PX),
@@ -117,7 +119,8 @@ def trees_of(image: Tensor, **changes: Any) -> tuple[Quadtree, ...]:
 def quadtrees(
     draw: st.DrawFn, height_px: int | None = None, width_px: int | None = None, most: int = 2
 ) -> tuple:
-    """QUADTREE: of an image of this size or a copy of another size, kept and free in parts, with and without a mask."""
+    """QUADTREE: of an image of this size or a copy of another size, kept and free in parts, with
+    and without a mask."""
     height_px, width_px = height_px or draw(SIDES_PX), width_px or draw(SIDES_PX)
     scale = draw(st.sampled_from([1, 1, 2]))
     size = max(1, height_px // scale), max(1, width_px // scale)

@@ -1,4 +1,5 @@
-"""What the tests on the real ComfyUI share: trees of a wanted denoise map, spies on a model, short attach."""
+"""What the tests on the real ComfyUI share: trees of a wanted denoise map, spies on a model, short
+attach."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SIDE = 8  # cells per leaf of the trees below
 
 
 def tree_of(denoise: list[list[float]], height: int, width: int, px_per_cell: int = 8) -> Quadtree:
-    """A tree whose leaves of SIDE cells have these denoise values, row by row; values repeat to fill the latent."""
+    """A tree whose leaves of SIDE cells have these denoise values, row by row; values repeat to
+    fill the latent."""
     side = SIDE * px_per_cell
     size = width * px_per_cell, height * px_per_cell
     leaves = tuple(
@@ -90,7 +92,8 @@ class Spy:
 
 
 def pointwise(model: Any) -> Any:
-    """A clone whose denoised at a cell depends on what the model gets at that very cell, so tiling must not show."""
+    """A clone whose denoised at a cell depends on what the model gets at that very cell, so tiling
+    must not show."""
 
     def apply_model(
         executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **entries: Any
@@ -110,7 +113,8 @@ def pointwise(model: Any) -> Any:
 
 
 def with_extra_conds(model: Any, conds: dict[str, Any]) -> Any:
-    """A clone whose calls hold these entries too, as if the family's own `extra_conds` made them."""
+    """A clone whose calls hold these entries too, as if the family's own `extra_conds` made
+    them."""
     base = model.model
     model = model.clone()
     # By its class: on the object itself may still lie what an earlier clone put there.
@@ -121,7 +125,8 @@ def with_extra_conds(model: Any, conds: dict[str, Any]) -> Any:
 
 
 def planes_of(key: str, value: Any, noisy: Tensor) -> Iterator[Tensor]:
-    """What an entry of a model call says about each cell of `noisy` [rows, C, ..., H, W], ready to be added to it."""
+    """What an entry of a model call says about each cell of `noisy` [rows, C, ..., H, W], ready to
+    be added to it."""
     shape, size = [-1, *[1] * (noisy.ndim - 3), *noisy.shape[-2:]], noisy.shape[-2:]
     if key == "control":
         for features in (value or {}).values():

@@ -1,9 +1,11 @@
-"""Tiny ControlNets and a T2I-Adapter for the tiny models, with random weights; what would be zero in them is not.
+"""Tiny ControlNets and a T2I-Adapter for the tiny models, with random weights; what would be zero
+in them is not.
 
     entry = with_control(ZOO["sd15"](), sd15_controlnet(), hint_image(256, 320))
     samples = sample(entry, entry.latent(), steps=4, cfg=3.0, denoise=0.6)
 
-Each is of the class that ComfyUI's loader makes for such a file, over a network of the real architecture.
+Each is of the class that ComfyUI's loader makes for such a file, over a network of the real
+architecture.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ LISTENING = {"input_hint_block": 1.9}
 
 
 def hint_image(height_px: int, width_px: int, seed: int = 5) -> Tensor:
-    """Image [1, H, W, 3] in 0..1 of flat blocks with edges, so that a control differs over the canvas."""
+    """Image [1, H, W, 3] in 0..1 of flat blocks with edges, so that a control differs over the
+    canvas."""
     blocks = gauss((1, 3, max(2, height_px // 48), max(2, width_px // 48)), seed)
     return (
         F.interpolate(blocks, size=(height_px, width_px), mode="nearest")
@@ -51,7 +54,8 @@ def hint_image(height_px: int, width_px: int, seed: int = 5) -> Tensor:
 
 
 class FakeVAE:
-    """Encodes each patch of pixels on its own, by a fixed projection: what ControlNets on latents ask of a VAE."""
+    """Encodes each patch of pixels on its own, by a fixed projection: what ControlNets on latents
+    ask of a VAE."""
 
     def __init__(self, channels: int = 16, px_per_cell: int = 8, video: bool = False) -> None:
         self.px_per_cell, self.video = px_per_cell, video
@@ -62,7 +66,8 @@ class FakeVAE:
         return self.px_per_cell
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Image [B, H, W, 3] in 0..1 to a latent [B, C, h, w], or [B, C, 1, h, w] as a video's VAE does."""
+        """Image [B, H, W, 3] in 0..1 to a latent [B, C, h, w], or [B, C, 1, h, w] as a video's VAE
+        does."""
         patches = F.pixel_unshuffle(pixels[..., :3].movedim(-1, 1) * 2 - 1, self.px_per_cell)
         latent = (patches.movedim(1, -1) @ self.projection).movedim(-1, 1)
         return latent.unsqueeze(2) if self.video else latent
@@ -77,7 +82,8 @@ def with_control(
     end: float = 1.0,
     vae: FakeVAE | None = None,
 ) -> Entry:
-    """A copy of the entry under this control, after the controls that it has; core's own node puts it there."""
+    """A copy of the entry under this control, after the controls that it has; core's own node puts
+    it there."""
     controlled, node = copy(entry), nodes.ControlNetApplyAdvanced()
     conds = entry.positive, entry.negative
     controlled.positive, controlled.negative = node.apply_controlnet(
@@ -161,7 +167,8 @@ def qwen_controlnet() -> comfy.controlnet.ControlNet:
 
 
 class ShallowAdapter(comfy.t2i_adapter.adapter.Adapter):
-    """For a UNet with one residual block a level: a feature for every second block and not for every third."""
+    """For a UNet with one residual block a level: a feature for every second block and not for
+    every third."""
 
     def forward(self, image: Tensor) -> dict[str, list[Tensor | None]]:
         features = [feature for feature in super().forward(image)["input"] if feature is not None]

@@ -3,8 +3,9 @@
     entry = ZOO["flux"]()
     samples = sample(entry, entry.latent(), steps=4, cfg=3.0, denoise=0.6)
 
-They are built with ComfyUI's own supported_models classes, so latent format, model sampling and conditioning are the
-real ones; only the sizes are tiny. Such models are chaotic: compare runs of the same mathematics, not looks.
+They are built with ComfyUI's own supported_models classes, so latent format, model sampling and
+conditioning are the real ones; only the sizes are tiny. Such models are chaotic: compare runs of
+the same mathematics, not looks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Builds tiny models, latents and conditioning, and samples with them; an Entry is one such model."""
+"""Builds tiny models, latents and conditioning, and samples with them; an Entry is one such
+model."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ CANVAS = (
     40,
 )  # cells of the default latent; conditioning that belongs to the canvas has its size
 
-# Parameters whose scale decides how much attention listens; sharper, so that text and position really matter.
+# Parameters whose scale decides how much attention listens; sharper, so that text and position
+# really matter.
 QUERY_KEY_LINEAR = tuple(
     f"{name}.weight"
     for name in ["to_q", "to_k", "q_linear", "w1q", "w1k", "w2q", "w2k", "wq", "wk"]
@@ -41,7 +43,8 @@ QUERY_KEY_NORM = (
     "knorm",
 )
 SHARPNESS = 1.7
-# Parameters and buffers that stand beside tokens of size 1 and not before a product, so their scale is not the width's.
+# Parameters and buffers that stand beside tokens of size 1 and not before a product, so their scale
+# is not the width's.
 TABLES = (
     "pos_embed",
     "positional_encoding",
@@ -85,7 +88,8 @@ def spread(name: str, value: Tensor) -> float:
 def randomize(
     module: torch.nn.Module, seed: int = 0, gains: dict[str, float] | None = None
 ) -> None:
-    """Deterministic, variance-preserving values for every parameter, and for buffers that ComfyUI leaves uninitialised.
+    """Deterministic, variance-preserving values for every parameter, and for buffers that ComfyUI
+    leaves uninitialised.
 
     A gain multiplies the parameters that have its key in their names.
     """
@@ -110,7 +114,8 @@ def build(
     make: Callable | None = None,
     gains: dict[str, float] | None = None,
 ) -> Any:
-    """A ModelPatcher of a real family; `after` overrides what the family's own extra config sets, `gains` scale parameters."""
+    """A ModelPatcher of a real family; `after` overrides what the family's own extra config sets,
+    `gains` scale parameters."""
     config = config_class(dict(unet_config))
     config.unet_config.update(after or {})
     config.set_inference_dtype(torch.float32, None)
@@ -135,7 +140,8 @@ def canvas_latent(channels: int, seed: int = 77, frames: int | None = None) -> T
 
 
 def references(channels: int, *depth: int) -> list[Tensor]:
-    """Two references: one of the canvas' size, which is cut with it, and one of another size, which goes whole."""
+    """Two references: one of the canvas' size, which is cut with it, and one of another size, which
+    goes whole."""
     return [
         clean_latent((1, channels, *depth, *CANVAS), 90),
         clean_latent((1, channels, *depth, 20, 24), 91),
@@ -156,7 +162,8 @@ def whole_text(tokens: int) -> Tensor:
 
 
 def first_frame_given(frames: int) -> Tensor:
-    """Mask [1, 1, T, H, W] of a video whose first frame is given, as image-to-video nodes make it."""
+    """Mask [1, 1, T, H, W] of a video whose first frame is given, as image-to-video nodes make
+    it."""
     mask = torch.ones(1, 1, frames, *CANVAS)
     mask[:, :, :1] = 0
     return mask
@@ -211,7 +218,8 @@ def sample(
     noise: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """What core's KSampler node does with the entry's conditioning, on `model` (the entry's own by default)."""
+    """What core's KSampler node does with the entry's conditioning, on `model` (the entry's own by
+    default)."""
     noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
     model = entry.model if model is None else model
     run = (model, noise, steps, cfg, sampler, scheduler, entry.positive, entry.negative, latent)

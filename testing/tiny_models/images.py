@@ -26,7 +26,7 @@ from .building import (
 )
 from .transformers import CHROMA, Z_IMAGE
 
-# ------------------------------------------------------------------------------------------------------- other images
+# -------- other images
 
 HIDREAM = {
     "image_model": "hidream",
@@ -130,7 +130,7 @@ def hunyuan_image21() -> Entry:
     )
 
 
-# -------------------------------------------------------------------------------------------------------- pixel space
+# -------- pixel space
 
 PIXELS = (128, 160)
 CHROMA_RADIANCE = {
@@ -230,7 +230,8 @@ def z_image_pixel() -> Entry:
 
 
 def hidream_o1() -> Entry:
-    """The text goes in as token numbers; `position_ids` and two masks have the text's tokens and then the canvas'."""
+    """The text goes in as token numbers; `position_ids` and two masks have the text's tokens and
+    then the canvas'."""
 
     def make_cond(seed: int) -> list:
         words = torch.randint(1000, (1, 12), generator=torch.Generator().manual_seed(seed))

@@ -21,7 +21,7 @@ from .building import (
     whole_text,
 )
 
-# ------------------------------------------------------------------------------------------ DiTs with a position table
+# -------- DiTs with a position table
 
 SD3 = {
     "in_channels": 16,
@@ -85,7 +85,8 @@ def auraflow() -> Entry:
 
 
 def pixart_alpha() -> Entry:
-    """The canvas' size and shape go in as numbers; cells and patches must be even, and more than 32 cells a side."""
+    """The canvas' size and shape go in as numbers; cells and patches must be even, and more than 32
+    cells a side."""
     model = build(
         supported.PixArtAlpha, {**PIXART, "image_model": "pixart_alpha", "micro_condition": True}
     )
@@ -110,7 +111,7 @@ def hunyuan_dit() -> Entry:
     return Entry("hunyuan_dit", build(supported.HunyuanDiT, HYDIT), make_cond)
 
 
-# --------------------------------------------------------------------------------------------------- Flux and its kin
+# -------- Flux and its kin
 
 FLUX = {
     "image_model": "flux",
@@ -180,7 +181,8 @@ def flux_guidance() -> Entry:
 
 
 def flux_kontext() -> Entry:
-    """Two references: one of the canvas' size, which is cut with it, and one of another size, which goes whole."""
+    """Two references: one of the canvas' size, which is cut with it, and one of another size, which
+    goes whole."""
     references = [clean_latent((1, 16, 32, 40), 90), clean_latent((1, 16, 20, 24), 91)]
     values = {"pooled": POOLED, "guidance": 2.5, "reference_latents": references}
     return Entry(
@@ -191,14 +193,16 @@ def flux_kontext() -> Entry:
 
 
 def flux_fill() -> Entry:
-    """80 channels of c_concat: 16 of the masked image and 64 of the mask, which has a value for each pixel."""
+    """80 channels of c_concat: 16 of the masked image and 64 of the mask, which has a value for
+    each pixel."""
     values = {"pooled": POOLED, "guidance": 30.0, **inpainting(16)}
     model = build(supported.FluxInpaint, {**FLUX, "in_channels": 96, "guidance_embed": True})
     return Entry("flux_fill", model, lambda seed: cond(12, seed, **values))
 
 
 def flux_redux() -> Entry:
-    """A style model at a strength of its own: the attention mask's rows and columns after the text are the canvas' tokens."""
+    """A style model at a strength of its own: the attention mask's rows and columns after the text
+    are the canvas' tokens."""
     style = SimpleNamespace(get_cond=lambda _: gauss((1, 6, TOKENS), 8))
 
     def make_cond(seed: int) -> list:
@@ -224,7 +228,7 @@ def chroma() -> Entry:
     return Entry("chroma", build(supported.Chroma, CHROMA), lambda seed: cond(12, seed))
 
 
-# -------------------------------------------------------------------------------------------------- Lumina and its kin
+# -------- Lumina and its kin
 
 LUMINA2 = {
     "image_model": "lumina2",
@@ -308,7 +312,7 @@ def boogu() -> Entry:
     return Entry("boogu", build(supported.Boogu, shape), lambda seed: cond(20, seed, **values))
 
 
-# ------------------------------------------------------------------------------------------ Qwen-Image and its kin, 5-D
+# -------- Qwen-Image and its kin, 5-D
 
 QWEN = {
     "image_model": "qwen_image",
@@ -346,7 +350,8 @@ KREA2 = {
 
 
 def qwen_image() -> Entry:
-    """Latents [B, C, T, H, W]; positive and negative have other token counts, so core calls the wrapper for each."""
+    """Latents [B, C, T, H, W]; positive and negative have other token counts, so core calls the
+    wrapper for each."""
     return Entry(
         "qwen_image",
         build(supported.QwenImage, QWEN, gains=LOUD_TEXT),
@@ -373,7 +378,7 @@ def krea2() -> Entry:
     )
 
 
-# ------------------------------------------------------------------------------------- DiTs on Flux.2's latents, 16 px
+# -------- DiTs on Flux.2's latents, 16 px
 
 MAGE = {
     "image_model": "mage_flow",

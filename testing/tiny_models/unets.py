@@ -16,7 +16,7 @@ import torch
 
 from .building import CANVAS, POOLED, TOKENS, Entry, build, canvas_latent, clean_latent, cond, gauss
 
-# ---------------------------------------------------------------------------------------------------------- UNets
+# -------- UNets
 
 UNET = {
     "use_checkpoint": False,
@@ -170,7 +170,7 @@ def svd() -> Entry:
     )
 
 
-# --------------------------------------------------------------------------------------------------- Stable Cascade
+# -------- Stable Cascade
 
 CASCADE = {"c_cond": 64, "c_r": 16}
 STAGE_B = {

@@ -30,7 +30,7 @@ from .building import (
 )
 from .images import HUNYUAN, KANDINSKY5
 
-# -------------------------------------------------------------------------------------------------------- video, 5-D
+# -------- video, 5-D
 
 WAN = {
     "image_model": "wan2.1",
@@ -161,7 +161,8 @@ def wan21_reference() -> Entry:
 
 
 def wan21_context() -> Entry:
-    """References in the context, as Bernini has them: `context_latents`, a list of 5-D latents of any size."""
+    """References in the context, as Bernini has them: `context_latents`, a list of 5-D latents of
+    any size."""
     values = {
         "context_latents": [canvas_latent(16, 90, frames=3), clean_latent((1, 16, 1, 20, 24), 91)]
     }
@@ -189,7 +190,8 @@ def wan21_camera() -> Entry:
 
 
 def wan21_scail() -> Entry:
-    """Poses go in as `pose_latents` at half the canvas' resolution, the reference as `reference_latent` at all of it."""
+    """Poses go in as `pose_latents` at half the canvas' resolution, the reference as
+    `reference_latent` at all of it."""
     poses = clean_latent((1, 16, 3, CANVAS[0] // 2, CANVAS[1] // 2), 78)
     values = {"pose_video_latent": poses, "reference_latents": [canvas_latent(16, frames=1)]}
     shape = {**WAN, "model_type": "scail", "in_dim": 20}
@@ -217,7 +219,8 @@ def wan22_s2v() -> Entry:
 
 
 def wan22_5b() -> Entry:
-    """48 channels at 16 px; the noise mask goes in as `denoise_mask`, which gives each frame a timestep."""
+    """48 channels at 16 px; the noise mask goes in as `denoise_mask`, which gives each frame a
+    timestep."""
     values = {"denoise_mask": first_frame_given(3)}
     model = build(supported.WAN22_T2V, {**WAN, "in_dim": 48, "out_dim": 48})
     return Entry("wan22_5b", model, lambda seed: cond(16, seed, **values), frames=3)
@@ -272,7 +275,8 @@ def kandinsky5_video() -> Entry:
 
 
 def ltxv() -> Entry:
-    """128 channels at 32 px; the noise mask goes in as `denoise_mask`, which gives each cell a timestep."""
+    """128 channels at 32 px; the noise mask goes in as `denoise_mask`, which gives each cell a
+    timestep."""
     values = {"attention_mask": whole_text(20), "concat_mask": first_frame_given(2)}
     return Entry(
         "ltxv", build(supported.LTXV, LTXV), lambda seed: cond(20, seed, **values), frames=2
@@ -286,7 +290,8 @@ def cosmos() -> Entry:
 
 
 def cosmos_predict2() -> Entry:
-    """The noise mask goes in as `denoise_mask`, whose mean over a frame scales that frame's timestep."""
+    """The noise mask goes in as `denoise_mask`, whose mean over a frame scales that frame's
+    timestep."""
     values = {"concat_mask": first_frame_given(2)}
     return Entry(
         "cosmos_predict2",
@@ -307,7 +312,8 @@ def cosmos_predict2_i2v() -> Entry:
 
 
 def anima() -> Entry:
-    """Cosmos Predict2 with an adapter for its text encoder; without T5's tokens the adapter rests, so it is a small one."""
+    """Cosmos Predict2 with an adapter for its text encoder; without T5's tokens the adapter rests,
+    so it is a small one."""
     adapter = partial(
         comfy.ldm.anima.model.LLMAdapter,
         source_dim=TOKENS,

@@ -1,4 +1,5 @@
-"""Every spatial entry that a model call may hold: a network that works cell by cell gives the same in windows and without.
+"""Every spatial entry that a model call may hold: a network that works cell by cell gives the same
+in windows and without.
 
 The entries are put into real model calls of core, as a model's own `extra_conds` does.
 """
@@ -60,7 +61,8 @@ VIDEOS = {
 
 
 def with_entry(entry, key, value):
-    """A clone of the entry's model whose calls hold `key`, with a network that works cell by cell."""
+    """A clone of the entry's model whose calls hold `key`, with a network that works cell by
+    cell."""
     kind = comfy.conds.CONDList if isinstance(value, list) else comfy.conds.CONDRegular
     kind = comfy.conds.CONDNoiseShape if key in ("c_concat", "image_cond") else kind
     return pointwise(with_extra_conds(entry.model, {key: kind(value)}))

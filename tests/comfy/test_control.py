@@ -1,5 +1,5 @@
-"""Real ControlNets and a T2I-Adapter in windows, and core's multi-GPU sampling; that windows see the right part of a hint is
-a column of docs/families.md."""
+"""Real ControlNets and a T2I-Adapter in windows, and core's multi-GPU sampling; that windows see
+the right part of a hint is a column of docs/families.md."""
 
 import copy
 import gc

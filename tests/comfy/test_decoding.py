@@ -1,4 +1,5 @@
-"""Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not decoded."""
+"""Quadtree VAE Decode on core's own VAEs: what changed equals a full decode, what is kept is not
+decoded."""
 
 from dataclasses import replace
 
@@ -235,7 +236,8 @@ def test_what_cannot_be_decoded_is_refused(changes, words, vaes):
 
 @pytest.mark.parametrize("spare", [(0, 7), (5, 3), (7, 1)])
 def test_of_an_original_that_vae_encode_crops_the_middle_is_kept(spare, vaes):
-    """The tree of the whole original keeps the px that it kept there, as those of core's own crop."""
+    """The tree of the whole original keeps the px that it kept there, as those of core's own
+    crop."""
     vae = vaes["taesd"]
     height, width = (length * 8 + more for length, more in zip(SIZE, spare, strict=True))
     original = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))

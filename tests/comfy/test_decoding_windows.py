@@ -1,4 +1,5 @@
-"""Decoding in windows: each by itself where the VAE looks at the whole image, and what other VAEs need."""
+"""Decoding in windows: each by itself where the VAE looks at the whole image, and what other VAEs
+need."""
 
 import comfy.model_management
 import comfy.sd
@@ -49,7 +50,8 @@ def test_approximately_one_window_that_holds_the_image_is_a_full_decode(name, va
 
 
 def test_windows_that_are_decoded_each_by_itself_fade_into_each_other(vaes, monkeypatch):
-    """With a decoder that looks no further than the windows overlap, they must add up to the full decode."""
+    """With a decoder that looks no further than the windows overlap, they must add up to the full
+    decode."""
     vae = vaes["taesd"]
     monkeypatch.setattr(decoding, "OVERLAP_PX", 8 * 2 * REACH["taesd"])
     monkeypatch.setattr(decoder, "WINDOW_PX", 640)
@@ -90,7 +92,8 @@ def test_the_colours_of_the_decoded_image_can_be_matched(vaes):
 
 
 def in_tiles(vae, cells):
-    """The VAE, whose model now decodes tiles of so many cells and puts them together, as some of core's do by themselves."""
+    """The VAE, whose model now decodes tiles of so many cells and puts them together, as some of
+    core's do by themselves."""
     decode = vae.first_stage_model.decode
 
     def tiled(latent):

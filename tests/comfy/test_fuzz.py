@@ -1,6 +1,8 @@
-"""Every input of every node, as it should be and as it should not: a clear error or a right result, nothing between.
+"""Every input of every node, as it should be and as it should not: a clear error or a right result,
+nothing between.
 
-`python dev.py fuzz` runs more of it. A new node, or an input of a kind that is not here, fails the first test until it is.
+`python dev.py fuzz` runs more of it. A new node, or an input of a kind that is not here, fails the
+first test until it is.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def visualize(values: dict[str, Any]) -> None:
 
 
 def check_kept(pictures: Tensor, original: Tensor, trees: tuple[Quadtree, ...]) -> None:
-    """The original's own px, to the bit, where the tree has denoise 0; of a larger original those of its middle."""
+    """The original's own px, to the bit, where the tree has denoise 0; of a larger original those
+    of its middle."""
     size, (height, width) = original.shape[1:3], pictures.shape[1:3]
     y, x = (size[0] - height) // 2, (size[1] - width) // 2
     for number, picture in enumerate(pictures):

@@ -37,7 +37,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """One sampling run; `options` are those of `sample`, `values` those of the node, `extra` a second prompt."""
+    """One sampling run; `options` are those of `sample`, `values` those of the node, `extra` a
+    second prompt."""
 
     family: str
     size: tuple[int, int]
@@ -147,7 +148,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
-    """What a run promises: the shape, no NaN, kept cells to the bit, the predicted cost, and all of it free is a plain run."""
+    """What a run promises: the shape, no NaN, kept cells to the bit, the predicted cost, and all of
+    it free is a plain run."""
     latent, values, geometry = case.latent, case.values, Geometry.of(entry_of(case.family).model)
     assert samples.shape == latent.shape and samples.isfinite().all()
     clean = (

@@ -6,7 +6,8 @@ from quadtree_pack.testing.documents import GUIDE, rows
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 
-# What a model function wrapper may return, by its name in the guide; both are latents in the model's space.
+# What a model function wrapper may return, by its name in the guide; both are latents in the
+# model's space.
 IDEAS = {
     "clean": lambda clean, noisy: clean,
     "clean - noisy": lambda clean, noisy: clean - noisy,
@@ -64,7 +65,8 @@ SHARES = [
 def test_the_share_of_noise_at_which_a_run_begins_is_the_one_in_the_guide(
     family, scheduler, denoise, share
 ):
-    """Of picture + sigma x noise for SD1.5 and SDXL; of (1 - sigma) picture + sigma noise for the others."""
+    """Of picture + sigma x noise for SD1.5 and SDXL; of (1 - sigma) picture + sigma noise for the
+    others."""
     name = FAMILIES[family]
     sigma = float(
         comfy.samplers.KSampler(

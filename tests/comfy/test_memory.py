@@ -141,7 +141,8 @@ def test_an_automatic_batch_follows_the_free_memory(monkeypatch):
 
 
 def test_nothing_in_the_loop_waits_for_the_device(monkeypatch):
-    """On a GPU, reading a value of the latent or of sigma would drain its queue; here every such read is counted."""
+    """On a GPU, reading a value of the latent or of sigma would drain its queue; here every such
+    read is counted."""
     entry = entry_of("flux")
     latent = entry.latent()
     model = patched(entry, half_kept(32, 40), model=pointwise(entry.model))

@@ -1,4 +1,5 @@
-"""Quadtree Diffusion among other nodes: on ComfyUI's own nodes, a graph with it equals the same graph without it."""
+"""Quadtree Diffusion among other nodes: on ComfyUI's own nodes, a graph with it equals the same
+graph without it."""
 
 import gc
 import threading
@@ -47,7 +48,8 @@ from torch import Tensor
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage_is_collected_once():
-    gc.freeze()  # core collects all garbage whenever a model's clone has died: half of the time here
+    # Core collects all garbage whenever a model's clone has died: half of the time here
+    gc.freeze()
     yield
     gc.unfreeze()
     untouched.cache_clear()

@@ -1,4 +1,5 @@
-"""Nodes that cannot work together with Quadtree Diffusion are refused, or run where nothing is cut."""
+"""Nodes that cannot work together with Quadtree Diffusion are refused, or run where nothing is
+cut."""
 
 from dataclasses import dataclass
 from typing import Any

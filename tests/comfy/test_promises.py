@@ -1,4 +1,5 @@
-"""The five promises, on real tiny models: kept, unchanged in one window, a late start, no seams, nothing left behind."""
+"""The five promises, on real tiny models: kept, unchanged in one window, a late start, no seams,
+nothing left behind."""
 
 import hashlib
 import subprocess
@@ -52,7 +53,8 @@ STOPS_BEFORE_0 = {"dpm_fast", "dpm_adaptive"}  # core ends these two at the last
 
 
 def check_held(entry, sampler, scheduler, latent):
-    """The held region equals the input to the bit, and the sampler itself brought it there, not our copy."""
+    """The held region equals the input to the bit, and the sampler itself brought it there, not our
+    copy."""
     tree = half_kept(*latent.shape[-2:], entry.px_per_cell)
     held = ~free_cells(tree, latent)
     spy = Spy(patched(entry, tree))
@@ -242,7 +244,8 @@ import comfy_setup
 from quadtree_pack.testing.tiny_models import ZOO
 from quadtree_pack.testing.tiny_models.building import sample
 entry = ZOO["flux"]()
-print(hashlib.sha256(sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m").numpy().tobytes()).hexdigest())
+samples = sample(entry, entry.latent(), cfg=3.0, sampler="dpmpp_2m")
+print(hashlib.sha256(samples.numpy().tobytes()).hexdigest())
 assert "quadtree_pack.tiled_diffusion" not in sys.modules
 """
 

@@ -116,8 +116,8 @@ def test_the_report_counts_what_reached_the_model(caplog):
     share = 100 * spy.cells / (5 * 2 * 32 * 40)
     windows = sum(shape[0] for shape in spy.shapes) // 2
     assert (
-        f"{spy.calls} model calls on {windows} windows in 5 steps, {share:.1f}% of the full model cost"
-        in caplog.text
+        f"{spy.calls} model calls on {windows} windows in 5 steps, "
+        f"{share:.1f}% of the full model cost" in caplog.text
     )
 
 

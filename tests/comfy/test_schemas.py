@@ -17,7 +17,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 UPDATE = "python dev.py test tests/comfy/test_schemas.py --update-schemas"
 
 
-# --- The nodes as the server tells them to the browser ----------------------------------------------------------------
+# --- The nodes as the server tells them to the browser --------------------------------------------
 
 
 def schemas():
@@ -57,7 +57,7 @@ def input_of(name, optional, kind, options=None):
     return entry | {key: options[key] for key in kept if key in options}
 
 
-# --- What would break -------------------------------------------------------------------------------------------------
+# --- What would break -----------------------------------------------------------------------------
 
 
 def breaks(old, new):
@@ -160,7 +160,7 @@ def complaint(old, new):
     )
 
 
-# --- The tests --------------------------------------------------------------------------------------------------------
+# --- The tests ------------------------------------------------------------------------------------
 
 
 def test_workflows_saved_with_the_published_nodes_still_fit(request):

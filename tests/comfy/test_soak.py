@@ -1,4 +1,5 @@
-"""300 runs in one process, of changing sizes and methods, with interrupts and errors: nothing grows, nothing is held."""
+"""300 runs in one process, of changing sizes and methods, with interrupts and errors: nothing
+grows, nothing is held."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ SIZES = [(8, 12), (24, 16), (17, 31), (32, 40), (40, 8), (16, 16)]
 
 
 class Trouble:
-    """A model function wrapper that passes calls on; at the one that is due it does what `how` says, once."""
+    """A model function wrapper that passes calls on; at the one that is due it does what `how`
+    says, once."""
 
     def __init__(self, how: str, at: int) -> None:
         self.how, self.left = how, at
@@ -167,7 +169,8 @@ class MallInfo(ctypes.Structure):
 
 
 def allocated() -> int:
-    """Bytes that are in use, of C libraries (tensors among them) where glibc tells, and of Python's small objects.
+    """Bytes that are in use, of C libraries (tensors among them) where glibc tells, and of Python's
+    small objects.
 
     Not the resident size, which grows and shrinks by what the allocators keep for later.
     """

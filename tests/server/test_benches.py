@@ -1,4 +1,5 @@
-"""Every benchmark runs to its rows, with less of everything; as `python dev.py bench` runs it, but for what it writes."""
+"""Every benchmark runs to its rows, with less of everything; as `python dev.py bench` runs it, but
+for what it writes."""
 
 import os
 import subprocess
@@ -30,7 +31,8 @@ it.charts.ROOT = it.charts.OUTPUT = it.charts.FIGURES = Path(FOLDER)
 # What makes a benchmark, `it`, a small one.
 SMALL = {
     "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
-    "plan": "photo = it.photo; it.photo = lambda name, px: photo(name, min(px, 1536)); it.PHOTOS = ('rocket',)",
+    "plan": "photo = it.photo; it.photo = lambda name, px: photo(name, min(px, 1536)); "
+    "it.PHOTOS = ('rocket',)",
     "overhead": "it.REPEATS = 1",
     "gpu": "",  # QUADTREE_BENCH_TINY
     "families": ONE_FAMILY,

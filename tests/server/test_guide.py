@@ -1,4 +1,5 @@
-"""Every workflow that the README and the guide draw as chains of nodes, wired from the drawing and run on the real server."""
+"""Every workflow that the README and the guide draw as chains of nodes, wired from the drawing and
+run on the real server."""
 
 import pytest
 from quadtree_pack import demo
@@ -39,7 +40,8 @@ def default_of(kind, *options):
 
 
 def wire(prompt, nodes, source, target, wanted):
-    """Link two nodes of the prompt: the input that is named, or the first that is free and of a type that the source has."""
+    """Link two nodes of the prompt: the input that is named, or the first that is free and of a
+    type that the source has."""
     offered, asked, taken = (
         nodes[source]["output"],
         inputs_of(nodes[target]),

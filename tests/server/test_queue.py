@@ -1,4 +1,5 @@
-"""The server's queue: prompts in flight, cancelled, interrupted, run again by another process: each gives its own result."""
+"""The server's queue: prompts in flight, cancelled, interrupted, run again by another process: each
+gives its own result."""
 
 import json
 import time
@@ -21,7 +22,8 @@ OTHER = {
 
 
 def prompt_for(running, changes=(), workflow=None):
-    """The demo's workflow up to its refined latent, on the small photo in 2 steps, with other values for some nodes."""
+    """The demo's workflow up to its refined latent, on the small photo in 2 steps, with other
+    values for some nodes."""
     workflow = (
         json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
     )
@@ -126,7 +128,8 @@ def test_after_an_interrupt_in_the_middle_the_same_prompt_gives_a_fresh_one_s_re
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 def test_odd_characters_in_regions_are_refused_in_words_or_mean_nothing(running, name):
-    """As the word of a region they are refused; under a key that nobody asks for they do no harm."""
+    """As the word of a region they are refused; under a key that nobody asks for they do no
+    harm."""
     words = prompt_for(
         running, {"QuadtreeVisualizer": {"regions": json.dumps([[name, 0, 0, 1, 1]])}}
     )

@@ -1,4 +1,5 @@
-"""The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
+"""The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo
+to saved latents."""
 
 import urllib.error
 

@@ -1,4 +1,5 @@
-"""Workflows as earlier states of the pack saved them (tests/workflows tells which): the server takes and runs them."""
+"""Workflows as earlier states of the pack saved them (tests/workflows tells which): the server
+takes and runs them."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""devtools: ComfyUI's source is unpacked whole or not at all, and the user's own folder is checked."""
+"""devtools: ComfyUI's source is unpacked whole or not at all, and the user's own folder is
+checked."""
 
 import hashlib
 import io

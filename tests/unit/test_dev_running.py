@@ -91,7 +91,10 @@ def test_a_failing_step_is_named_and_ends_the_setup(project, error):
 
 
 def test_a_failing_tool_is_told_by_its_last_lines_and_what_to_do(project):
-    tool = "for i in range(30): print('line', i)\nprint('No space left on device'); raise SystemExit(3)"
+    tool = (
+        "for i in range(30): print('line', i)\n"
+        "print('No space left on device'); raise SystemExit(3)"
+    )
     with pytest.raises(running.ExpectedError) as caught:
         running.run_tool([sys.executable, "-c", tool])
     assert "line 29" in str(caught.value) and "line 9\n" not in str(caught.value)

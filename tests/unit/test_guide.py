@@ -20,7 +20,7 @@ from quadtree_pack.testing.registration import pack_files
 ROOT = paths.ROOT
 COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in commands_in(text)}
 
-# --- Commands ---------------------------------------------------------------------------------------------------------
+# --- Commands -------------------------------------------------------------------------------------
 
 # What runs a command, as file::test; benchmarks are below.
 RUN_BY = {
@@ -82,7 +82,7 @@ def test_the_command_lint_repairs_what_it_can(here, tmp_path, monkeypatch):
     assert (tmp_path / "odd.py").read_text(encoding="utf-8") == "x = {}\n"
 
 
-# --- Links ------------------------------------------------------------------------------------------------------------
+# --- Links ----------------------------------------------------------------------------------------
 
 
 def anchors(path):
@@ -109,7 +109,7 @@ def test_every_figure_is_in_the_guide_with_words_for_those_who_cannot_see_it():
     assert all(len(words) > 50 for words in shown)
 
 
-# --- What it says -----------------------------------------------------------------------------------------------------
+# --- What it says ---------------------------------------------------------------------------------
 
 
 def texts_of(path):

@@ -5,7 +5,8 @@ import ast
 import pytest
 from quadtree_pack.testing.registration import ROOT, pack_files
 
-# From the ground up. What shares a floor may import each other; a room (a folder) is named by its folder.
+# From the ground up. What shares a floor may import each other; a room (a folder) is named by its
+# folder.
 FLOORS = (
     {"utils"},
     {"velocity", "tree"},

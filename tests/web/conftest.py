@@ -71,7 +71,8 @@ def opened(request, server, browser):
 
 @pytest.fixture
 def page(opened, request):
-    """The page, with a check that nothing of ours was logged as an error, and a screenshot of a failed test."""
+    """The page, with a check that nothing of ours was logged as an error, and a screenshot of a
+    failed test."""
     opened.errors.clear()
     failed = request.session.testsfailed
     yield opened

@@ -318,7 +318,8 @@ def test_nothing_is_drawn_while_idle_also_with_thousands_of_leaves(page):
 
 
 def test_looking_asks_no_other_node_to_serialize_itself(page):
-    """Some nodes upload a file or show an alert then; the frontend's own graphToPrompt is only the oracle here."""
+    """Some nodes upload a file or show an alert then; the frontend's own graphToPrompt is only the
+    oracle here."""
     page.load()
     page.line(COST)
     page.page.evaluate(

@@ -1,4 +1,5 @@
-"""While a sampler runs, the Quadtree Diffusion node says how far it is; with the demo's workflow and small model."""
+"""While a sampler runs, the Quadtree Diffusion node says how far it is; with the demo's workflow
+and small model."""
 
 import json
 
