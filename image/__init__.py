@@ -1,4 +1,4 @@
 """Pictures after sampling: kept pixels are put back, and only what changed is decoded.
 
-May import tree, windows, quadtree, memory and utils.
+May import tree, windows, quadtree and utils.
 """
