@@ -3,7 +3,8 @@
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
+    """Return the extension that lists the nodes; ComfyUI calls this."""
     # Imported here, not above: test tools import this file by itself, without a package around it.
     from .nodes import QuadtreeExtension
 

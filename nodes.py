@@ -13,10 +13,11 @@ from server import PromptServer
 
 from .image.composite import composite
 from .image.decoding import decode_changed
-from .quadtree import DENOISE_BY, MASK_MODES
 from .sampling.model import Settings
 from .tiled_diffusion import attach
 from .tree.detail import DETAIL_METRICS, LARGEST_PX, CellSums
+from .tree.masks import MASK_MODES
+from .tree.subdivision import DENOISE_BY
 from .ui.budget import Choice, build_for_cost
 from .ui.facts import facts_of
 from .ui.inputs import (
@@ -426,7 +427,7 @@ class QuadtreeComposite(io.ComfyNode):
             checked_colours("original image", original),
             checked_colours("refined image", refined),
         )
-        size = tuple(refined.shape[1:3])
+        size = refined.shape[1], refined.shape[2]
         ready = checked_canvases(
             original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined"
         )

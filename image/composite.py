@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..quadtree import Quadtree
 from ..tree.detail import GRID_PX
-from ..tree.raster import feathered, window_mean
+from ..tree.raster import feather, window_mean
 from ..utils import Box, ceil_div
 
 # Rows that are composed at once, in whole cells: an 8192 px picture as a whole would need several
@@ -90,7 +90,7 @@ def composite(canvas: Canvas, refined: Tensor, feather_px: int, *, match: bool =
 def _fade_in(free: Tensor, start: int, stop: int, feather_px: int) -> Tensor:
     """Return a linear ramp into what is free in the rows start..stop, [rows, W, 1] in 0..1."""
     first, last = max(0, start - feather_px), min(len(free), stop + feather_px)
-    ramp = feathered(free[first:last].float(), feather_px // 2)
+    ramp = feather(free[first:last].float(), feather_px // 2)
     return ramp[start - first : stop - first, :, None]
 
 

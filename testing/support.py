@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.quadtree import Leaf, Quadtree
+from quadtree_pack.quadtree import Quadtree
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.tiled_diffusion import attach
+from quadtree_pack.tree.leaves import Leaf
 from torch import Tensor
 
 from .tiny_models.building import Entry
@@ -38,7 +39,7 @@ def tree_of(denoise: list[list[float]], height: int, width: int, px_per_cell: in
         for y in range(0, size[1], side)
         for x in range(0, size[0], side)
     )
-    return Quadtree(*size, side, leaves)
+    return Quadtree.from_leaves(*size, side, leaves)
 
 
 def half_kept(height: int, width: int, px_per_cell: int = 8, free: float = 1.0) -> Quadtree:

@@ -1,4 +1,8 @@
-"""What a quadtree is made of: the detail of an image, regions painted by hand, and values painted on grids.
+"""What a quadtree is made of.
+
+`detail` measures an image, `regions` holds what the user painted over it, and `subdivision` decides
+the leaves from both. `leaves` and `masks` are what a tree holds, and `raster` lays the leaves'
+values on grids.
 
 May import utils only, and of packages torch alone.
 """

@@ -1,4 +1,4 @@
-"""How much detail there is where: sums over 8 x 8 px cells of an image, read once, and the measures that trees take of them."""
+"""How much detail there is where: sums over 8 x 8 px of an image, read once, and measures of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOR_FIELDS = 5
 
 @dataclass(frozen=True, slots=True)
 class CellSums:
-    """What the tree needs of an image of `width` x `height` px: sums over 8 x 8 px cells, see `of_image`."""
+    """What a tree needs to know of an image of `width` x `height` px: sums over 8 x 8 px."""
 
     width: int
     height: int
@@ -53,12 +53,12 @@ class CellSums:
 
     @property
     def edges(self) -> bool:
-        """Whether the sums hold gradients, too."""
+        """Whether the sums include gradients."""
         return self.sums.shape[-1] > COLOR_FIELDS
 
 
 def detail_by_color(sums: Tensor) -> Tensor:
-    """Square root of the summed variance of R, G and B in 0..255 units, from sums [..., fields]."""
+    """Return the standard deviation of R, G and B together in 0..255 units, from sums [..., fields]."""
     count = sums[..., 4].clamp_min(1)
     mean_square = sums[..., 3] / count
     square_mean = (sums[..., :3] / count[..., None]).square().sum(-1)
@@ -66,12 +66,12 @@ def detail_by_color(sums: Tensor) -> Tensor:
 
 
 def detail_by_edges(sums: Tensor) -> Tensor:
-    """Mean gradient magnitude of the luma (Scharr) in 0..255 units, times EDGES_GAIN, from sums [..., fields]."""
+    """Return the mean gradient of the luma (Scharr) in 0..255 units, times EDGES_GAIN."""
     return EDGES_GAIN * 255 * sums[..., COLOR_FIELDS] / sums[..., 4].clamp_min(1)
 
 
 def detail_by_both(sums: Tensor) -> Tensor:
-    """The larger of the two; EDGES_GAIN makes one threshold mean about the same to them."""
+    """Return the larger of the two; EDGES_GAIN makes one threshold mean about the same to both."""
     return torch.maximum(detail_by_color(sums), detail_by_edges(sums))
 
 
@@ -83,12 +83,12 @@ DETAIL_METRICS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def needs_edges(detail_metric: str) -> bool:
-    """Whether a measure looks at gradients, see `CellSums.of_image`."""
+    """Return whether a measure needs gradients, see `CellSums.of_image`."""
     return detail_metric != "color"
 
 
-def pooled(sums: Tensor, factor: int) -> Tensor:
-    """Sums of factor x factor blocks of [rows, columns, fields]; blocks at the edge are smaller."""
+def pool_sums(sums: Tensor, factor: int) -> Tensor:
+    """Return sums of factor x factor of [rows, columns, fields]; those at the edge are smaller."""
     rows, columns, fields = sums.shape
     sums = F.pad(sums, (0, 0, 0, -columns % factor, 0, -rows % factor))
     return sums.view(sums.shape[0] // factor, factor, sums.shape[1] // factor, factor, fields).sum(
@@ -114,8 +114,8 @@ def _colour_sums(image: Tensor) -> Tensor:
         part = image[y : y + band_rows, :, :3]
         band = buffer[: len(part)].copy_(part)
         out = sums[y // GRID_PX : ceil_div(y + len(band), GRID_PX)]
-        out[..., :3] = _summed(band)
-        out[..., 3] = _summed(band.square_()).sum(-1)
+        out[..., :3] = _sum_cells(band)
+        out[..., 3] = _sum_cells(band.square_()).sum(-1)
     sums[..., 4] = _extents(height, sums)[:, None] * _extents(width, sums)[None, :]
     if not bool(sums.isfinite().all()):
         raise ValueError(
@@ -145,25 +145,25 @@ def _edge_sums(image: Tensor) -> Tensor:
         luma = _luma(image[max(0, y - 1) : end + 1])
         luma = F.pad(luma[None], (1, 1, int(y == 0), int(end == height)), mode="replicate")[0]
         down, across = luma[2:] - luma[:-2], luma[:, 2:] - luma[:, :-2]
-        magnitude = _smoothed(down[:, :-2], down[:, 1:-1], down[:, 2:]).square_()
-        magnitude.add_(_smoothed(across[:-2], across[1:-1], across[2:]).square_()).sqrt_()
-        sums[y // GRID_PX : ceil_div(end, GRID_PX)] = _summed(magnitude[..., None])[..., 0]
+        magnitude = _smooth(down[:, :-2], down[:, 1:-1], down[:, 2:]).square_()
+        magnitude.add_(_smooth(across[:-2], across[1:-1], across[2:]).square_()).sqrt_()
+        sums[y // GRID_PX : ceil_div(end, GRID_PX)] = _sum_cells(magnitude[..., None])[..., 0]
     return sums
 
 
 def _luma(image: Tensor) -> Tensor:
-    """[H, W, C] as float32 [H, W]."""
+    """Return the luma of [H, W, C] as float32 [H, W]."""
     if image.shape[2] == 1:
         return image[..., 0].float()
     red, green, blue = (image[..., channel].float() for channel in range(3))
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def _smoothed(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
+def _smooth(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
     return (before + after).mul_(3 / 16).add_(middle, alpha=10 / 16)
 
 
-def _summed(band: Tensor) -> Tensor:
+def _sum_cells(band: Tensor) -> Tensor:
     """Sums of [h, w, C] over 8 x 8 px cells, [ceil(h / 8), ceil(w / 8), C]; cells at the edge are smaller."""
     height, width, channels = band.shape
     if height % GRID_PX:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +51,7 @@ class Painting(NamedTuple):
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"regions is no JSON: {str(error)[:120]}. Clear it, or paint in the panel."
+                f"regions is not valid JSON: {str(error)[:120]}. Clear it, or paint in the panel."
             ) from None
         data = {"regions": data} if isinstance(data, list) else data
         if not isinstance(data, dict) or not isinstance(data.get("regions"), list):
@@ -83,7 +82,9 @@ def _region(value: Any) -> Region:
         and value[0] in DENOISE
     ):
         numbers = [
-            edge for edge in value[1:] if isinstance(edge, Real) and not isinstance(edge, bool)
+            edge
+            for edge in value[1:]
+            if isinstance(edge, (int, float)) and not isinstance(edge, bool)
         ]
         if (
             len(numbers) == 4
@@ -92,7 +93,7 @@ def _region(value: Any) -> Region:
         ):
             return Region(value[0], *map(float, numbers))
     raise ValueError(
-        f"{shown(value)} in regions is no region. It takes keep, full or auto and then x0, y0, x1, y1 as shares of "
+        f"{shown(value)} in regions is not a region. A region is keep, full or auto and then x0, y0, x1, y1 as shares of "
         'the image in 0..1, such as ["keep", 0.25, 0.5, 0.5, 0.75].'
     )
 
@@ -109,8 +110,11 @@ def _size(value: Any) -> tuple[int, int] | None:
     raise ValueError(f"size in regions is {shown(value)}; it must be [width, height] in px.")
 
 
-def painted_grid(regions: Sequence[Region], width: int, height: int, side: int) -> Tensor | None:
-    """Painted denoise on blocks of `side` px, float64 [rows, columns], by their centres; -1 where there is none."""
+def paint_regions(regions: Sequence[Region], width: int, height: int, side: int) -> Tensor | None:
+    """Return the painted denoise on blocks of `side` px, float64 [rows, columns], by their centres.
+
+    It is -1 where nothing is painted; None stands for no regions at all.
+    """
     if not regions:
         return None
     # A byte each, because many large regions write it over and over.

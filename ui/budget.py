@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..quadtree import MASK_MODES, Mask, Quadtree, Subdivision, build_quadtree, busy_by_detail
+from ..quadtree import Quadtree, build_quadtree
 from ..sampling.model import ROUGH_PX, TYPICAL_STEPS
 from ..sampling.run import estimate_rough_cost
 from ..tree.detail import CellSums
-from ..tree.raster import centre_blocks, painted
+from ..tree.masks import Mask
+from ..tree.raster import centre_blocks, rasterize
+from ..tree.subdivision import Subdivision
 from ..utils import ceil_div
 from ..velocity import free_steps
 
@@ -99,7 +101,7 @@ class CoarseMaps:
     def __init__(self, cells: CellSums, mask: Mask | None, **limits: Any) -> None:
         self.subdivision = Subdivision(cells, **limits)
         self.size = ceil_div(cells.height, ROUGH_PX), ceil_div(cells.width, ROUGH_PX)
-        self.mask = mask and (MASK_MODES[mask.mode], mask.resampled(*self.size))
+        self.mask = mask
         most_detail = max(float(detail.max()) for detail in self.subdivision.details)
         self.most = ceil(most_detail * PER_UNIT)  # above it nothing is halved
         self.shares: dict[int, float] = {}
@@ -112,23 +114,19 @@ class CoarseMaps:
     def denoise(self, threshold: float) -> Tensor:
         """[H, W] float64: that of the leaf at each cell's centre, after the mask has had its say."""
         width, height = self.subdivision.size
-        groups = (
-            (group.side, group.x0, group.y0, group.denoise)
-            for group in self.subdivision.groups(threshold)
-        )
-        grid, side = painted(groups, width, height, self.subdivision.sides[0])
-        rows, columns = (
-            centre_blocks(*axis, side) for axis in zip(self.size, (height, width), strict=True)
-        )
+        leaves = self.subdivision.find_leaves(threshold)
+        root_px = self.subdivision.sides[0]
+        grid, side = rasterize(leaves, leaves.denoise, width, height, root_px)
+        rows = centre_blocks(self.size[0], height, side)
+        columns = centre_blocks(self.size[1], width, side)
         values = grid[rows][:, columns]
-        return values if self.mask is None else self.mask[0](values, self.mask[1])
+        return values if self.mask is None else self.mask.apply(values)
 
     def threshold_of(self, share: float) -> float:
         """The threshold whose active share is nearest to `share`, of those that a bisection meets; the share moves in steps."""
         low, high = 0, self.most
-        if (
-            self.subdivision.busy is busy_by_detail
-        ):  # the leaves' denoise follows the spread of all: it may rise and fall
+        if self.subdivision.rule.needs_spread:
+            # The leaves\' denoise follows the spread of all leaves: it may rise and fall.
             step = ceil(self.most / SCANNED) or 1
             best = min(
                 range(0, self.most + step, step), key=lambda place: abs(self.share(place) - share)

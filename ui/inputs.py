@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from ..image.composite import Canvas, build_canvases
-from ..quadtree import DENOISE_BY, Quadtree
+from ..quadtree import Quadtree
 from ..tree.detail import DETAIL_METRICS, LARGEST_PX
 from ..tree.regions import Painting, Region
+from ..tree.subdivision import DENOISE_BY
 from ..utils import info, shown, warn
 from .budget import LOWEST
 
@@ -25,14 +26,12 @@ def checked(
     """
     words = f"{name} is {shown(value)}; it must be a {'whole ' if kind is int else ''}number from {low:g} to {high:g}"
     words += f" {unit}." if unit else "."
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not low <= value <= high
-        or kind(value) != value
-    ):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(words)
-    return kind(value)
+    number: Any = value  # typing has no comparisons for Real, which numpy's numbers are, too
+    if not low <= number <= high or kind(number) != number:
+        raise ValueError(words)
+    return kind(number)
 
 
 def visualizer_limits(
@@ -73,7 +72,7 @@ def checked_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
     if regions is None:
         warn(
             "the regions were painted on an image of %d x %d px and do not fit this one of %d x %d; they are ignored.",
-            *painting.size,
+            *(painting.size or ()),
             width,
             height,
         )
@@ -89,12 +88,14 @@ def checked_image(image: Any, name: str = "image") -> torch.Tensor:
     return image
 
 
-def check_tensor(name: str, value: Any) -> None:
+def check_tensor(name: str, value: Any) -> torch.Tensor:
+    """Return `value`; raise ValueError unless it is a tensor of floating point numbers."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_nested:
         what = str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
         raise ValueError(
             f"The {name} is {what}, not a tensor of floating point numbers; connect another node's output."
         )
+    return value
 
 
 def checked_colours(name: str, image: Any) -> torch.Tensor:
@@ -186,7 +187,7 @@ def checked_samples(name: str, latent: Any) -> torch.Tensor:
         raise ValueError(
             f"{name} is {type(latent).__name__}, not a latent; connect a LATENT output."
         )
-    check_tensor(name, samples)
+    samples = check_tensor(name, samples)
     if samples.ndim < 4 or samples.numel() == 0:
         raise ValueError(
             f"{name} has shape {tuple(samples.shape)}, of no image, or is empty; connect an image latent."

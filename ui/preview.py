@@ -13,7 +13,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import folder_paths
 import torch
@@ -51,7 +51,12 @@ class SumsCache:
         self.locks: dict[Any, threading.Lock] = {}
         self.lock = threading.Lock()
 
+    @overload
+    def get(self, key: Any) -> CellSums | None: ...
+    @overload
+    def get(self, key: Any, read: Callable[[], CellSums]) -> CellSums: ...
     def get(self, key: Any, read: Callable[[], CellSums] | None = None) -> CellSums | None:
+        """Return the sums under a key, read if they are not known; None where nothing reads them."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
         with busy:
@@ -203,6 +208,6 @@ def register() -> None:
             body = json.loads(await request.text())
             return web.json_response(await asyncio.to_thread(preview, body))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-            return web.json_response({"error": "The request is no JSON."}, status=400)
+            return web.json_response({"error": "The request is not valid JSON."}, status=400)
         except (ValueError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=getattr(error, "status", 400))

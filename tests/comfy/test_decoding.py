@@ -241,13 +241,12 @@ def test_of_an_original_that_vae_encode_crops_the_middle_is_kept(spare, vaes):
     vae = vaes["taesd"]
     height, width = (length * 8 + more for length, more in zip(SIZE, spare, strict=True))
     original = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
-    tree = Quadtree(width, height, 64, half_kept(SIZE[0] + 1, SIZE[1] + 1).leaves)
-    leaves = (
-        leaf._replace(x1=min(leaf.x1, width), y1=min(leaf.y1, height)) for leaf in tree.leaves
-    )
-    tree = Quadtree(
-        width, height, 64, tuple(leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0)
-    )
+    leaves = [
+        leaf._replace(x1=min(leaf.x1, width), y1=min(leaf.y1, height))
+        for leaf in half_kept(SIZE[0] + 1, SIZE[1] + 1).leaves
+    ]
+    inside = [leaf for leaf in leaves if leaf.x1 > leaf.x0 and leaf.y1 > leaf.y0]
+    tree = Quadtree.from_leaves(width, height, 64, inside)
     samples = vae_latent(vae, *SIZE)
     result = decoded(vae, samples, tree, original)[0]
     crop = vae.vae_encode_crop_pixels

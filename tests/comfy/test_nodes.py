@@ -238,7 +238,7 @@ def test_painted_regions_are_kept_or_fully_regenerated(caplog):
     )
     other = visualize(half_busy(), regions=painted.replace("[320, 256]", "[256, 320]"))[2]
     assert torch.equal(other, plain) and "do not fit" in caplog.text
-    with pytest.raises(ValueError, match="is no region"):
+    with pytest.raises(ValueError, match="is not a region"):
         visualize(half_busy(), regions='[["keep", 0.5, 0, 0.4, 1]]')
 
 

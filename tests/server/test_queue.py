@@ -133,7 +133,7 @@ def test_odd_characters_in_regions_are_refused_in_words_or_mean_nothing(running,
     words = prompt_for(
         running, {"QuadtreeVisualizer": {"regions": json.dumps([[name, 0, 0, 1, 1]])}}
     )
-    with pytest.raises(demo.DemoError, match=r"in regions is no region.*keep, full or auto"):
+    with pytest.raises(demo.DemoError, match=r"in regions is not a region.*keep, full or auto"):
         demo.run_prompt(running.url, words)
     regions = json.dumps(
         {"regions": [["keep", 0, 0, 1, 1]], "note": name}, ensure_ascii=name == "\ud800"

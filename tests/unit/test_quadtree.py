@@ -6,17 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadtree_pack.quadtree import (
-    Leaf,
-    Quadtree,
-    build_quadtree,
-    busy_by_area,
-    busy_by_depth,
-    tree_sides,
-)
+from quadtree_pack.quadtree import Quadtree, build_quadtree
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.testing.trees import is_sound
 from quadtree_pack.tree.detail import DETAIL_METRICS, detail_by_color
+from quadtree_pack.tree.leaves import Leaf
+from quadtree_pack.tree.subdivision import list_sides, rank_by_area, rank_by_depth
 from quadtree_pack.utils import Box
 
 
@@ -106,18 +101,14 @@ def test_a_flat_bright_image_has_no_detail():
     ],
 )
 def test_sides_halve_on_the_grid_within_the_limits(limits, sides):
-    assert tree_sides(*limits) == sides
+    assert list_sides(*limits) == sides
 
 
 def test_denoise_runs_from_min_at_the_reference_to_max_at_zero_side():
-    assert [busy_by_area(side, (1024, 64), None, None) for side in (1024, 512, 0)] == [0, 0.75, 1]
-    assert [busy_by_depth(side, (1024, 64), None, None) for side in (1024, 256, 64, 2048)] == [
-        0,
-        0.5,
-        1,
-        0,
-    ]
-    assert busy_by_depth(64, (64, 64), None, None) == 0
+    assert [rank_by_area(side, largest=1024) for side in (1024, 512, 0)] == [0, 0.75, 1]
+    by_depth = [rank_by_depth(side, largest=1024, smallest=64) for side in (1024, 256, 64, 2048)]
+    assert by_depth == [0, 0.5, 1, 0]
+    assert rank_by_depth(64, largest=64, smallest=64) == 0
 
 
 def test_an_image_smaller_than_a_tile_is_measured_against_its_longer_side():
@@ -178,7 +169,7 @@ def test_no_cell_is_raised_above_its_own_leaf(height, width, rows, columns, feat
 
 def test_the_feather_rises_in_equal_steps_on_the_high_side_only():
     leaves = (Leaf(0, 0, 64, 64, 64, 0.0, 0.0), Leaf(64, 0, 128, 64, 64, 9.0, 1.0))
-    row = Quadtree(128, 64, 64, leaves).denoise_map(8, 16, 4)[4]
+    row = Quadtree.from_leaves(128, 64, 64, leaves).denoise_map(8, 16, 4)[4]
     assert row.tolist() == pytest.approx([0.0] * 8 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 4)
 
 

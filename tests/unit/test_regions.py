@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.testing.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
 from quadtree_pack.testing.trees import is_sound
-from quadtree_pack.tree.regions import Painting, Region, painted_grid
+from quadtree_pack.tree.regions import Painting, Region, paint_regions
 
 SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(
     lambda ends: sorted(end / 8 for end in ends)
@@ -65,11 +65,11 @@ def test_a_painted_area_stays_whole_however_busy_it_is():
 
 
 def test_a_grid_goes_by_the_centres_of_its_blocks():
-    grid = painted_grid([Region("keep", 0.0, 0.0, 1 / 3, 1.0)], 100, 20, 16)
+    grid = paint_regions([Region("keep", 0.0, 0.0, 1 / 3, 1.0)], 100, 20, 16)
     assert grid.tolist() == [[0, 0, -1, -1, -1, -1, -1]] * 2
-    assert painted_grid([Region("full", 0.99, 0.0, 1.0, 1.0)], 100, 20, 16).eq(-1).all()
-    assert painted_grid([Region("full", 0.97, 0.0, 1.0, 1.0)], 100, 20, 16)[:, -1].eq(1).all()
-    assert painted_grid([], 100, 20, 16) is None
+    assert paint_regions([Region("full", 0.99, 0.0, 1.0, 1.0)], 100, 20, 16).eq(-1).all()
+    assert paint_regions([Region("full", 0.97, 0.0, 1.0, 1.0)], 100, 20, 16)[:, -1].eq(1).all()
+    assert paint_regions([], 100, 20, 16) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_any_value_is_refused_in_words_or_paints_inside_the_image(value):
         assert "regions" in str(error) and is_clear(str(error))
         return
     for width, height in ((1, 1), (300, 200), (7, 1000)):
-        grid = painted_grid(painting.on(width, height) or (), width, height, 8)
+        grid = paint_regions(painting.on(width, height) or (), width, height, 8)
         assert grid is None or (
             set(grid.unique().tolist()) <= {-1.0, 0.0, 1.0}
             and grid.shape == (-(-height // 8), -(-width // 8))
