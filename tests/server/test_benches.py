@@ -1,4 +1,4 @@
-"""Every benchmark runs to its rows, with less of everything; as `python dev.py bench` runs it, but for what it writes."""
+"""Every benchmark runs to its rows, with less of everything and without writing results."""
 
 import os
 import subprocess
@@ -20,17 +20,23 @@ from pathlib import Path
 it.ROOT = Path(FOLDER)
 (it.ROOT / "docs").mkdir()
 """
+SMALL_PHOTO = """
+photo = it.photo
+it.photo = lambda name, px: photo(name, min(px, 1536))
+it.PHOTOS = ("rocket",)
+"""
 ONE_PHOTO = """
 from pathlib import Path
-it.PHOTOS = it.HELD_OUT = ("coffee",)
+from quadtree_pack.benchmarks import charts, quality_cases as cases
+cases.PHOTOS = cases.HELD_OUT = ("coffee",)
+cases.OVERLAPPING, cases.UNIFORM_STEPS = cases.METHODS[:1], (4,)
 it.PHOTO_PX = it.GRADIENT_PX = (256, 512)
-it.OVERLAPPING, it.UNIFORM_STEPS = it.METHODS[:1], (4,)
-it.charts.ROOT = it.charts.OUTPUT = it.charts.FIGURES = Path(FOLDER)
+charts.ROOT = charts.OUTPUT = charts.FIGURES = Path(FOLDER)
 """
 # What makes a benchmark, `it`, a small one.
 SMALL = {
     "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
-    "plan": "photo = it.photo; it.photo = lambda name, px: photo(name, min(px, 1536)); it.PHOTOS = ('rocket',)",
+    "plan": SMALL_PHOTO,
     "overhead": "it.REPEATS = 1",
     "gpu": "",  # QUADTREE_BENCH_TINY
     "families": ONE_FAMILY,
