@@ -170,7 +170,7 @@ def load_photo(side_px: int) -> torch.Tensor:
 def make_flux_dev(tiny: bool) -> tuple[Any, list]:
     """Return a model of Flux-dev's size and its conditioning."""
     import comfy.supported_models
-    from quadtree_pack.testing.tiny_models import FLUX
+    from quadtree_pack.testing.tiny_models.transformers import FLUX
 
     unet = {**FLUX, **({} if tiny else FLUX_DEV)}
     dtype = torch.float32 if tiny else torch.bfloat16
@@ -182,7 +182,7 @@ def make_flux_dev(tiny: bool) -> tuple[Any, list]:
 def make_sdxl_base(tiny: bool) -> tuple[Any, list]:
     """Return a model of SDXL's size and its conditioning."""
     import comfy.supported_models
-    from quadtree_pack.testing.tiny_models import UNET
+    from quadtree_pack.testing.tiny_models.unets import UNET
 
     unet = {**UNET, **SDXL_BASE, **(SDXL_TINY if tiny else {})}
     heads = {"num_head_channels": 32 if tiny else 64}

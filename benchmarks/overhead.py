@@ -57,7 +57,8 @@ def measure_seconds(work: Callable[[], Any]) -> float:
 def measure_one_window() -> dict:
     """Time runs of a tiny Flux with and without the node in turn."""
     from quadtree_pack.testing.support import patched, tree_of
-    from quadtree_pack.testing.tiny_models import flux, sample
+    from quadtree_pack.testing.tiny_models.building import sample
+    from quadtree_pack.testing.tiny_models.transformers import flux
 
     entry = flux()
     latent = entry.latent(SMALL_CELLS, SMALL_CELLS)
@@ -145,7 +146,7 @@ def prepare_call(batch: int) -> Call:
     from quadtree_pack.sampling.model import Settings
     from quadtree_pack.sampling.run import Mode, denoise_maps, new_run
     from quadtree_pack.testing.support import tree_of
-    from quadtree_pack.testing.tiny_models import flux
+    from quadtree_pack.testing.tiny_models.transformers import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
     from quadtree_pack.windows.planning import batches
 

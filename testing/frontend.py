@@ -1,6 +1,8 @@
 """What the browser tests do with the real frontend: load a workflow, find our panel, move its sliders, run it."""
 
 LOADER, VISUALIZER = 1, 2
+# What the status line says once a tree is shown.
+COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
 WIDGETS = (
     "content_threshold",
     "min_tile_size",
@@ -142,3 +144,29 @@ class Frontend:
 
     def shot(self, path):
         self.page.screenshot(path=path)
+
+
+def tiles(page):
+    return int(page.text().split()[0])
+
+
+def canvas_box(page):
+    return page.page.locator(".qt-view canvas").first.bounding_box()
+
+
+def leaf_at(page, across, down):
+    """What the panel says of the leaf at a share of the view, by moving the mouse there."""
+    box = canvas_box(page)
+    page.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+    return page.line(r"^\d+ px, detail")
+
+
+def colours(page):
+    """Distinct colours on the overlay."""
+    return page.page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".qt-view canvas");
+            const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+            return new Set(data).size;
+        }"""
+    )

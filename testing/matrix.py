@@ -30,7 +30,7 @@ from .support import (
     tree_of,
     with_extra_conds,
 )
-from .tiny_models import Entry, clean_latent, sample
+from .tiny_models.building import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
 STILL = {"steps": 3, "cfg": 3.0, "denoise": 0.8}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
@@ -13,7 +14,7 @@ from quadtree_pack.sampling.model import Settings
 from quadtree_pack.tiled_diffusion import attach
 from torch import Tensor
 
-from .tiny_models import Entry
+from .tiny_models.building import Entry
 
 SIDE = 8  # cells per leaf of the trees below
 
@@ -183,3 +184,8 @@ def free_cells(tree: Quadtree, latent: Tensor) -> Tensor:
 def error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, relative to the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def families(names: list[str]) -> pytest.MarkDecorator:
+    """Return the mark that runs a test on each of these tiny models, as its argument `entry`."""
+    return pytest.mark.parametrize("entry", names, indirect=True)

@@ -26,7 +26,9 @@ from torch import Tensor
 
 import nodes
 
-from .tiny_models import FLUX, QWEN, SD3, SDXL, UNET, Entry, gauss, randomize
+from .tiny_models.building import Entry, gauss, randomize
+from .tiny_models.transformers import FLUX, QWEN, SD3
+from .tiny_models.unets import SDXL, UNET
 
 SEED = 7
 # The layers through which a control speaks: heard well, but not louder than the model.

@@ -23,7 +23,7 @@ from comfy.taesd.taehv import TAEHV
 from comfy.taesd.taesd import TAESD
 from torch import Tensor
 
-from .tiny_models import clean_latent, randomize
+from .tiny_models.building import clean_latent, randomize
 
 WIDTH = 32  # channels at the full resolution; the real ones have 128 (KL) and 96 (Wan)
 KL = {

@@ -6,7 +6,8 @@ The entries are put into real model calls of core, as a model's own `extra_conds
 import comfy.conds
 import pytest
 from quadtree_pack.testing.support import error, patched, pointwise, tree_of, with_extra_conds
-from quadtree_pack.testing.tiny_models import entry_of, gauss, sample
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import gauss, sample
 
 EVEN, ODD = (32, 40), (33, 43)
 TEXT = 12  # tokens of the tiny Flux and Wan

@@ -26,7 +26,8 @@ from quadtree_pack.testing.tiny_controls import (
     sdxl_controlnet,
     with_control,
 )
-from quadtree_pack.testing.tiny_models import ZOO, entry_of, sample
+from quadtree_pack.testing.tiny_models import ZOO, entry_of
+from quadtree_pack.testing.tiny_models.building import sample
 
 RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.6}
 

@@ -3,7 +3,8 @@
 import comfy.samplers
 import pytest
 from quadtree_pack.testing.documents import GUIDE, rows
-from quadtree_pack.testing.tiny_models import entry_of, sample
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
 
 # What a model function wrapper may return, by its name in the guide; both are latents in the model's space.
 IDEAS = {

@@ -19,7 +19,8 @@ from quadtree_pack.sampling.model import TYPICAL, Settings
 from quadtree_pack.sampling.run import estimate
 from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
-from quadtree_pack.testing.tiny_models import ZOO, sample
+from quadtree_pack.testing.tiny_models import ZOO
+from quadtree_pack.testing.tiny_models.building import sample
 
 
 def half_busy(batch=1, height=256, width=320):

@@ -16,7 +16,8 @@ from quadtree_pack import quadtree, tiled_diffusion
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeInfo, QuadtreeVisualizer
 from quadtree_pack.sampling import conditioning, control, parallel, run
 from quadtree_pack.testing.support import half_kept, patched
-from quadtree_pack.testing.tiny_models import entry_of, sample
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.tree import regions
 from quadtree_pack.ui import preview

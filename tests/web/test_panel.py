@@ -1,45 +1,19 @@
 """The live panel in the real frontend, in both renderers."""
 
-import json
-
 import pytest
 from quadtree_pack.testing.frontend import (
-    DEFAULTS,
+    COST,
     LATER,
     LOADER,
     VISUALIZER,
     WIDGETS,
+    canvas_box,
+    colours,
+    leaf_at,
     node,
+    tiles,
     workflow,
 )
-
-COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
-
-
-def tiles(page):
-    return int(page.text().split()[0])
-
-
-def canvas_box(page):
-    return page.page.locator(".qt-view canvas").first.bounding_box()
-
-
-def leaf_at(page, across, down):
-    """What the panel says of the leaf at a share of the view, by moving the mouse there."""
-    box = canvas_box(page)
-    page.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
-    return page.line(r"^\d+ px, detail")
-
-
-def colours(page):
-    """Distinct colours on the overlay."""
-    return page.page.evaluate(
-        """() => {
-            const canvas = document.querySelector(".qt-view canvas");
-            const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
-            return new Set(data).size;
-        }"""
-    )
 
 
 def test_the_tree_and_its_price_are_shown_before_anything_is_queued(page):
@@ -112,65 +86,6 @@ def test_hovering_names_the_leaf(page):
     page.line(COST)
 
 
-def test_clicks_cycle_a_leaf_and_are_saved_undone_and_cleared(page):
-    page.load()
-    page.line(COST)
-    leaf_at(page, 0.5, 0.5)
-    for words in ("keep", "full", "as computed"):
-        page.page.mouse.down()
-        page.page.mouse.up()
-        page.line(rf"\({words}\)$")
-    assert page.value("regions") == ""
-    page.page.mouse.down()
-    page.page.mouse.up()
-    painted = json.loads(page.value("regions"))
-    assert painted["size"] == [1024, 680] and [region[0] for region in painted["regions"]] == [
-        "keep"
-    ]
-    assert page.saved()["nodes"][1]["widgets_values"][6] == page.value("regions")
-    assert "denoise 0.00 (keep)" in page.line("denoise 0.00")
-    undo, clear = (
-        page.page.get_by_role("button", name=name, exact=True).first for name in ("Undo", "Clear")
-    )
-    undo.click()
-    assert page.value("regions") == ""
-    leaf_at(page, 0.5, 0.5)
-    page.page.mouse.down()
-    page.page.mouse.up()
-    clear.click()
-    assert page.value("regions") == "" and clear.is_disabled()
-    undo.click()
-    assert json.loads(page.value("regions")) == painted
-
-
-def test_a_drag_paints_every_leaf_on_its_way_with_one_undo(page):
-    page.load()
-    page.line(COST)
-    box = canvas_box(page)
-    page.page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
-    page.page.mouse.down()
-    page.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"], steps=25)
-    page.page.mouse.up()
-    painted = json.loads(page.value("regions"))["regions"]
-    assert len(painted) >= 3 and {region[0] for region in painted} == {"keep"}
-    page.page.get_by_role("button", name="Undo", exact=True).first.click()
-    assert page.value("regions") == ""
-
-
-def test_the_keyboard_chooses_and_changes_leaves(page):
-    page.load()
-    page.line(COST)
-    page.page.locator(".qt-view").first.focus()
-    page.page.keyboard.press("ArrowRight")
-    first = page.line(r"^\d+ px, detail")
-    page.page.keyboard.press("ArrowRight")
-    page.page.keyboard.press("ArrowDown")
-    page.page.keyboard.press("Enter")
-    assert "(keep)" in page.line(r"\(keep\)")
-    page.page.keyboard.press("Control+z")
-    assert page.value("regions") == "" and first
-
-
 def test_problems_are_said_in_plain_words(page):
     page.load()
     page.line(COST)
@@ -211,13 +126,6 @@ def test_nothing_of_the_panel_is_saved(page):
     page.load(page.saved())
     page.line("tiles")
     assert page.saved()["nodes"][1]["widgets_values"] == values
-
-
-def test_a_workflow_of_before_the_regions_still_loads(page):
-    page.load(workflow(values=DEFAULTS[:6]))
-    page.line(COST)
-    assert page.value("regions") == "" and page.value("line_thickness") == 2
-    assert [page.value(name) for name in LATER] == DEFAULTS[7:]
 
 
 def test_the_panel_follows_what_denoise_follows(page):
@@ -429,64 +337,6 @@ def test_looking_asks_no_other_node_to_serialize_itself(page):
     assert asked == 0
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
     assert prompt[str(LOADER)]["inputs"]["image"] == "sub/tall [1].png"
-
-
-@pytest.mark.parametrize("key", ["Delete", "Backspace"])
-def test_keys_in_the_panel_delete_no_nodes(page, key):
-    page.load()
-    page.line(COST)
-    page.page.evaluate("(id) => app.canvas.select(app.graph.getNodeById(id))", LOADER)
-    page.page.locator(".qt-view").first.focus()
-    page.page.keyboard.press(key)
-    page.page.wait_for_timeout(200)
-    assert page.page.evaluate("() => app.graph.nodes.length") == 2
-
-
-def test_undo_by_key_takes_back_the_painting_and_nothing_else(page):
-    page.load()
-    page.line(COST)
-    leaf_at(page, 0.5, 0.5)
-    page.page.mouse.down()
-    page.page.mouse.up()
-    page.line(r"\(keep\)$")
-    page.page.evaluate(
-        """(id) => {
-            app.graph.getNodeById(id).pos = [40, 120];
-            app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
-        }""",
-        LOADER,
-    )
-    page.page.locator(".qt-view").first.focus()
-    page.page.keyboard.press("Control+z")
-    page.page.wait_for_timeout(300)
-    assert page.value("regions") == ""
-    assert page.page.evaluate("(id) => [...app.graph.getNodeById(id).pos]", LOADER) == [40, 120]
-
-
-def test_painting_on_an_image_of_another_shape_starts_anew(page):
-    elsewhere = '{"size":[1024,680],"regions":[["keep",0,0,1,1]]}'
-    page.load(workflow("sub/tall [1].png", values=[*DEFAULTS[:6], elsewhere, *DEFAULTS[7:]]))
-    page.line("painted on an image of another shape: regions ignored")
-    assert "(as computed)" in leaf_at(page, 0.5, 0.5)
-    page.page.mouse.down()
-    page.page.mouse.up()
-    page.line(r"\(keep\)$")
-    painted = json.loads(page.value("regions"))
-    assert painted["size"] == [680, 1024] and len(painted["regions"]) == 1
-
-
-@pytest.mark.parametrize(
-    "text", ['{"regions": 5}', '{"regions": [5]}', "[null]", "{", '[["keep", 2, 0, 1, 1]]']
-)
-def test_a_garbled_regions_text_is_said_and_throws_nothing(page, text):
-    page.load(workflow(values=[*DEFAULTS[:6], text, *DEFAULTS[7:]]))
-    page.line("regions")
-    box = canvas_box(page)
-    page.page.mouse.move(box["x"] + 50, box["y"] + 50)
-    page.page.mouse.move(box["x"] + 90, box["y"] + 90)
-    page.set("regions", "")
-    page.line("tiles|px, detail")
-    page.errors[:] = [error for error in page.errors if error.startswith("uncaught")]
 
 
 def test_a_mask_that_the_preview_cannot_know_is_named(page):

@@ -1,0 +1,176 @@
+"""Wrappers, guidance and caches of other nodes, set before or after ours."""
+
+import logging
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from quadtree_pack.testing.support import (
+    Spy,
+    error,
+    free_cells,
+    half_kept,
+    patched,
+    pointwise,
+    tree_of,
+)
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.tiled_diffusion import KEY
+
+
+def test_a_wrapper_that_was_set_before_is_called_for_every_window():
+    entry = entry_of("flux")
+    seen = []
+    earlier = entry.model.clone()
+    earlier.set_model_unet_function_wrapper(
+        lambda apply_model, args: (
+            seen.append(args["input"].shape)
+            or apply_model(args["input"], args["timestep"], **args["c"])
+        )
+    )
+    latent = entry.latent()
+    spy = Spy(patched(entry, half_kept(32, 40), model=earlier))
+    samples = sample(entry, latent, model=spy.model)
+    assert seen == spy.shapes and len(seen) > 6
+    assert torch.equal(samples, sample(entry, latent, model=patched(entry, half_kept(32, 40))))
+
+
+def test_of_two_nodes_in_a_row_the_later_one_wins(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    once = patched(entry, half_kept(32, 40))
+    with caplog.at_level(logging.INFO):
+        twice = patched(entry, half_kept(32, 40), model=patched(entry, tree_of([[0.0]], 32, 40)))
+    assert "replaces" in caplog.text
+    assert torch.equal(sample(entry, latent, model=twice), sample(entry, latent, model=once))
+
+
+def rescale_cfg(model):
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    return RescaleCFG().patch(model, 0.7)[0]
+
+
+def lazy_cache(model):
+    from comfy_extras.nodes_easycache import LazyCacheNode
+
+    return LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("node", [rescale_cfg, lazy_cache])
+def test_guidance_and_caches_that_mix_the_image_do_not_move_what_is_held(node, order):
+    entry = entry_of("sd15")
+    latent = entry.latent()
+    tree = tree_of([[0.0, 0.5], [0.5, 0.0]], 32, 40)
+    held = ~free_cells(tree, latent)
+    model = (
+        patched(entry, tree, model=node(entry.model))
+        if order == "before"
+        else node(patched(entry, tree))
+    )
+    spy = Spy(model)
+    sample(entry, latent, model=spy.model, steps=8, cfg=5.0, denoise=0.7)
+    clean = entry.model.model.process_latent_in(latent)
+    assert (spy.samples[..., held] - clean[..., held]).abs().max() < 1e-5
+
+
+def test_differential_diffusion_and_the_tree_both_hold():
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.ones(1, 1, 32, 40)
+    mask[..., :20] = 0.5
+    model = pointwise(entry.model)
+    differential = DifferentialDiffusion.execute(model).args[0]
+    both = DifferentialDiffusion.execute(
+        patched(entry, tree_of([[1.0]], 32, 40), model=model)
+    ).args[0]
+    run = {"noise_mask": mask, "denoise": 0.8}
+    assert (
+        error(
+            sample(entry, latent, model=both, **run),
+            sample(entry, latent, model=differential, **run),
+        )
+        < 1e-5
+    )
+
+
+def test_a_wrapper_set_afterwards_that_drops_ours_is_reported(caplog):
+    entry = entry_of("flux")
+    model = patched(entry, half_kept(32, 40))
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"])
+    )
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(), model=model, steps=2)
+    assert "had no effect" in caplog.text
+
+
+def test_a_chaining_wrapper_between_two_of_our_nodes_leaves_the_later_one_in_charge():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    inner = patched(entry, tree_of([[0.0]], 32, 40))
+    ours = inner.model_options["model_function_wrapper"]
+    inner.set_model_unet_function_wrapper(lambda apply_model, args: ours(apply_model, args))
+    chained = patched(entry, half_kept(32, 40), model=inner)
+    assert torch.equal(
+        sample(entry, latent, model=chained),
+        sample(entry, latent, model=patched(entry, half_kept(32, 40))),
+    )
+
+
+def test_a_call_outside_of_core_s_hooks_runs_in_windows_and_says_so(caplog):
+    entry = entry_of("flux")
+    model = pointwise(entry.model)
+    tiled = patched(entry, half_kept(32, 40), model=model)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE):
+        tiled.remove_wrappers_with_key(kind, KEY)
+    latent = entry.latent()
+    with caplog.at_level(logging.WARNING):
+        samples = sample(entry, latent, model=tiled, steps=2)
+    assert "outside of core's sampling hooks" in caplog.text
+    assert error(samples, sample(entry, latent, model=model, steps=2)) < 1e-5
+
+
+def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
+    entry = entry_of("flux")
+    seen = []
+
+    def interrupting(apply_model, args):
+        seen.append(1)
+        comfy.model_management.interrupt_current_processing()
+        return args[
+            "input"
+        ]  # core looks for an interrupt inside the model, which is not entered here
+
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(interrupting)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, batch=1))
+    assert len(seen) == 1
+
+
+def test_what_a_window_s_model_call_writes_into_its_options_does_not_reach_the_next():
+    entry = entry_of("flux")
+    found = []
+
+    def writing(apply_model, args):
+        found.append(args["c"]["transformer_options"].get("scribble"))
+        args["c"]["transformer_options"]["scribble"] = 1
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(writing)
+    sample(
+        entry,
+        entry.latent(),
+        model=patched(entry, half_kept(32, 40), model=model, batch=1),
+        steps=2,
+    )
+    assert len(found) > 2 and set(found) == {None}

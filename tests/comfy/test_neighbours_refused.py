@@ -1,0 +1,150 @@
+"""Nodes that cannot work together with Quadtree Diffusion are refused, or run where nothing is cut."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.hooks
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.ldm.supir.supir_patch import SUPIRPatch
+from comfy_extras import (
+    nodes_advanced_samplers,
+    nodes_context_windows,
+    nodes_easycache,
+    nodes_flux,
+    nodes_model_patch,
+    nodes_sag,
+)
+from quadtree_pack.testing.local_models import HEIGHT, WIDTH, entry_of, local
+from quadtree_pack.testing.neighbours import (
+    Graph,
+    around,
+    basic,
+    cfg_guider,
+    everything,
+    node,
+    sampled,
+)
+from quadtree_pack.testing.support import error, half_kept, patched, tree_of
+from quadtree_pack.testing.tiny_models.building import (
+    gauss,
+)
+from torch import Tensor
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (node(nodes_easycache.EasyCacheNode, 0.2, 0.15, 0.95, False), "EasyCache .* Use LazyCache"),
+        (node(nodes_sag.SelfAttentionGuidance, 0.5, 2.0), "Self-Attention Guidance"),
+        (
+            node(
+                nodes_context_windows.ContextWindowsManualNode,
+                2,
+                1,
+                "standard_static",
+                1,
+                False,
+                "pyramid",
+                0,
+                False,
+            ),
+            "Context windows",
+        ),
+    ],
+    ids=["EasyCache", "SAG", "context windows"],
+)
+def test_what_cannot_work_together_is_refused_before_our_node_too(patch, words):
+    entry = entry_of("sd15")
+    with pytest.raises(ValueError, match=words):
+        sampled(
+            Graph(),
+            entry,
+            patched(entry, half_kept(HEIGHT, WIDTH), model=patch(entry.model)),
+            entry.latent(HEIGHT, WIDTH),
+        )
+
+
+class Patch(torch.nn.Module):
+    """The weights of a model patch: none, and how many channels its image has."""
+
+    cond_in_channels = 3
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.mean(0)
+
+
+def model_patch() -> Any:
+    return comfy.model_patcher.ModelPatcher(Patch(), torch.device("cpu"), torch.device("cpu"))
+
+
+def anima_lllite(model: Any) -> Any:
+    return node(
+        nodes_model_patch.AnimaLLLiteApply, model_patch(), torch.rand(1, 128, 256, 3), 1.0, 0.0, 1.0
+    )(model)
+
+
+def supir(model: Any) -> Any:
+    model = model.clone()
+    SUPIRPatch(
+        model_patch(), torch.nn.ModuleList(), torch.zeros(1, 4, HEIGHT, WIDTH), 1.0, 1.0
+    ).register(model)
+    return model
+
+
+@dataclass
+class ClipVisionStates:
+    all_hidden_states: Tensor
+    penultimate_hidden_states: Tensor
+
+
+def uso_style(model: Any) -> Any:
+    states = ClipVisionStates(gauss((1, 27, 6, 64), 1), gauss((1, 6, 64), 2))
+    return node(nodes_model_patch.USOStyleReference, model_patch(), states)(model)
+
+
+@pytest.mark.parametrize(
+    ("patch", "family", "name"),
+    [(anima_lllite, "flux", "LLLite"), (supir, "sd15", "SUPIR")],
+    ids=["Anima LLLite", "SUPIR"],
+)
+def test_a_model_patch_with_an_image_is_refused(patch, family, name):
+    entry = entry_of(family)
+    model = patch(patched(entry, half_kept(HEIGHT, WIDTH)))
+    with pytest.raises(ValueError, match=f"Quadtree Diffusion cannot cut .*{name}"):
+        sampled(Graph(), entry, model, entry.latent(HEIGHT, WIDTH))
+
+
+def test_a_uso_style_reference_samples_in_windows_where_it_samples_without():
+    entry, graph = local("flux"), Graph(uso_style, guider=cfg_guider(1.0), family="flux")
+    latent = entry.latent(HEIGHT, WIDTH)
+    plain = sampled(graph, entry, graph.model(entry.model), latent)
+    one = sampled(graph, entry, around(graph, entry, "after", everything(), batch=1), latent)
+    assert error(one, plain) < 1e-5
+    assert (
+        error(sampled(graph, entry, around(graph, entry, "after", everything()), latent), plain)
+        < 1e-5
+    )
+
+
+def test_a_kv_cache_that_keeps_the_first_window_is_refused():
+    entry = entry_of("flux2")
+    graph = Graph(node(nodes_flux.FluxKVCache), guider=basic, family="flux2")
+    tree = tree_of([[1.0]], HEIGHT, WIDTH, entry.px_per_cell)
+    with pytest.raises(ValueError, match="cannot cut the Flux KV cache"):
+        sampled(graph, entry, around(graph, entry, "after", tree), entry.latent(HEIGHT, WIDTH))
+
+
+def test_a_sampler_that_enlarges_the_latent_is_refused_for_what_it_does():
+    entry = entry_of("sd15")
+    model = patched(entry, half_kept(HEIGHT, WIDTH))
+    sampler = nodes_advanced_samplers.SamplerLCMUpscale.execute(2.0, -1, "bislerp").args[0]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)
+    noise = comfy.sample.prepare_noise(entry.latent(HEIGHT, WIDTH), 42)
+    guider = cfg_guider(3.0)(model, entry.positive, entry.negative)
+    with pytest.raises(
+        ValueError, match="Use a sampler, and nodes, that do not change or cut the latent"
+    ):
+        guider.sample(noise, entry.latent(HEIGHT, WIDTH), sampler, sigmas, disable_pbar=True)

@@ -1,0 +1,155 @@
+"""What cannot be done is refused, with what came, what fits and what to do."""
+
+import pytest
+import torch
+from quadtree_pack.testing.support import (
+    Spy,
+    half_kept,
+    patched,
+)
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
+
+
+def test_another_aspect_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="320 x 256 px, but the latent has 32 x 40 cells"):
+        sample(entry, entry.latent(40, 32), model=patched(entry, half_kept(32, 40)))
+
+
+def test_trees_that_do_not_match_the_batch_are_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="2 trees, one per image, but the latent batch has 3"):
+        sample(
+            entry, entry.latent(batch=3), model=patched(entry, half_kept(32, 40), half_kept(32, 40))
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tile_px": 8}, "tile_size 8 px is smaller than the 16 px that this model needs"),
+        ({"tile_px": 64, "overlap_px": 48}, "tile_overlap 48 px .* at most 32 px"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match=words):
+        sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
+
+
+def test_a_latent_with_empty_and_filled_images_is_refused():
+    entry = entry_of("flux")
+    latent = torch.cat([entry.latent(), torch.zeros(1, 16, 32, 40)])
+    with pytest.raises(ValueError, match=r"are empty .* and others are not"):
+        sample(entry, latent, model=patched(entry, half_kept(32, 40)))
+
+
+def easy_cache(model):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+
+
+def self_attention_guidance(model):
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    return SelfAttentionGuidance.execute(model, 0.5, 2.0).args[0]
+
+
+def context_windows(model):
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    return ContextWindowsManualNode.execute(
+        model, 2, 1, "standard_static", 1, False, "pyramid", 0, False
+    ).args[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (easy_cache, "EasyCache .* Use LazyCache"),
+        (self_attention_guidance, "Self-Attention Guidance"),
+        (context_windows, "Context windows"),
+    ],
+)
+def test_nodes_that_cannot_work_together_are_refused(node, words):
+    entry = entry_of("sd15")
+    with pytest.raises(ValueError, match=words):
+        sample(entry, entry.latent(batch=4), model=node(patched(entry, half_kept(32, 40))))
+
+
+def gligen(model):
+    class Gligen:
+        def patch(self, x, extra_options):
+            return x
+
+    model = model.clone()
+    model.model_options["transformer_options"]["patches"] = {"middle_patch": [Gligen().patch]}
+    Gligen.patch.__qualname__ = "Gligen.patch"
+    return model
+
+
+def test_conditioning_that_would_go_to_every_window_uncut_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="cannot cut GLIGEN boxes"):
+        sample(entry, entry.latent(), model=gligen(patched(entry, half_kept(32, 40))))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_latent_with_nan_is_refused_before_the_run(value):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    latent[0, 3, 1, 2] = value
+    spy = Spy(patched(entry, half_kept(32, 40)))
+    with pytest.raises(ValueError, match="latent that is sampled holds NaN"):
+        sample(entry, latent, model=spy.model)
+    assert spy.calls == 0
+
+
+def test_an_empty_batch_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="must not be empty"):
+        sample(entry, entry.latent()[:0], model=patched(entry, half_kept(32, 40)))
+
+
+def test_rising_sigmas_are_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="sigmas of this run rise"):
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40)),
+            sigmas=torch.tensor([0.0, 0.5, 1.0]),
+        )
+
+
+def test_a_scheduler_that_gives_no_numbers_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match=r"not all numbers: nan, 0\..*more steps"):
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40)),
+            steps=1,
+            scheduler="kl_optimal",
+        )
+
+
+def test_a_clean_latent_of_another_size_is_refused():
+    entry = entry_of("flux")
+    with pytest.raises(ValueError, match="clean_latent has shape"):
+        sample(
+            entry,
+            entry.latent(),
+            model=patched(entry, half_kept(32, 40), clean_latent=entry.latent(16, 20)),
+        )
+
+
+def test_audio_models_are_refused():
+    entry = entry_of("flux")
+    model = entry.model.clone()
+    audio = type("Audio", (type(model.model.latent_format),), {"latent_dimensions": 1})()
+    model.add_object_patch("latent_format", audio)
+    with pytest.raises(ValueError, match="one-dimensional latents"):
+        patched(entry, half_kept(32, 40), model=model)

@@ -1,0 +1,199 @@
+"""Batches, odd sizes, masks, settings, text to image and custom samplers: what a run may bring."""
+
+import logging
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from quadtree_pack.sampling.model import Geometry, Settings
+from quadtree_pack.sampling.run import estimate
+from quadtree_pack.testing.support import (
+    Spy,
+    error,
+    families,
+    free_cells,
+    half_kept,
+    patched,
+    pointwise,
+    tree_of,
+)
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.tiled_diffusion import attach
+from quadtree_pack.windows.blending import METHODS
+
+
+def test_each_image_of_a_batch_follows_its_own_tree():
+    entry = entry_of("flux")
+    latent = entry.latent(batch=2)
+    trees = half_kept(32, 40), tree_of([[1.0, 0.0], [0.0, 1.0]], 32, 40)
+    samples = sample(entry, latent, model=patched(entry, *trees), cfg=3.0)
+    for row, tree in enumerate(trees):
+        held = ~free_cells(tree, latent)
+        assert torch.equal(samples[row][:, held], latent[row][:, held])
+        assert (samples[row][:, ~held] != latent[row][:, ~held]).any(0).float().mean() > 0.99
+
+
+@families(["sd15", "sdxl", "flux"])
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_latents_are_kept_and_refined(entry, method):
+    latent = entry.latent(50, 67)
+    tree = half_kept(50, 67, entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    tiled = patched(entry, tree, method=method, tile_px=256, overlap_px=64)
+    samples = sample(entry, latent, model=tiled, steps=2, cfg=3.0, denoise=0.6)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert (samples != latent)[..., ~held].float().mean() > 0.99 and samples.isfinite().all()
+
+
+def test_a_noise_mask_saves_the_windows_it_masks_out():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.zeros(1, 1, 32, 40)
+    mask[..., :16] = 1
+    everything = tree_of([[1.0]], 32, 40)
+    spy = Spy(entry.model)
+    model = pointwise(spy.model)
+    tiled = patched(entry, everything, model=model, method="MultiDiffusion", tile_px=64)
+    plain = sample(entry, latent, model=model, noise_mask=mask)
+    spy.shapes = []
+    sample(entry, latent, model=tiled)
+    whole_cells, spy.shapes = spy.cells, []
+    assert error(sample(entry, latent, model=tiled, noise_mask=mask), plain) < 1e-5
+    assert 0 < spy.cells <= 0.5 * whole_cells
+
+
+def test_without_added_noise_nothing_is_taken_for_clean(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    noise = torch.zeros_like(latent)
+    model = pointwise(entry.model)
+    tiled = patched(entry, half_kept(32, 40), model=model)
+    with caplog.at_level(logging.INFO):
+        samples = sample(entry, latent, model=tiled, noise=noise, start_step=2)
+    assert error(samples, sample(entry, latent, model=model, noise=noise, start_step=2)) < 1e-5
+    assert "clean_latent" in caplog.text
+
+
+def test_text_to_image_scales_the_velocity_and_says_so(caplog):
+    entry = entry_of("flux")
+    empty = torch.zeros(1, 16, 32, 40)
+    full = sample(entry, empty, model=patched(entry, tree_of([[1.0]], 32, 40), tile_px=0))
+    assert torch.equal(full, sample(entry, empty))
+    with caplog.at_level(logging.INFO):
+        calm = sample(entry, empty, model=patched(entry, half_kept(32, 40), tile_px=0))
+    assert "text to image" in caplog.text and not torch.equal(calm, full) and calm.isfinite().all()
+
+
+def test_a_custom_sampler_runs_as_the_ksampler_does():
+    from comfy_extras.nodes_custom_sampler import (
+        BasicGuider,
+        Noise_RandomNoise,
+        SamplerCustomAdvanced,
+    )
+
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tree = half_kept(32, 40)
+    model = patched(entry, tree)
+    guider = BasicGuider.execute(model, entry.positive).args[0]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
+    sampler = comfy.samplers.sampler_object("euler")
+    output = SamplerCustomAdvanced.execute(
+        Noise_RandomNoise(42), guider, sampler, sigmas, {"samples": latent}
+    )
+    assert torch.equal(output.args[0]["samples"], sample(entry, latent, model=model))
+
+
+def test_the_report_counts_what_reached_the_model(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    spy = Spy(patched(entry, half_kept(32, 40)))
+    with caplog.at_level(logging.INFO):
+        sample(entry, latent, model=spy.model, cfg=3.0, steps=5)
+    share = 100 * spy.cells / (5 * 2 * 32 * 40)
+    windows = sum(shape[0] for shape in spy.shapes) // 2
+    assert (
+        f"{spy.calls} model calls on {windows} windows in 5 steps, {share:.1f}% of the full model cost"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("schedule", ["ramp", "constant"])
+def test_the_schedule_reaches_the_run(schedule):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tree = tree_of([[0.5, 0.0]], 32, 40)
+    held = ~free_cells(tree, latent)
+    runs = {
+        name: sample(entry, latent, model=patched(entry, tree, schedule=name))
+        for name in ("hold", schedule)
+    }
+    assert torch.equal(runs[schedule][..., held], latent[..., held])
+    assert not torch.allclose(runs["hold"][..., ~held], runs[schedule][..., ~held])
+
+
+def test_a_constant_half_is_the_lerp_at_every_step():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    model = pointwise(entry.model)
+    half = patched(entry, tree_of([[0.5]], 32, 40), model=model, schedule="constant", tile_px=0)
+    whole = patched(entry, tree_of([[1.0]], 32, 40), model=model, tile_px=0)
+    clean, run = entry.model.model.process_latent_in(latent), {"steps": 1, "denoise": 0.9}
+    expected = entry.model.model.process_latent_in(sample(entry, latent, model=whole, **run))
+    found = entry.model.model.process_latent_in(sample(entry, latent, model=half, **run))
+    assert error(found, (clean + expected) / 2) < 1e-5
+
+
+def test_feather_and_skipped_leaves_reach_the_run():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    changed = {}
+    for name, settings in {
+        "sharp": {},
+        "feathered": {"feather_px": 64},
+        "skipped": {"keep_below_px": 128},
+    }.items():
+        samples = sample(
+            entry, latent, model=patched(entry, half_kept(32, 40), **settings), steps=4
+        )
+        changed[name] = float((samples - latent).abs().mean())
+    assert 0 == changed["skipped"] < changed["feathered"] < 0.9 * changed["sharp"]
+
+
+def test_trees_repeat_over_a_repeated_batch_in_order():
+    entry = entry_of("flux")
+    latent = entry.latent(batch=2).repeat(2, 1, 1, 1)
+    trees = half_kept(32, 40), tree_of([[0.0]], 32, 40)
+    samples = sample(entry, latent, model=patched(entry, *trees), steps=2)
+    assert [bool((row != clean).any()) for row, clean in zip(samples, latent, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_single_clean_latent_serves_a_batch_and_a_still_serves_a_video_model():
+    entry = entry_of("qwen_image")
+    latent = entry.latent(batch=2)
+    tree = half_kept(32, 40)
+    held = ~free_cells(tree, latent)
+    still = latent[:1, :, 0]
+    samples = sample(entry, latent, model=patched(entry, tree, clean_latent=still), steps=2)
+    assert torch.equal(samples[1][:, 0][:, held], still[0][:, held])
+
+
+@pytest.mark.parametrize("name", ["flux", "sd15"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_estimate_is_what_is_counted(name, method):
+    entry = entry_of(name)
+    latent = entry.latent(50, 66)
+    tree = tree_of([[0.0, 0.6, 0.3], [1.0, 0.1, 0.0]], 50, 66)
+    settings = Settings(method=method, tile_px=256, overlap_px=64)
+    spy = Spy(attach(entry.model, [tree], settings))
+    sample(entry, latent, model=spy.model, steps=7, denoise=0.7)
+    share = estimate([tree], settings, Geometry.of(entry.model), 7, 50, 66)
+    assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)
