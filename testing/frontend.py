@@ -1,4 +1,4 @@
-"""What the browser tests do with the real frontend: load a workflow, find our panel, move its sliders, run it."""
+"""Drives the real frontend in browser tests: loads workflows, moves our panel's sliders, runs."""
 
 LOADER, VISUALIZER = 1, 2
 # What the status line says once a tree is shown.
@@ -19,7 +19,10 @@ FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 
 
 def node(number, kind, inputs, outputs, *, at=(20, 480), size=(200, 40), mode=0, values=()):
-    """A node as a workflow stores it; inputs as (name, type, link), outputs as (name, type, links)."""
+    """Return a node as a workflow stores it.
+
+    Inputs are (name, type, link), outputs (name, type, links).
+    """
     return {
         "id": number,
         "type": kind,
@@ -77,7 +80,8 @@ class Frontend:
     def open(self):
         self.page.goto(self.url)
         self.page.wait_for_function(
-            "() => window.app?.vueAppReady && !document.querySelector('#splash-loader, .p-blockui-mask')",
+            "() => window.app?.vueAppReady"
+            " && !document.querySelector('#splash-loader, .p-blockui-mask')",
             timeout=60_000,
         )
 
@@ -121,7 +125,10 @@ class Frontend:
 
     def value(self, name, node=VISUALIZER):
         return self.page.evaluate(
-            "([node, name]) => app.graph.getNodeById(node).widgets.find((one) => one.name === name).value",
+            """([node, name]) => {
+                const widgets = app.graph.getNodeById(node).widgets;
+                return widgets.find((one) => one.name === name).value;
+            }""",
             [node, name],
         )
 
@@ -166,7 +173,8 @@ def colours(page):
     return page.page.evaluate(
         """() => {
             const canvas = document.querySelector(".qt-view canvas");
-            const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
-            return new Set(data).size;
+            const { width, height } = canvas;
+            const image = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(image.data.buffer)).size;
         }"""
     )

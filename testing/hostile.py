@@ -1,6 +1,7 @@
-"""What nobody should send, as hypothesis strategies: values of every wrong kind, and damaged copies of a good text.
+"""Hostile inputs as hypothesis strategies: values of every wrong kind, and damaged texts.
 
-A test under `fuzz` runs its usual number of examples, the same each time; `python dev.py fuzz` gives it more, and new ones.
+A test under `fuzz` runs its usual number of examples, the same each time; `python dev.py fuzz`
+gives it more examples, and new ones.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def places(data: Any) -> Iterator[tuple[Any, Any]]:
 
 @st.composite
 def damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
-    """A good text of JSON with some values replaced, removed or doubled, or with a piece of the text cut out or overwritten."""
+    """Return a good JSON text with some damage.
+
+    Values are replaced, removed or doubled, or a piece of the text is cut out or overwritten.
+    """
     text = draw(texts)
     if draw(st.booleans()):
         start, stop = sorted(draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2)))
@@ -113,5 +117,5 @@ def damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
 
 
 def is_clear(words: str) -> bool:
-    """Whether an error's words can help somebody: a sentence or a few, not a bare key or a dump of what came."""
+    """Return whether an error's message can help: a few sentences, not a bare key or a dump."""
     return 4 <= len(words.split()) <= 120 and len(words) <= 900

@@ -1,4 +1,4 @@
-"""Values of the nodes' required inputs for small test pictures; those of Quadtree Diffusion are its defaults."""
+"""Values of the nodes' required inputs for small pictures; Quadtree Diffusion has its defaults."""
 
 VISUALIZER = {
     "content_threshold": 25.0,

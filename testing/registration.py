@@ -20,14 +20,20 @@ def pack_files() -> list[Path]:
 
 
 def register_pack() -> None:
-    """The pack as a package; its folder is on no path, since nodes.py and utils.py are names of ComfyUI's own modules."""
+    """Register the pack as the package PACKAGE.
+
+    Its folder is on no path, since ComfyUI has modules of its own named nodes and utils.
+    """
     if PACKAGE not in sys.modules:
         package = sys.modules[PACKAGE] = ModuleType(PACKAGE)
         package.__path__ = [str(ROOT)]
 
 
 def register_comfyui(*options: str) -> None:
-    """The ComfyUI of COMFYUI_PATH, with the options of its command line; it reads them when it is first imported."""
+    """Make the ComfyUI of COMFYUI_PATH importable, with these options of its command line.
+
+    ComfyUI reads the options when it is first imported.
+    """
     comfyui = os.environ.get("COMFYUI_PATH", "")
     if not (Path(comfyui) / "comfy").is_dir():
         sys.exit("COMFYUI_PATH names no ComfyUI; start tests and benchmarks by `python dev.py`.")

@@ -1,4 +1,4 @@
-"""Registers the pack as the package `quadtree_pack`, through the one place that does so; says what the tests run on."""
+"""Registers the pack as the package `quadtree_pack`, and reports the versions under test."""
 
 import importlib.metadata
 import importlib.util
@@ -28,7 +28,8 @@ def pytest_addoption(parser):
 def pytest_report_header():
     frontend, torch = map(package_version, ("comfyui-frontend-package", "torch"))
     comfyui = comfyui_version(os.environ.get("COMFYUI_PATH", ""))
-    return f"versions: ComfyUI {comfyui}, frontend {frontend}, torch {torch}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"versions: ComfyUI {comfyui}, frontend {frontend}, torch {torch}, Python {python}"
 
 
 def package_version(name):
@@ -39,11 +40,12 @@ def package_version(name):
 
 
 def comfyui_version(folder):
-    """As its own file says it; importing that file would bring ComfyUI's other modules within reach."""
+    """Return the version in ComfyUI's own file.
+
+    Importing that file would put ComfyUI's other modules on the path.
+    """
     path = Path(folder) / "comfyui_version.py"
-    found = (
-        re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else None
-    )
+    if not path.is_file():
+        return "unknown"
+    found = re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8"))
     return found[1] if found else "unknown"

@@ -1,4 +1,4 @@
-"""A cross-section of the families of docs/families.md, and that this table is about all of them and has nothing wrong in it."""
+"""A cross-section of docs/families.md, which covers all families and has nothing wrong in it."""
 
 import gc
 from functools import cache

@@ -1,6 +1,7 @@
-"""Through core's own nodes, from picture to picture: what is kept stays, in one stage and in a second one.
+"""From picture to picture through core's own nodes: kept regions stay, in one stage and in two.
 
-The Tiny Refiner on photos that it was not trained on; latents of a second stage by the nodes that people use for it.
+The Tiny Refiner refines photos that it was not trained on; latents of a second stage come from the
+nodes that people use for it.
 """
 
 import pytest
@@ -85,7 +86,10 @@ def test_kept_px_are_the_photo_s_own_after_encode_sample_decode_and_composite(na
 
 @pytest.mark.parametrize("scale", [1.0, 2.0], ids=["tree of the image", "tree of a larger copy"])
 def test_an_image_of_no_whole_cells_keeps_the_px_of_its_crop(scale):
-    """VAE Encode takes the middle 592 x 392 of 599 x 397 px: both nodes put the same px back, where the tree kept them."""
+    """Both nodes put the same px back where the tree kept them.
+
+    VAE Encode takes the middle 592 x 392 of 599 x 397 px.
+    """
     model, vae, cond = refiner()
     image = photo("coffee", 397, 599)
     tree = tree_of_image(upscaled(image, scale), PHOTOS["coffee"])
@@ -108,7 +112,10 @@ def test_an_image_of_no_whole_cells_keeps_the_px_of_its_crop(scale):
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_the_border_of_a_kept_region_does_not_show(name):
-    """Gradient of the change where kept px meet free ones, over that elsewhere in the free part; 1 = invisible."""
+    """Return the gradient of the change where kept px meet free ones, over that elsewhere.
+
+    Elsewhere is the free part; 1 = invisible.
+    """
     model, vae, cond = refiner()
     small = photo(name)
     image, tree = upscaled(small, 2.0), tree_of_image(small, PHOTOS[name])
@@ -146,7 +153,7 @@ def test_after_a_latent_upscale_the_small_image_s_tree_keeps_the_upscaled_latent
 
 
 def test_hires_fix_keeps_the_first_picture_s_calm_regions_on_the_large_one():
-    """Text to image, decode, upscale the picture, encode, refine by the small picture's tree, composite."""
+    """Text to image, decode, upscale, encode, refine by the small picture's tree, composite."""
     model, vae, cond = refiner()
     empty = {"samples": torch.zeros(1, 32, 32, 48)}
     first = nodes.VAEDecode().decode(vae, sampled(model, cond, empty, 1.0))[0]
@@ -188,7 +195,7 @@ def test_a_second_ksampler_advanced_stage_keeps_what_clean_latent_says(first_pat
 
 
 def test_a_third_stage_goes_on_where_the_second_stopped():
-    """The same run, cut in two: nothing of what is held differs, and free cells were free at the same steps."""
+    """The same run in two parts: held cells do not differ, and cells are free at the same steps."""
     model, vae, cond = refiner()
     image = photo("rocket")
     tree = tree_of_image(image, PHOTOS["rocket"])

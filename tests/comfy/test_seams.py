@@ -1,4 +1,7 @@
-"""Promise 4 on a model whose pictures mean something: the Tiny Refiner on the demo's photo, measured as in `bench quality`."""
+"""Seams on a model whose pictures mean something, measured as in `bench quality`.
+
+Promise 4, with the Tiny Refiner on the demo's photo.
+"""
 
 from functools import cache
 
@@ -23,7 +26,7 @@ def models_are_freed_before_the_interpreter_ends():
 
 
 def picture(kind):
-    """[512, 512, 3]: the photo, enlarged as in the demo, or a plain gradient, where seams show most."""
+    """Return the photo, enlarged as in the demo, or a plain gradient, where seams show most."""
     side = measures.CELL_PX * CELLS
     if kind == "gradient":
         return refiner.plain_gradient(side, side)
@@ -59,5 +62,5 @@ def test_the_borders_of_blended_windows_do_not_show(kind, method):
     ("method", "overlap_px", "least"), [("MultiDiffusion", 0, 1.5), ("MultiDiffusion", 64, 1.1)]
 )
 def test_the_measure_sees_the_borders_of_windows_that_are_not_blended(method, overlap_px, least):
-    """With flat weights the picture jumps where a window begins, beside the middle of the overlap."""
+    """With flat weights the picture jumps where windows begin, not in the middle of the overlap."""
     assert seam_index("photo", method=method, overlap_px=overlap_px) > least

@@ -1,4 +1,4 @@
-"""The registry's archive, as comfy-cli packs it, unpacked alone into the custom_nodes folder of a real ComfyUI."""
+"""The registry's archive, packed by comfy-cli, in the custom_nodes folder of a real ComfyUI."""
 
 import json
 import zipfile
@@ -26,7 +26,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(archive, tmp_path_factory):
-    """A base directory with the unpacked archive in custom_nodes: a folder of its own, no link to the checkout."""
+    """A base directory with the unpacked archive in custom_nodes, not a link to the checkout."""
     base = tmp_path_factory.mktemp("archive")
     archive.extractall(base / "custom_nodes" / PACK)
     with pytest.MonkeyPatch.context() as patch:

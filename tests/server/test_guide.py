@@ -1,4 +1,7 @@
-"""Every workflow that the README and the guide draw as chains of nodes, wired from the drawing and run on the real server."""
+"""Every workflow that the README and the guide draw as chains of nodes.
+
+It is wired from the drawing and run on the real server.
+"""
 
 import pytest
 from quadtree_pack import demo
@@ -39,7 +42,10 @@ def default_of(kind, *options):
 
 
 def wire(prompt, nodes, source, target, wanted):
-    """Link two nodes of the prompt: the input that is named, or the first that is free and of a type that the source has."""
+    """Link two nodes of the prompt.
+
+    The target's input is the one that is named, or the first free one of a type of the source.
+    """
     offered, asked, taken = (
         nodes[source]["output"],
         inputs_of(nodes[target]),

@@ -1,4 +1,7 @@
-"""The server's queue: prompts in flight, cancelled, interrupted, run again by another process: each gives its own result."""
+"""The server's queue: every prompt gives its own result.
+
+Prompts wait behind others, are cancelled or interrupted, and are run again by another process.
+"""
 
 import json
 import time
@@ -21,7 +24,10 @@ OTHER = {
 
 
 def prompt_for(running, changes=(), workflow=None):
-    """The demo's workflow up to its refined latent, on the small photo in 2 steps, with other values for some nodes."""
+    """The demo's workflow up to its refined latent, on the small photo in 2 steps.
+
+    Some nodes get other values.
+    """
     workflow = (
         json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
     )
@@ -126,7 +132,7 @@ def test_after_an_interrupt_in_the_middle_the_same_prompt_gives_a_fresh_one_s_re
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 def test_odd_characters_in_regions_are_refused_in_words_or_mean_nothing(running, name):
-    """As the word of a region they are refused; under a key that nobody asks for they do no harm."""
+    """In the place of a region's mode they are refused; under an unknown key they do no harm."""
     words = prompt_for(
         running, {"QuadtreeVisualizer": {"regions": json.dumps([[name, 0, 0, 1, 1]])}}
     )

@@ -1,4 +1,4 @@
-"""The pack on the real server, over its API: nodes, help pages, and the demo's workflow from photo to saved latents."""
+"""The pack on the real server, over its API: nodes, help pages and the demo's workflow."""
 
 import urllib.error
 

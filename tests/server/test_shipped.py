@@ -1,4 +1,4 @@
-"""What the pack brings besides its nodes, on the real server: example workflows, a blueprint, translations, pictures."""
+"""What ships with the nodes: example workflows, a blueprint, translations and pictures."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def inputs_of(info):
     return found
 
 
-# --- The graphs against the nodes that the server has -----------------------------------------------------------------
+# --- The graphs against the nodes that the server has --------------------------------------------
 
 
 @graphs
@@ -207,7 +207,7 @@ def test_nodes_and_groups_lie_apart(graph):
         assert len(around) == (bool(groups) and node["type"] not in demo.VIRTUAL), node["type"]
 
 
-# --- They run: the demo's tiny model in the place of the files that are not here ---------------------------------------
+# --- They run: the demo's tiny model in the place of the files that are not here -----------------
 
 
 def saved_size(running, run):
@@ -275,7 +275,7 @@ def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_i
     assert saved_size(running, demo.run_prompt(running.url, prompt)) == (960, 640)
 
 
-# --- The blueprint's outside ------------------------------------------------------------------------------------------
+# --- The blueprint's outside ---------------------------------------------------------------------
 
 
 def test_the_blueprint_s_only_node_shows_the_inputs_and_values_of_its_inside(object_info):
@@ -302,7 +302,7 @@ def test_the_blueprint_s_only_node_shows_the_inputs_and_values_of_its_inside(obj
     assert len(set(ids)) == len(ids)
 
 
-# --- What the server lists and serves ---------------------------------------------------------------------------------
+# --- What the server lists and serves ------------------------------------------------------------
 
 
 def test_the_server_lists_the_examples_and_serves_each_with_its_thumbnail(running):
@@ -345,7 +345,7 @@ def test_no_shipped_file_names_a_machine_s_folder():
         ), path
 
 
-# --- Translations -----------------------------------------------------------------------------------------------------
+# --- Translations --------------------------------------------------------------------------------
 
 
 def test_the_server_gives_out_all_languages(running):
@@ -406,6 +406,6 @@ def test_the_choices_of_a_widget_are_explained_by_the_names_it_shows(language, c
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_name_holds_nothing_that_the_frontend_takes_for_a_placeholder(language):
-    """Names and descriptions go through vue-i18n's message compiler; tooltips are shown as they are."""
+    """vue-i18n compiles names and descriptions as messages; tooltips are shown as they are."""
     for path, text in leaves(TEXTS[language]).items():
         assert path[-1] == "tooltip" or not set(text) & set("@{}|%"), path

@@ -1,4 +1,7 @@
-"""Workflows as earlier states of the pack saved them (tests/workflows tells which): the server takes and runs them."""
+"""The server takes and runs workflows that earlier versions of the pack saved.
+
+They are in tests/workflows, which says what saved them.
+"""
 
 import json
 

@@ -5,7 +5,7 @@ import ast
 import pytest
 from quadtree_pack.testing.registration import ROOT, pack_files
 
-# From the ground up. What shares a floor may import each other; a room (a folder) is named by its folder.
+# From the bottom up. Modules of one floor may import each other; a room is named by its folder.
 FLOORS = (
     {"utils"},
     {"velocity", "tree"},

@@ -71,7 +71,7 @@ def opened(request, server, browser):
 
 @pytest.fixture
 def page(opened, request):
-    """The page, with a check that nothing of ours was logged as an error, and a screenshot of a failed test."""
+    """The page; a test that logs an error of ours fails, and a failed test leaves a screenshot."""
     opened.errors.clear()
     failed = request.session.testsfailed
     yield opened
