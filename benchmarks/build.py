@@ -1,8 +1,11 @@
-"""Time and memory of building a quadtree. Targets: 4096 px in 0.25 s and 8192 px in 1.0 s on two cores, memory 1.5 images.
+"""Time and memory of building a quadtree.
 
-Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the most). Memory is the peak of
-the process above what it held before, against the float32 image; each is measured in a process of its own. By colour, by
-colour and edges, and by the former with a cost budget, whose limit is twice the time of a build without.
+Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the
+most leaves). Three ways to build: by color, by color and edges, and by both with a cost budget.
+
+Memory is the peak of the process above what it held before, in float32 images; it is measured on
+Linux only, and every case in a process of its own. The limits are targets on two CPU cores;
+memory is to stay below 1.5 images. A build with a budget may take twice as long as one without.
 """
 
 from __future__ import annotations
@@ -15,67 +18,93 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 PHOTO = Path(__file__).resolve().parent.parent / "demo" / "photo.png"
 SIZES_PX = (1024, 2048, 4096, 8192)
 KINDS = ("photo", "flat", "noise")
 MIN_TILES_PX = (64, 16)
 REPEATS = 5
-LIMIT_S = {4096: 0.25, 8192: 1.0}
-WAYS = {"color": {}, "both": {"detail_metric": "both"}, "budget": {"budget": 0.4}}
+LIMIT_S = {4096: 0.25, 8192: 1.0}  # by the image's side in px
+BUDGET_LIMIT = 2  # times the seconds of the same build without a budget
+WAYS: dict[str, dict] = {  # the first has no budget
+    "color": {},
+    "both": {"detail_metric": "both"},
+    "budget": {"budget": 0.4},
+}
+OPTIONS = {  # of every build, unless its way says otherwise
+    "budget": 0.0,
+    "detail_metric": "color",
+    "content_threshold": 25.0,
+    "mask": None,
+    "mask_mode": "multiply",
+    "min_denoise": 0.0,
+}
+WARM_UP_PX = 512
+RESET_PEAK = Path("/proc/self/clear_refs")  # on Linux
+HEAD = " image  side px min tile    way   leaves  median s   min s  ns/px  memory  limit s"
 
 
-def image_of(kind: str, side: int):
-    import numpy as np
-    import torch
-    import torch.nn.functional as F
-    from PIL import Image
+def run() -> list[dict]:
+    rows = []
+    seconds_without_budget = 0.0
+    print(HEAD)
+    for kind, min_tile_px, side, way in cases():
+        row = measure_in_own_process(kind, side, min_tile_px, way)
+        if way == "color":
+            seconds_without_budget = row["seconds_median"]
+        elif way == "budget":
+            row["limit_s"] = round(BUDGET_LIMIT * seconds_without_budget, 3)
+        rows.append(row)
+        print_row(row)
+    return rows
 
-    torch.manual_seed(0)
-    if kind == "noise":
-        return torch.rand(side, side, 3)
-    if kind == "flat":
-        return torch.full((side, side, 3), 0.9)
-    photo = (
-        torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB"))).permute(2, 0, 1)[None] / 255
+
+def cases() -> Iterable[tuple[str, int, int, str]]:
+    """Return (kind of image, smallest tile in px, side in px, way); `color` is an image's first."""
+    return product(KINDS, MIN_TILES_PX, SIZES_PX, WAYS)
+
+
+def print_row(row: dict) -> None:
+    memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
+    print(
+        f"{row['kind']:>6} {row['side_px']:>8} {row['min_tile_px']:>8} {row['way']:>6} "
+        f"{row['leaves']:>8} {row['seconds_median']:>9.3f} {row['seconds_min']:>7.3f} "
+        f"{row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
+        flush=True,
     )
-    return F.interpolate(photo, size=(side, side), mode="bilinear")[0].permute(1, 2, 0).contiguous()
 
 
-def peak_bytes() -> int:
-    """The most memory this process has held; Linux only, where it can be reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+def measure_in_own_process(*case: str | int) -> dict:
+    code = (
+        "import json; from testing.registration import register_pack; register_pack(); "
+        f"from quadtree_pack.benchmarks import build; print(json.dumps(build.measure(*{case!r})))"
+    )
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
-    """One case, in this process."""
+    """Measure one case, in this process."""
     from quadtree_pack.tree.detail import CellSums, needs_edges
     from quadtree_pack.ui.budget import build_for_cost
 
-    options = {
-        "budget": 0.0,
-        "detail_metric": "color",
-        "content_threshold": 25.0,
-        "mask": None,
-        "mask_mode": "multiply",
-    }
-    options |= {"min_tile_px": min_tile_px, "min_denoise": 0.0, **WAYS[way]}
+    options: dict[str, Any] = {**OPTIONS, "min_tile_px": min_tile_px, **WAYS[way]}
+    with_edges = needs_edges(options["detail_metric"])
 
-    def build(image):
-        return build_for_cost(
-            CellSums.of_image(image, needs_edges(options["detail_metric"])), **options
-        )[0]
+    def build(image: Any) -> Any:
+        tree, *_ = build_for_cost(CellSums.of_image(image, with_edges), **options)
+        return tree
 
-    image = image_of(kind, side)
-    build(image[:512, :512])  # warm-up
-    reset = Path("/proc/self/clear_refs")
-    extra = None
-    if reset.exists():
-        reset.write_text("5")
+    image = make_image(kind, side)
+    build(image[:WARM_UP_PX, :WARM_UP_PX])
+    extra_memory = None
+    if RESET_PEAK.exists():
+        RESET_PEAK.write_text("5")  # resets the peak, says proc(5)
         before = peak_bytes()
         build(image)
-        extra = (peak_bytes() - before) / (image.numel() * 4)
+        extra_memory = (peak_bytes() - before) / (image.numel() * 4)
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -90,39 +119,32 @@ def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
         "seconds_median": median(seconds),
         "seconds_min": min(seconds),
         "ns_per_px": median(seconds) / side**2 * 1e9,
-        "extra_memory_images": extra,
+        "extra_memory_images": extra_memory,
         "limit_s": LIMIT_S.get(side),
     }
 
 
-def run() -> list[dict]:
-    rows = []
-    print(" image  side px min tile    way   leaves  median s   min s  ns/px  memory  limit s")
-    for kind, min_tile_px, side, way in cases():
-        row = in_own_process(kind, side, min_tile_px, way)
-        rows.append(row)
-        if way == "budget":
-            row["limit_s"] = round(2 * rows[-len(WAYS)]["seconds_median"], 3)
-        memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
-        print(
-            f"{kind:>6} {side:>8} {min_tile_px:>8} {way:>6} {row['leaves']:>8} {row['seconds_median']:>9.3f} "
-            f"{row['seconds_min']:>7.3f} {row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
-            flush=True,
-        )
-    return rows
+def make_image(kind: str, side: int) -> Any:
+    """Return a square image of this kind, [side, side, 3] in 0..1."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from PIL import Image
+
+    torch.manual_seed(0)
+    if kind == "noise":
+        return torch.rand(side, side, 3)
+    if kind == "flat":
+        return torch.full((side, side, 3), 0.9)
+    levels = torch.from_numpy(np.asarray(Image.open(PHOTO).convert("RGB")))
+    photo = levels.permute(2, 0, 1)[None] / 255
+    scaled = F.interpolate(photo, size=(side, side), mode="bilinear")[0]
+    return scaled.permute(1, 2, 0).contiguous()
 
 
-def cases() -> Iterable[tuple[str, int, int, str]]:
-    """(kind of image, smallest tile in px, side in px, way), the ways of one image together."""
-    return product(KINDS, MIN_TILES_PX, SIZES_PX, WAYS)
-
-
-def in_own_process(*case: str | int) -> dict:
-    code = "import json; from testing.registration import register_pack; register_pack(); "
-    code += (
-        f"from quadtree_pack.benchmarks import build; print(json.dumps(build.measure(*{case!r})))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return json.loads(answer.stdout.splitlines()[-1])
+def peak_bytes() -> int:
+    """Return the most memory that this process has held since the reset; Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")

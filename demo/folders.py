@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 DEMO = Path(__file__).resolve().parent
@@ -38,7 +39,7 @@ def link_folder(link: Path, target: Path) -> None:
         return
     if os.path.lexists(link):
         os.unlink(link)  # noqa: PTH108 - unlike Path.unlink documented to remove a junction too
-    if os.name == "nt":
+    if sys.platform == "win32":
         import _winapi
 
         _winapi.CreateJunction(str(target), str(link))

@@ -31,7 +31,7 @@ def write_pictures(files: dict[str, Path], folder: Path) -> None:
     draw_contact_sheet(pictures).save(folder / "summary.png", optimize=True)
 
 
-# --- Measures --------------------------------------------------------------------------------------
+# --- Measures ------------------------------------------------------------------------------------
 
 
 def find_kept_cells(denoise_map: Path, latent: Path) -> np.ndarray:
@@ -92,7 +92,7 @@ def count_leaves_by_side(denoise_map: Path, settings: dict[str, Any]) -> dict[in
     return counts
 
 
-# --- Drawing ---------------------------------------------------------------------------------------
+# --- Drawing -------------------------------------------------------------------------------------
 
 
 def measure_difference(one: Image.Image, other: Image.Image) -> np.ndarray:

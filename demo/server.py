@@ -13,6 +13,7 @@ import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from .errors import DemoError
 from .folders import prepare_base
@@ -72,14 +73,11 @@ def build_command(base: Path, comfyui: Path, port: int, *options: str) -> list[s
     return [sys.executable, str(main), *address, *quiet, *device, *options]
 
 
-def start_process(command: list[str], folder: Path, log: object) -> subprocess.Popen:
+def start_process(command: list[str], folder: Path, log: IO[bytes]) -> subprocess.Popen:
     """Start the command in a process group of its own.
 
     Ctrl+C then reaches only this program, which ends the server in order.
     """
-    own_group: dict[str, int] = {"start_new_session": True}
-    if os.name == "nt":
-        own_group = {"creationflags": CREATE_NEW_PROCESS_GROUP}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -87,7 +85,8 @@ def start_process(command: list[str], folder: Path, log: object) -> subprocess.P
         stderr=subprocess.STDOUT,
         cwd=folder,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-        **own_group,
+        creationflags=CREATE_NEW_PROCESS_GROUP if os.name == "nt" else 0,
+        start_new_session=os.name != "nt",
     )
 
 

@@ -28,7 +28,10 @@ def commands_in(text):
 
 
 def workflows(text):
-    """Every code block with chains of links, as [(source, target, the input's name or "")], the named inputs first."""
+    """Return the links of every code block that draws chains of nodes.
+
+    A link is (source, target, the input's name or ""); links to named inputs come first.
+    """
     blocks = [block for language, block in FENCED.findall(text) if not language and " -> " in block]
     return [sorted(links(block), key=lambda link: not link[2]) for block in blocks]
 
@@ -45,6 +48,6 @@ def links(block):
 
 
 def rows(text, heading):
-    """The rows of the table below a line of headings that begins with `heading`, as lists of cells."""
+    """Return the rows of the table whose headings begin with `heading`, as lists of cells."""
     table = re.search(rf"^\| {re.escape(heading)}.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)[1]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]

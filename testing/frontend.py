@@ -79,7 +79,8 @@ class Frontend:
     def open(self):
         self.page.goto(self.url)
         self.page.wait_for_function(
-            "() => window.app?.vueAppReady && !document.querySelector('#splash-loader, .p-blockui-mask')",
+            "() => window.app?.vueAppReady"
+            " && !document.querySelector('#splash-loader, .p-blockui-mask')",
             timeout=60_000,
         )
 
@@ -123,7 +124,10 @@ class Frontend:
 
     def value(self, name, node=VISUALIZER):
         return self.page.evaluate(
-            "([node, name]) => app.graph.getNodeById(node).widgets.find((one) => one.name === name).value",
+            """([node, name]) => {
+                const widgets = app.graph.getNodeById(node).widgets;
+                return widgets.find((one) => one.name === name).value;
+            }""",
             [node, name],
         )
 
@@ -168,7 +172,8 @@ def colours(page):
     return page.page.evaluate(
         """() => {
             const canvas = document.querySelector(".qt-view canvas");
-            const data = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
-            return new Set(data).size;
+            const { width, height } = canvas;
+            const image = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(image.data.buffer)).size;
         }"""
     )

@@ -8,7 +8,7 @@ from ..quadtree import Quadtree
 
 
 def is_sound(tree: Quadtree) -> bool:
-    """Return whether the leaves lie on the grid of their own side and cover every px of the image once."""
+    """Return whether leaves lie on the grid of their own side and cover each px once."""
     cover = torch.zeros(tree.height, tree.width)
     for leaf in tree.leaves:
         if leaf.x0 % leaf.side or leaf.y0 % leaf.side:

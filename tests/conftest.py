@@ -44,9 +44,7 @@ def comfyui_version(folder):
     """As its own file says it; importing that file would bring ComfyUI's other modules within
     reach."""
     path = Path(folder) / "comfyui_version.py"
-    found = (
-        re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else None
-    )
+    if not path.is_file():
+        return "unknown"
+    found = re.search(r'__version__ = "(.+)"', path.read_text(encoding="utf-8"))
     return found[1] if found else "unknown"

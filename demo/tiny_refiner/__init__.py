@@ -30,7 +30,9 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
 
 
 class TinyConfig(comfy.supported_models_base.BASE):
-    unet_extra_config: ClassVar = {}  # core's defaults would overwrite the head count in the file
+    unet_extra_config: ClassVar[
+        dict
+    ] = {}  # core's defaults would overwrite the head count in the file
     sampling_settings: ClassVar = {"shift": 1.0}
     latent_format = TinyLatent
     memory_usage_factor = 0.6

@@ -1,7 +1,7 @@
-"""What saved workflows rely on: ids, inputs and outputs of the nodes, held against those that were published.
+"""What saved workflows rely on: the nodes' ids, inputs and outputs stay as they were published.
 
-schemas.json is the published state. `python dev.py test tests/comfy/test_schemas.py --update-schemas` adds to it what is new;
-what would break a saved workflow is never written there.
+schemas.json is the published state. `python dev.py test tests/comfy/test_schemas.py
+--update-schemas` adds what is new; what would break a saved workflow is never written there.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def schemas():
 
 
 def schema_of(info):
-    """Inputs in the order in which a saved workflow lists its slots and widget values: required ones, then optional ones."""
+    """Return inputs in the order of a saved workflow: required ones, then optional ones."""
     inputs = [
         input_of(name, group == "optional", *entry)
         for group in ("required", "optional")
@@ -61,7 +61,7 @@ def input_of(name, optional, kind, options=None):
 
 
 def breaks(old, new):
-    """One line for each way in which a workflow saved with the nodes `old` would not load or run with `new`."""
+    """Return a line for each way in which a workflow saved with `old` would break with `new`."""
     gone = [f"{node} is gone: its id was removed or renamed" for node in old if node not in new]
     return gone + [
         f"{node}: {line}"
@@ -123,7 +123,8 @@ def input_breaks(old, new):
         found.append(f"input {name} took {ranges[0]} and takes only {ranges[1]}")
     if "default" in old and old["default"] != new.get("default"):
         found.append(
-            f"input {name} defaulted to {old['default']!r} and now to {new.get('default')!r}: other pictures"
+            f"input {name} defaulted to {old['default']!r} and now to {new.get('default')!r}: "
+            "other pictures"
         )
     return found
 
@@ -151,7 +152,8 @@ def complaint(old, new):
         lines = "\n".join(f"  - {line}" for line in broken)
         return (
             f"Workflows that people have saved would break:\n{lines}\n"
-            "Put these back as they were. New inputs are optional and come after all others, new outputs likewise."
+            "Put these back as they were. New inputs are optional and come after all others, new "
+            "outputs likewise."
         )
     return (
         ""

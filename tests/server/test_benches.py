@@ -21,12 +21,18 @@ from pathlib import Path
 it.ROOT = Path(FOLDER)
 (it.ROOT / "docs").mkdir()
 """
+SMALL_PHOTO = """
+photo = it.photo
+it.photo = lambda name, px: photo(name, min(px, 1536))
+it.PHOTOS = ("rocket",)
+"""
 ONE_PHOTO = """
 from pathlib import Path
-it.PHOTOS = it.HELD_OUT = ("coffee",)
+from quadtree_pack.benchmarks import charts, quality_cases as cases
+cases.PHOTOS = cases.HELD_OUT = ("coffee",)
+cases.OVERLAPPING, cases.UNIFORM_STEPS = cases.METHODS[:1], (4,)
 it.PHOTO_PX = it.GRADIENT_PX = (256, 512)
-it.OVERLAPPING, it.UNIFORM_STEPS = it.METHODS[:1], (4,)
-it.charts.ROOT = it.charts.OUTPUT = it.charts.FIGURES = Path(FOLDER)
+charts.ROOT = charts.OUTPUT = charts.FIGURES = Path(FOLDER)
 """
 # What makes a benchmark, `it`, a small one.
 SMALL = {

@@ -1,4 +1,7 @@
-"""The route of the live preview on the real server: the same tree as a run, and clear words for everything it cannot do."""
+"""The live preview's route on the real server.
+
+It gives the same tree as a run, and a clear message for everything that it cannot do.
+"""
 
 import json
 import urllib.error
@@ -61,7 +64,7 @@ def ask(running, body, headers=None):
 @pytest.mark.parametrize("name", ["a.jpg", "turned.jpg", *ODD_FILES])
 @pytest.mark.parametrize("regions", ["", '[["keep", 0, 0, 0.5, 0.5], ["full", 0.5, 0.5, 1, 1]]'])
 def test_the_tree_is_the_one_of_a_run(running, name, regions):
-    """The image's own pixels as Load Image decodes them, through the same code: every leaf is equal."""
+    """Both read the px that Load Image decodes, with the same code: every leaf is equal."""
     values = {**VALUES, "regions": regions}
     status, of_file = ask(running, {"image": name, **values, "cost": True})
     assert (

@@ -15,15 +15,19 @@ def test_the_node_tells_its_progress_and_then_its_sum(page):
         "graph => app.loadGraphData(graph)", json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
     )
     page.page.wait_for_function(
-        "() => app.graph.nodes.some((node) => node.type === 'QuadtreeDiffusion') && document.querySelector('.qt-line')"
+        "() => app.graph.nodes.some((node) => node.type === 'QuadtreeDiffusion')"
+        " && document.querySelector('.qt-line')"
     )
     page.page.evaluate(
         """() => {
             window.__texts = [];
-            app.api.addEventListener("progress_text", (event) => window.__texts.push(event.detail.text));
+            app.api.addEventListener("progress_text", (event) => {
+                window.__texts.push(event.detail.text);
+            });
             const sampler = app.graph.nodes.find((node) => node.type === "KSampler");
-            sampler.widgets.find((widget) => widget.name === "steps").value = 5;
-            sampler.widgets.find((widget) => widget.name === "seed").value = Date.now() % 1e6; // else it comes from the cache
+            const find = (name) => sampler.widgets.find((widget) => widget.name === name);
+            find("steps").value = 5;
+            find("seed").value = Date.now() % 1e6; // a new seed: the result must not be cached
         }"""
     )
     assert page.run() == "execution_success"

@@ -20,7 +20,9 @@ BLUEPRINT = json.loads(
 )
 SCHEMAS = json.loads((demo.ROOT / "tests" / "comfy" / "schemas.json").read_text(encoding="utf-8"))
 TITLE_PX = 30
-UNKNOWN = "() => app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"
+UNKNOWN = """() => app.graph.nodes
+    .filter((node) => !LiteGraph.registered_node_types[node.type])
+    .map((node) => node.type)"""
 AREAS = "() => app.graph.nodes.map((node) => [...node.pos, ...node.size])"
 
 pytestmark = pytest.mark.browser
@@ -82,8 +84,9 @@ def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page
     ]
     page.page.evaluate(
         """() => {
-            app.graph.nodes[0].widgets.find((widget) => widget.name === "content_threshold").value = 60;
-            app.graph.nodes[0].widgets.find((widget) => widget.name === "steps").value = 7;
+            const widgets = app.graph.nodes[0].widgets;
+            widgets.find((widget) => widget.name === "content_threshold").value = 60;
+            widgets.find((widget) => widget.name === "steps").value = 7;
         }"""
     )
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
