@@ -21,6 +21,7 @@ from PIL import Image
 from quadtree_pack import quadtree, velocity
 from quadtree_pack.sampling import model, run
 from quadtree_pack.testing.photos import photo as bundled_photo
+from quadtree_pack.tree import subdivision
 from torch import Tensor
 
 from .drawing import Draw, arrange, as_picture, draw_tiles, make_saver, map_denoise
@@ -71,7 +72,7 @@ def draw_denoise_by() -> Image.Image:
     """Draw the denoise maps of one photo; what is white may change most."""
     image = bundled_photo("rocket", LONG_SIDE_PX)
     limits: dict[str, Any] = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
-    ways: dict[str, dict] = {way: {"denoise_by": way} for way in quadtree.DENOISE_BY}
+    ways: dict[str, dict] = {way: {"denoise_by": way} for way in subdivision.DENOISE_BY}
     ways["area, inverted"] = {"invert": True}
     tree = quadtree.build_quadtree(image, **limits)
     panels = {"image": as_picture(image), "tiles": as_picture(draw_tiles(image, tree, LINE_PX))}
