@@ -1,0 +1,93 @@
+/**
+ * Finds what reaches a node in the browser's graph: the value of an input, or the file that a Load
+ * Image behind it shows. Registers nothing: ComfyUI loads every script in this folder, so only
+ * quadtree.js may have effects of its own.
+ */
+import { app } from "../../scripts/app.js";
+
+const SUBGRAPH_INPUTS = -10; // the node id that links from a subgraph's own inputs have
+const MUTED = 2; // values of node.mode
+const BYPASSED = 4;
+
+// Subgraph -> the node through which it was last opened; several nodes may share a subgraph.
+const openedFrom = new WeakMap();
+
+export const isLinked = (input) => (input?.link ?? null) !== null;
+export const findInput = (node, name) => node.inputs?.find((input) => input.name === name);
+export const findWidget = (node, name) => node.widgets?.find((widget) => widget.name === name);
+export const rootGraph = () => app.rootGraph ?? app.graph;
+
+/** Returns all graphs of the workflow: the root and every subgraph. */
+export function allGraphs() {
+  const root = rootGraph();
+  return [root, ...(root.subgraphs?.values() ?? [])];
+}
+
+/** Remembers through which node a subgraph was opened. */
+export function rememberOpened(subgraph, node) {
+  openedFrom.set(subgraph, node);
+}
+
+/** Returns the nodes through which a graph is reached from the root, the outermost first. */
+export function findHosts(graph) {
+  if (graph === rootGraph()) return [];
+  const nodes = [openedFrom.get(graph), ...allGraphs().flatMap((one) => one.nodes)];
+  const host = nodes.find((node) => node?.graph && node.subgraph === graph);
+  return host ? [...findHosts(host.graph), host] : [];
+}
+
+/** Returns what an input of a node gets: its widget's value, or what its link leads to. */
+export function readInput(node, name, hosts) {
+  const input = findInput(node, name);
+  if (isLinked(input)) return followLink(node.graph, input.link, hosts);
+  return findWidget(node, name)?.value;
+}
+
+/**
+ * Follows a link through reroutes, bypassed nodes and subgraphs. Returns the value it leads to,
+ * {node, hosts} for the node that computes one, or undefined.
+ *
+ * The frontend's own graphToPrompt does this as well, but it makes every widget serialize itself,
+ * and some widgets upload a file then.
+ */
+function followLink(graph, id, hosts) {
+  const link = graph.getLink(id);
+  if (!link) return undefined;
+  if (Number(link.origin_id) === SUBGRAPH_INPUTS) return leaveSubgraph(graph, link, hosts);
+  const node = graph.getNodeById(link.origin_id);
+  if (!node || node.mode === MUTED) return undefined;
+  const follow = (input) => (isLinked(input) ? followLink(graph, input.link, hosts) : undefined);
+  if (node.mode === BYPASSED) return follow(bypassInput(node, link.origin_slot));
+  if (node.isSubgraphNode?.()) {
+    const inner = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
+    return inner === undefined ? undefined : followLink(node.subgraph, inner, [...hosts, node]);
+  }
+  if (node.isVirtualNode)
+    return node.inputs?.length ? follow(node.inputs[0]) : node.widgets?.[0]?.value;
+  if (node.comfyClass?.startsWith("Primitive")) return readInput(node, "value", hosts);
+  return { node, hosts };
+}
+
+/** Follows a link that comes from a subgraph's own input to the node that holds the subgraph. */
+function leaveSubgraph(graph, link, hosts) {
+  const host = hosts.at(-1);
+  const input = host && findInput(host, graph.inputs[link.origin_slot]?.name);
+  if (!input) return undefined;
+  if (!isLinked(input)) return host.getWidgetFromSlot?.(input)?.value;
+  return followLink(host.graph, input.link, hosts.slice(0, -1));
+}
+
+/** Returns the input that a bypassed node passes on to an output, as ComfyUI chooses it. */
+function bypassInput(node, slot) {
+  const { type } = node.outputs[slot];
+  const fits = (input) => input && (input.type === type || input.type === "*");
+  return [node.inputs[slot], ...node.inputs].find(fits);
+}
+
+/** Returns the file that a Load Image gives to the node's image input, or null. */
+export function findLoadedFile(node, hosts) {
+  const origin = readInput(node, "image", hosts);
+  if (origin?.node?.comfyClass !== "LoadImage") return null;
+  const name = readInput(origin.node, "image", origin.hosts);
+  return typeof name === "string" && name ? name : null;
+}
