@@ -103,9 +103,11 @@ class QuadtreeVisualizer(io.ComfyNode):
         show = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
         report_thresholds(choices, show)
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
-        drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
-        pictures = torch.stack(list(drawn))
-        return io.NodeOutput(pictures, trees, maps, ui=left_by_run(image[0], cells[0]))
+        pictures = [
+            draw_overlay(picture, denoise, tree, line_px)
+            for picture, denoise, tree in zip(image, maps, trees, strict=True)
+        ]
+        return io.NodeOutput(torch.stack(pictures), trees, maps, ui=left_by_run(image[0], cells[0]))
 
 
 class QuadtreeDiffusion(io.ComfyNode):
@@ -164,14 +166,13 @@ class QuadtreeComposite(io.ComfyNode):
         original = checked_colours("original image", original)
         refined = checked_colours("refined image", refined)
         size = refined.shape[1], refined.shape[2]
-        ready = checked_canvases(
-            original, trees, size, math.gcd(*size, LARGEST_CELL_PX), len(refined), "refined"
-        )
-        pictures = (
-            composite(one, refined[at % len(refined)], feather_px, match=match)
-            for at, one in enumerate(ready)
-        )
-        return io.NodeOutput(torch.stack(list(pictures)))
+        cell_px = math.gcd(*size, LARGEST_CELL_PX)
+        canvases = checked_canvases(original, trees, size, cell_px, len(refined), "refined")
+        pictures = [
+            composite(canvas, refined[number % len(refined)], feather_px, match=match)
+            for number, canvas in enumerate(canvases)
+        ]
+        return io.NodeOutput(torch.stack(pictures))
 
 
 class QuadtreeInfo(io.ComfyNode):
@@ -212,8 +213,8 @@ class QuadtreeVAEDecode(io.ComfyNode):
         latent = checked_image_latent(checked_samples("samples", samples), vae)
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
-        ready = checked_canvases(original, trees, size, px, len(latent), "decoded")
-        return io.NodeOutput(decode_changed(vae, latent, ready, feather_px, **flags))
+        canvases = checked_canvases(original, trees, size, px, len(latent), "decoded")
+        return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 
 
 class QuadtreeExtension(ComfyExtension):
