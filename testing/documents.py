@@ -12,6 +12,7 @@ DOCUMENTS = {
     name: (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/benchmarks.md")
 }
+README = DOCUMENTS["README.md"]
 CONTRIBUTING = DOCUMENTS["CONTRIBUTING.md"]
 MEASURED = DOCUMENTS["docs/benchmarks.md"]
 GUIDE = DOCUMENTS["docs/guide.md"]

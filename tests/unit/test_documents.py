@@ -1,6 +1,7 @@
-"""What CONTRIBUTING and the benchmarks say, held against the project."""
+"""What the README, CONTRIBUTING and the benchmarks say, held against the project."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -12,17 +13,35 @@ from quadtree_pack.testing.documents import (
     DOCUMENTS,
     FENCED,
     MEASURED,
+    README,
     REFERENCE,
     ROOT,
     rows,
 )
 from quadtree_pack.windows.blending import METHODS
 
+MOST_LINES, MOST_COLUMNS = 120, 120  # of the README
+
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_reference_is_used(document):
     text = DOCUMENTS[document]
     assert all(f"][{name}]" in text for name, _ in REFERENCE.findall(text))
+
+
+# --- The README -----------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= MOST_LINES
+    assert max(map(len, lines)) <= MOST_COLUMNS
+
+
+def test_the_readme_says_what_each_node_is_for():
+    nodes = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    expected = {f"[{node['display_name']}](web/docs/{name}.md)" for name, node in nodes.items()}
+    assert {node for _, node in rows(README, "I want to")} == expected
 
 
 # --- The benchmarks -------------------------------------------------------------------------------
