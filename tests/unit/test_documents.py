@@ -3,8 +3,10 @@
 import ast
 import json
 import re
+import runpy
 
 import pytest
+import torch
 from quadtree_pack import velocity
 from quadtree_pack.benchmarks import build, charts, overhead, quality_cases, quality_report
 from quadtree_pack.testing.documents import (
@@ -115,17 +117,13 @@ def test_what_contributing_points_to_is_there(subject):
         assert all(name in path.read_text(encoding="utf-8") for name in named)
 
 
-def run_the_worked_example():
-    """Define and call the test of CONTRIBUTING's worked example."""
+def test_the_worked_example_passes_with_its_fix_and_fails_without_it(tmp_path, monkeypatch):
     (source,) = (block for language, block in FENCED.findall(CONTRIBUTING) if language == "python")
-    scope = {"torch": velocity.torch, "hold": velocity.hold}
-    exec(source, scope)
+    path = tmp_path / "example.py"
+    path.write_text(source, encoding="utf-8")
+    scope = runpy.run_path(str(path), {"torch": torch, "hold": velocity.hold})
     (test,) = (value for name, value in scope.items() if name.startswith("test_"))
     test()
-
-
-def test_the_worked_example_passes_with_its_fix_and_fails_without_it(monkeypatch):
-    run_the_worked_example()
     monkeypatch.setattr(velocity, "STEP_DIGITS", 12)
     with pytest.raises(AssertionError):
-        run_the_worked_example()
+        test()
