@@ -22,7 +22,7 @@ from quadtree_pack.testing.registration import ROOT
 from .rows import USUAL, select
 
 OUTPUT, FIGURES = ROOT / "benchmarks" / "output", ROOT / "docs" / "figures"
-IN_DOCS = ("seams", "texture")  # the charts that the README shows
+IN_DOCS = ("seams", "texture")  # the charts that docs/benchmarks.md shows
 SIZE_INCHES, DPI = (7.5, 3.6), 110
 COLOURS = {  # of Okabe and Ito
     "Shifted Feather": "#0072B2",

@@ -11,6 +11,7 @@ from quadtree_pack import demo
 from quadtree_pack.devtools.archive import ARCHIVE, pack
 from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
 from quadtree_pack.testing.demo import running_server
+from quadtree_pack.testing.documents import locate, targets_in
 from quadtree_pack.testing.registration import pack_files
 
 ROOT = demo.ROOT
@@ -51,6 +52,17 @@ def test_the_archive_holds_the_pack_and_nothing_else(archive):
     parts = {path.relative_to(ROOT).as_posix() for part in PARTS for path in files(part)}
     assert set(archive.namelist()) == modules | parts | TEXTS
     assert archive.testzip() is None
+
+
+def test_every_relative_link_of_a_page_in_the_archive_leads_into_the_archive(archive):
+    names = archive.namelist()
+    pages = [name for name in names if name.endswith(".md")]
+    assert "README.md" in pages
+    for page in pages:
+        for target in targets_in(archive.read(page).decode("utf-8")):
+            place, _ = locate(page, target)
+            relative = "://" not in target
+            assert not relative or any(f"{name}/".startswith(f"{place}/") for name in names), target
 
 
 def test_the_server_runs_the_unpacked_files_and_no_others(running, base):

@@ -5,7 +5,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from quadtree_pack.devtools import checks, commands, paths, tests
@@ -13,7 +12,15 @@ from quadtree_pack.docs import figures
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.sampling.model import TYPICAL_STEPS
 from quadtree_pack.sampling.run import estimate_typical_cost
-from quadtree_pack.testing.documents import BENCHMARKS, DOCUMENTS, GUIDE, commands_in, rows
+from quadtree_pack.testing.documents import (
+    BENCHMARKS,
+    DOCUMENTS,
+    GUIDE,
+    commands_in,
+    locate,
+    rows,
+    targets_in,
+)
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.testing.registration import pack_files
 
@@ -93,12 +100,11 @@ def anchors(path):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_to_a_file_and_a_heading_that_are_there(document):
-    targets = re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document])
-    for target in targets:
-        place, _, anchor = target.partition("#")
-        if place.startswith("https://"):
+    for target in targets_in(DOCUMENTS[document]):
+        place, anchor = locate(document, target)
+        if place is None:
             continue
-        path = (ROOT / document).parent / unquote(place) if place else ROOT / document
+        path = ROOT / place
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), target
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from comfy_cli.registry.config_parser import extract_node_configuration
 from PIL import Image
+from quadtree_pack.testing.documents import REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = extract_node_configuration(
@@ -45,6 +46,10 @@ def test_the_registry_gets_all_that_it_shows():
     assert CONFIG.project.supported_os == ["OS Independent"]
     assert CONFIG.project.supported_comfyui_version.startswith(">=")
     assert CONFIG.project.dependencies == []
+
+
+def test_the_documents_link_to_the_repository_that_the_registry_shows():
+    assert urlparse(CONFIG.project.urls.repository).path == f"/{REPOSITORY}"
 
 
 def test_the_icon_is_square_and_within_the_registry_s_limit():
