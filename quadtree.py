@@ -74,9 +74,9 @@ class Quadtree:
         return values
 
     def side_grid(self) -> tuple[Tensor, int]:
-        """Return the side in px of the leaf at each block of the smallest leaf's side, and that side.
+        """Return the side in px of the leaf at each block, int64 [rows, columns], and the block's.
 
-        The grid is int64 [rows, columns].
+        A block has the side of the smallest leaf.
         """
         grid, side = self._rasterize(self.columns.side.double())
         return grid.long(), side
@@ -94,6 +94,7 @@ class Quadtree:
         return sample_area(grid, side, (self.height, self.width), (height, width)).minimum(own)
 
     def _sample_centres(self, grid: Tensor, side: int, height: int, width: int) -> Tensor:
+        """Return the block of `side` px at the centre of each of height x width cells."""
         rows = centre_blocks(height, self.height, side)
         columns = centre_blocks(width, self.width, side)
         return grid[rows][:, columns]
