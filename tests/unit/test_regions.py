@@ -28,7 +28,10 @@ def boxes():
 )
 @settings(max_examples=40, deadline=None)
 def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
-    """Edges on eighths of an image whose sides are eighths on the grid are exact; others go by a leaf's centre."""
+    """Edges on eighths are exact where eighths of the image lie on the grid.
+
+    Others go by the centre of a leaf.
+    """
     width, height = size
     regions = [Region(what, *box) for what, box in strokes]
     image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(1)) * 0.05
