@@ -67,7 +67,7 @@ def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
     return round_up(ceil_div(px, px_per_cell), unit)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as an error message shows it; a long or deep one is shortened."""
     # Python refuses to write out an integer of thousands of digits.
     if isinstance(value, int) and value.bit_length() > 1000:

@@ -49,9 +49,9 @@ class CellSums:
             raise ValueError(
                 f"The image has {width} x {height} px; the longest side may have {LARGEST_PX} px."
             )
-        sums = _colour_sums(image)
+        sums = _sum_colours(image)
         if edges:
-            sums = torch.cat([sums, _edge_sums(image)[..., None]], -1)
+            sums = torch.cat([sums, _sum_edges(image)[..., None]], -1)
         # Trees are built on the CPU, wherever the image lies: the sums are small.
         return cls(width, height, sums.cpu())
 
@@ -105,7 +105,7 @@ def pool_sums(sums: Tensor, factor: int) -> Tensor:
     return sums.view(down, factor, across, factor, fields).sum((1, 3))
 
 
-def _colour_sums(image: Tensor) -> Tensor:
+def _sum_colours(image: Tensor) -> Tensor:
     """Return sums over 8 x 8 px of [H, W, C], float64 [rows, columns, COLOR_FIELDS].
 
     float64 keeps the variance of a flat bright region at 0. The image is read once, in bands that
@@ -123,9 +123,9 @@ def _colour_sums(image: Tensor) -> Tensor:
         part = image[y : y + band_rows, :, :3]
         band = buffer[: len(part)].copy_(part)
         out = sums[y // GRID_PX : ceil_div(y + len(band), GRID_PX)]
-        out[..., :3] = _sum_cells(band)
-        out[..., 3] = _sum_cells(band.square_()).sum(-1)
-    sums[..., 4] = _extents(height, sums)[:, None] * _extents(width, sums)[None, :]
+        out[..., :3] = _sum_blocks(band)
+        out[..., 3] = _sum_blocks(band.square_()).sum(-1)
+    sums[..., 4] = _measure_blocks(height, sums)[:, None] * _measure_blocks(width, sums)[None, :]
     if not bool(sums.isfinite().all()):
         raise ValueError(
             "The image holds NaN or infinite values; decode it again or clean it before building a "
@@ -134,7 +134,7 @@ def _colour_sums(image: Tensor) -> Tensor:
     return sums
 
 
-def _edge_sums(image: Tensor) -> Tensor:
+def _sum_edges(image: Tensor) -> Tensor:
     """Return sums over 8 x 8 px of the luma's gradient magnitude, float64 [rows, columns].
 
     The image is [H, W, C], and its edge is repeated outside. The filter is Scharr's 3 x 3, its
@@ -148,16 +148,16 @@ def _edge_sums(image: Tensor) -> Tensor:
     sums = torch.empty(ceil_div(height, GRID_PX), columns, dtype=torch.float64, device=image.device)
     for y in range(0, height, band_rows):
         end = min(height, y + band_rows)
-        luma = _luma(image[max(0, y - 1) : end + 1])
+        luma = _compute_luma(image[max(0, y - 1) : end + 1])
         luma = F.pad(luma[None], (1, 1, int(y == 0), int(end == height)), mode="replicate")[0]
         down, across = luma[2:] - luma[:-2], luma[:, 2:] - luma[:, :-2]
         magnitude = _smooth(down[:, :-2], down[:, 1:-1], down[:, 2:]).square_()
         magnitude.add_(_smooth(across[:-2], across[1:-1], across[2:]).square_()).sqrt_()
-        sums[y // GRID_PX : ceil_div(end, GRID_PX)] = _sum_cells(magnitude[..., None])[..., 0]
+        sums[y // GRID_PX : ceil_div(end, GRID_PX)] = _sum_blocks(magnitude[..., None])[..., 0]
     return sums
 
 
-def _luma(image: Tensor) -> Tensor:
+def _compute_luma(image: Tensor) -> Tensor:
     """Return the luma of [H, W, C] as float32 [H, W]."""
     if image.shape[2] == 1:
         return image[..., 0].float()
@@ -170,7 +170,7 @@ def _smooth(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
     return (before + after).mul_(3 / 16).add_(middle, alpha=10 / 16)
 
 
-def _sum_cells(band: Tensor) -> Tensor:
+def _sum_blocks(band: Tensor) -> Tensor:
     """Return sums of [h, w, C] over blocks of 8 x 8 px, [ceil(h / 8), ceil(w / 8), C].
 
     Blocks at the edge have fewer px.
@@ -183,7 +183,7 @@ def _sum_cells(band: Tensor) -> Tensor:
     return lines.view(len(lines), -1, GRID_PX, channels).sum(2)
 
 
-def _extents(length_px: int, like: Tensor) -> Tensor:
+def _measure_blocks(length_px: int, like: Tensor) -> Tensor:
     """Return the px in each block of a line of `length_px`: 8, and in the last what is left."""
     starts = torch.arange(0, length_px, GRID_PX, device=like.device)
     return (length_px - starts).clamp_max(GRID_PX).to(like.dtype)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..utils import ceil_div, shown
+from ..utils import ceil_div, format_value
 
 DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}  # -1: as if nothing was painted
 MOST_REGIONS = 20_000
@@ -72,7 +72,7 @@ class Painting(NamedTuple):
             )
         return cls(tuple(map(_read_region, data["regions"])), _read_size(data.get("size")))
 
-    def on(self, width: int, height: int) -> tuple[Region, ...] | None:
+    def select_regions(self, width: int, height: int) -> tuple[Region, ...] | None:
         """Return the regions for an image of this size in px; None if its aspect is another."""
         if self.size is None:
             return self.regions
@@ -89,8 +89,9 @@ def _read_region(value: Any) -> Region:
             if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
                 return Region(what, float(x0), float(y0), float(x1), float(y1))
     raise ValueError(
-        f"{shown(value)} in regions is not a region. A region is keep, full or auto and then "
-        'x0, y0, x1, y1 as shares of the image in 0..1, such as ["keep", 0.25, 0.5, 0.5, 0.75].'
+        f"{format_value(value)} in regions is not a region. A region is keep, full or auto and "
+        "then x0, y0, x1, y1 as shares of the image in 0..1, such as "
+        '["keep", 0.25, 0.5, 0.5, 0.75].'
     )
 
 
@@ -104,7 +105,7 @@ def _read_size(value: Any) -> tuple[int, int] | None:
         return None
     if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)):
         return value[0], value[1]
-    raise ValueError(f"size in regions is {shown(value)}; it must be [width, height] in px.")
+    raise ValueError(f"size in regions is {format_value(value)}; it must be [width, height] in px.")
 
 
 def _is_side(value: Any) -> bool:

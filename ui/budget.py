@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 
 def build_for_cost(
-    cells: CellSums,
+    sums: CellSums,
     budget: float,
     *,
     content_threshold: float,
@@ -68,17 +68,15 @@ def build_for_cost(
     choice = None
     if budget:
         limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
-        choice = threshold_for(cells, budget, limit, **limits)
+        choice = threshold_for(sums, budget, limit, **limits)
         content_threshold = choice.threshold
     tree = build_quadtree(
-        cells, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits
+        sums, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits
     )
     return tree, choice
 
 
-def threshold_for(
-    cells: CellSums, budget: float, mask: Mask | None = None, **limits: Any
-) -> Choice:
+def threshold_for(sums: CellSums, budget: float, mask: Mask | None = None, **limits: Any) -> Choice:
     """Return the threshold whose estimated cost is nearest to `budget`.
 
     `limits` are the arguments of `Subdivision`. The share of the image that may change falls as the
@@ -86,20 +84,20 @@ def threshold_for(
     the windows. A plan at the threshold found says how much more the windows cost than that share;
     the next round looks for the share that costs `budget` with as much overhead.
     """
-    coarse = CoarseMaps(cells, mask, **limits)
+    coarse = CoarseMaps(sums, mask, **limits)
     overhead = 1.0
     met: dict[float, float] = {}
     for _ in range(ROUNDS):
-        threshold = coarse.threshold_of(budget / overhead)
+        threshold = coarse.find_threshold(budget / overhead)
         if threshold in met:
             break
-        met[threshold], share = coarse.cost(threshold)
+        met[threshold], share = coarse.estimate_cost(threshold)
         if abs(met[threshold] - budget) <= NEAR / 4 or share == 0:
             break
         overhead = met[threshold] / share
     if all(abs(cost - budget) > NEAR for cost in met.values()):
         # The budget may be out of reach: then one of the ends is the nearest.
-        met |= {end: coarse.cost(end)[0] for end in (0.0, coarse.most / PER_UNIT)}
+        met |= {end: coarse.estimate_cost(end)[0] for end in (0.0, coarse.most / PER_UNIT)}
     threshold = min(met, key=lambda threshold: abs(met[threshold] - budget))
     return Choice(threshold, met[threshold], budget)
 
@@ -115,20 +113,20 @@ def active_share(denoise: Tensor) -> float:
 class CoarseMaps:
     """Denoise maps of an image with cells of ROUGH_PX, at any threshold, and their costs."""
 
-    def __init__(self, cells: CellSums, mask: Mask | None, **limits: Any) -> None:
-        self.subdivision = Subdivision(cells, **limits)
-        self.size = ceil_div(cells.height, ROUGH_PX), ceil_div(cells.width, ROUGH_PX)
+    def __init__(self, sums: CellSums, mask: Mask | None, **limits: Any) -> None:
+        self.subdivision = Subdivision(sums, **limits)
+        self.size = ceil_div(sums.height, ROUGH_PX), ceil_div(sums.width, ROUGH_PX)
         self.mask = mask
         most_detail = max(float(detail.max()) for detail in self.subdivision.details)
         self.most = ceil(most_detail * PER_UNIT)  # in tenths; above it nothing is halved
         self.shares: dict[int, float] = {}  # by threshold in tenths
 
-    def cost(self, threshold: float) -> tuple[float, float]:
+    def estimate_cost(self, threshold: float) -> tuple[float, float]:
         """Return the estimated cost at a threshold, and the active share."""
-        denoise = self.denoise(threshold)
+        denoise = self.map_denoise(threshold)
         return estimate_rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
 
-    def denoise(self, threshold: float) -> Tensor:
+    def map_denoise(self, threshold: float) -> Tensor:
         """Return the denoise of the leaf at each cell's centre with the mask applied, [H, W]."""
         width, height = self.subdivision.size
         leaves = self.subdivision.find_leaves(threshold)
@@ -139,7 +137,7 @@ class CoarseMaps:
         values = grid[rows][:, columns]
         return values if self.mask is None else self.mask.apply(values)
 
-    def threshold_of(self, share: float) -> float:
+    def find_threshold(self, share: float) -> float:
         """Return the threshold whose active share is nearest to `share`, among all tried so far.
 
         The share moves in steps, so that the last one a bisection tries need not be the nearest.
@@ -150,20 +148,20 @@ class CoarseMaps:
             # for the nearest, and bisect around it.
             step = ceil(self.most / SCANNED) or 1
             scanned = range(0, self.most + step, step)
-            best = min(scanned, key=lambda tenths: abs(self.share(tenths) - share))
+            best = min(scanned, key=lambda tenths: abs(self.measure_share(tenths) - share))
             low, high = max(low, best - step), min(high, best + step)
         for tenths in (low, high):
-            self.share(tenths)
+            self.measure_share(tenths)
         while high - low > 1:
             middle = (low + high) // 2
-            if (self.share(middle) > share) != self.subdivision.invert:
+            if (self.measure_share(middle) > share) != self.subdivision.invert:
                 low = middle
             else:
                 high = middle
         return min(self.shares, key=lambda tenths: abs(self.shares[tenths] - share)) / PER_UNIT
 
-    def share(self, tenths: int) -> float:
+    def measure_share(self, tenths: int) -> float:
         """Return the active share at a threshold of `tenths` / PER_UNIT."""
         if tenths not in self.shares:
-            self.shares[tenths] = active_share(self.denoise(tenths / PER_UNIT))
+            self.shares[tenths] = active_share(self.map_denoise(tenths / PER_UNIT))
         return self.shares[tenths]

@@ -17,7 +17,7 @@ from ..quadtree import Quadtree
 from ..tree.detail import DETAIL_METRICS, LARGEST_PX
 from ..tree.regions import Painting, Region
 from ..tree.subdivision import DENOISE_BY
-from ..utils import info, round_down, shown, warn
+from ..utils import format_value, info, round_down, warn
 from .budget import LOWEST
 
 
@@ -30,7 +30,7 @@ def checked(
     """
     number_words = "whole number" if kind is int else "number"
     range_words = f"from {low:g} to {high:g}" + (f" {unit}" if unit else "")
-    words = f"{name} is {shown(value)}; it must be a {number_words} {range_words}."
+    words = f"{name} is {format_value(value)}; it must be a {number_words} {range_words}."
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(words)
     number: Any = value  # typing has no comparisons for Real, which numpy's numbers are, too
@@ -77,7 +77,7 @@ def checked_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
     """
     painting = Painting.from_json(text)
     height, width = image.shape[1:3]
-    regions = painting.on(width, height)
+    regions = painting.select_regions(width, height)
     if regions is None:
         warn(
             "the regions were painted on an image of %d x %d px and do not fit this one of "
@@ -225,7 +225,7 @@ def checked_samples(name: str, latent: Any) -> torch.Tensor:
 def checked_flag(name: str, value: Any) -> bool:
     """Return True or False; raise ValueError for anything else."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {shown(value)}; it must be true or false.")
+        raise ValueError(f"{name} is {format_value(value)}; it must be true or false.")
     return value
 
 
@@ -261,5 +261,5 @@ def checked_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
 def checked_choice(name: str, value: Any, table: Mapping[str, Any]) -> str:
     """Return the name of an entry of `table`; raise ValueError for anything else."""
     if not isinstance(value, str) or value not in table:
-        raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(table)}.")
+        raise ValueError(f"{name} is {format_value(value)}; it must be one of {', '.join(table)}.")
     return value

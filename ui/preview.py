@@ -81,14 +81,14 @@ class SumsCache:
 IMAGES = SumsCache(KEPT_IMAGES)
 
 
-def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
+def left_by_run(image: torch.Tensor, sums: CellSums) -> dict[str, list]:
     """Keep the sums of a run's image [H, W, C] and save a small picture of it.
 
     Returns what the node's panel needs: the picture's file, and a key for later previews of the
     same image.
     """
     key = uuid.uuid4().hex
-    IMAGES.get(("run", key), lambda: cells)
+    IMAGES.get(("run", key), lambda: sums)
     # Skip px first, or an 8192 px image would be copied whole.
     step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))
     shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
@@ -107,28 +107,28 @@ def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
 class Source(NamedTuple):
     """The sums of an image, and a token that changes with its pixels."""
 
-    cells: CellSums
+    sums: CellSums
     token: str
 
 
-def source_of(request: dict[str, Any]) -> Source:
+def find_source(request: dict[str, Any]) -> Source:
     """Return the image that a request names by `image`, as Load Image does, or by `run`.
 
     Raises RequestError where there is none.
     """
     key = request.get("run")
     if key is not None:
-        cells = IMAGES.get(("run", key)) if isinstance(key, str) else None
-        if cells is None:
+        sums = IMAGES.get(("run", key)) if isinstance(key, str) else None
+        if sums is None:
             raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
-        return Source(cells, key)
-    path = resolved(request.get("image"))
+        return Source(sums, key)
+    path = resolve_path(request.get("image"))
     state = path.stat()
     token = f"{state.st_mtime_ns:x}-{state.st_size:x}"
-    return Source(IMAGES.get((path, token), lambda: _read(request["image"])), token)
+    return Source(IMAGES.get((path, token), lambda: _read_sums(request["image"])), token)
 
 
-def resolved(name: Any) -> Path:
+def resolve_path(name: Any) -> Path:
     """Return the real path of an image file inside ComfyUI's folders.
 
     Raises RequestError for anything else.
@@ -148,7 +148,7 @@ def resolved(name: Any) -> Path:
     return real
 
 
-def _read(name: str) -> CellSums:
+def _read_sums(name: str) -> CellSums:
     """Return the sums of an image file; raise RequestError for a file that cannot be read."""
     import nodes  # ComfyUI's own, so that the pixels are those that Load Image gives to a run
 
@@ -159,7 +159,7 @@ def _read(name: str) -> CellSums:
     return CellSums.of_image(image[0], edges=True)
 
 
-def preview(request: Any) -> dict[str, Any]:
+def answer_request(request: Any) -> dict[str, Any]:
     """Return the answer to a request; raise ValueError where it is wrong."""
     if not isinstance(request, dict):
         raise RequestError("The request must be a JSON object.")
@@ -171,12 +171,12 @@ def preview(request: Any) -> dict[str, Any]:
     given = {name: request[name] for name in (*names, *optional) if name in request}
     limits = visualizer_limits(**given)
     painting = Painting.from_json(request.get("regions", ""))
-    source = source_of(request)
-    regions = painting.on(source.cells.width, source.cells.height)
+    source = find_source(request)
+    regions = painting.select_regions(source.sums.width, source.sums.height)
     tree, choice = build_for_cost(
-        source.cells, mask=None, mask_mode="multiply", regions=regions or (), **limits
+        source.sums, mask=None, mask_mode="multiply", regions=regions or (), **limits
     )
-    answer = answer_of(tree)
+    answer = describe_tree(tree)
     answer["threshold"] = choice and choice.threshold
     answer["token"] = source.token
     answer["notice"] = (
@@ -188,7 +188,7 @@ def preview(request: Any) -> dict[str, Any]:
     return answer
 
 
-def answer_of(tree: Quadtree) -> dict[str, Any]:
+def describe_tree(tree: Quadtree) -> dict[str, Any]:
     """Return a tree as flat lists of integers, of its largest MOST_TILES leaves.
 
     `tiles` are x, y and side in px, `denoise` is in thousandths, and `detail` in tenths.
@@ -223,7 +223,7 @@ def register() -> None:
             return web.json_response({"error": "The request is too large."}, status=413)
         try:
             body = json.loads(await request.text())
-            return web.json_response(await asyncio.to_thread(preview, body))
+            return web.json_response(await asyncio.to_thread(answer_request, body))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return web.json_response({"error": "The request is not valid JSON."}, status=400)
         except (ValueError, OverflowError) as error:

@@ -45,7 +45,7 @@ def test_the_coarse_map_is_the_tree_s_own_map(seed, denoise_by, invert, threshol
     mode = mode or "multiply"
     tree = build_quadtree(image, content_threshold=threshold, mask=mask, mask_mode=mode, **limits)
     cells = tree.denoise_map(128 // ROUGH_PX, 192 // ROUGH_PX)
-    assert torch.allclose(coarse.denoise(threshold), cells, atol=1e-12)
+    assert torch.allclose(coarse.map_denoise(threshold), cells, atol=1e-12)
     assert active_share(cells) == pytest.approx(naive_share(cells), abs=1e-9)
 
 
@@ -67,7 +67,7 @@ def test_no_other_threshold_comes_much_nearer_to_the_budget(name, invert, masked
     mask = Mask.from_tensor(torch.linspace(0, 1, 64).expand(64, -1)) if masked else None
     coarse = CoarseMaps(cells, mask, **limits)
     costs = [
-        estimate_rough_cost(coarse.denoise(threshold), TYPICAL_STEPS)
+        estimate_rough_cost(coarse.map_denoise(threshold), TYPICAL_STEPS)
         for threshold in range(0, 256, 8)
     ]
     for budget in (0.05, 0.3, 0.5, 0.9):
