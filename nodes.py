@@ -21,7 +21,7 @@ from .tree.subdivision import DENOISE_BY
 from .ui.budget import Choice, build_for_cost
 from .ui.facts import facts_of
 from .ui.inputs import (
-    checked,
+    check_number,
     checked_canvases,
     checked_choice,
     checked_colours,
@@ -213,7 +213,7 @@ class QuadtreeVisualizer(io.ComfyNode):
             cost_budget=cost_budget,
         )
         mode = checked_choice("mask_mode", mask_mode, MASK_MODES)
-        line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
+        line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = checked_masks(mask, len(checked_image(image)))
         painted = checked_regions(regions, image)
         cells = [
@@ -350,12 +350,12 @@ class QuadtreeDiffusion(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = Settings(
             method=checked_choice("method", method, METHODS),
-            tile_px=checked("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
-            overlap_px=checked("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
-            batch=checked("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
+            tile_px=check_number("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
+            overlap_px=check_number("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
+            batch=check_number("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
             schedule=checked_choice("schedule", schedule, SCHEDULES),
-            feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
-            keep_below_px=checked(
+            feather_px=check_number("feather", feather, 0, LARGEST_PX, "px", kind=int),
+            keep_below_px=check_number(
                 "skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int
             ),
         )
@@ -422,7 +422,7 @@ class QuadtreeComposite(io.ComfyNode):
         color_match: bool = False,
     ) -> io.NodeOutput:
         trees, match = checked_trees(quadtree), checked_flag("color_match", color_match)
-        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
         original, refined = (
             checked_colours("original image", original),
             checked_colours("refined image", refined),
@@ -475,7 +475,7 @@ class QuadtreeInfo(io.ComfyNode):
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
         facts = facts_of(
-            checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int)
+            checked_trees(quadtree), check_number("steps", steps, 1, 10_000, "steps", kind=int)
         )
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
@@ -529,7 +529,7 @@ class QuadtreeVAEDecode(io.ComfyNode):
             "match": checked_flag("color_match", color_match),
         }
         trees, original = checked_trees(quadtree), checked_colours("original image", original)
-        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
         latent, px = (
             checked_image_latent(checked_samples("samples", samples), vae),
             vae.spacial_compression_decode(),

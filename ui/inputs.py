@@ -21,7 +21,7 @@ from ..utils import format_value, info, round_down, warn
 from .budget import LOWEST
 
 
-def checked(
+def check_number(
     name: str, value: Any, low: float, high: float, unit: str = "", kind: Callable = float
 ) -> Any:
     """Return `value` as `kind`; raise ValueError unless it is a finite number in low..high.
@@ -52,7 +52,7 @@ def visualizer_limits(
     cost_budget: Any = 0.0,
 ) -> dict[str, Any]:
     """Return the arguments of `build_for_cost` for the inputs of Quadtree Visualizer."""
-    budget = checked("cost_budget", cost_budget, 0, 1)
+    budget = check_number("cost_budget", cost_budget, 0, 1)
     if 0 < budget < LOWEST:
         raise ValueError(
             f"cost_budget is {budget:g}; it must be 0 (off) or a number from {LOWEST:g} to 1."
@@ -62,11 +62,11 @@ def visualizer_limits(
         "denoise_by": checked_choice("denoise_by", denoise_by, DENOISE_BY),
         "detail_metric": checked_choice("detail_metric", detail_metric, DETAIL_METRICS),
         "invert": checked_flag("invert", invert),
-        "content_threshold": checked("content_threshold", content_threshold, 0, 1000),
-        "min_tile_px": checked("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
-        "max_tile_px": checked("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
-        "min_denoise": checked("min_denoise", min_denoise, 0, 1),
-        "max_denoise": checked("max_denoise", max_denoise, 0, 1),
+        "content_threshold": check_number("content_threshold", content_threshold, 0, 1000),
+        "min_tile_px": check_number("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
+        "max_tile_px": check_number("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
+        "min_denoise": check_number("min_denoise", min_denoise, 0, 1),
+        "max_denoise": check_number("max_denoise", max_denoise, 0, 1),
     }
 
 
