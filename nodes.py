@@ -21,18 +21,18 @@ from .tree.subdivision import DENOISE_BY
 from .ui.budget import Choice, build_for_cost
 from .ui.facts import facts_of
 from .ui.inputs import (
+    check_canvases,
+    check_choice,
+    check_colours,
+    check_flag,
+    check_image,
+    check_image_latent,
+    check_masks,
+    check_model,
     check_number,
-    checked_canvases,
-    checked_choice,
-    checked_colours,
-    checked_flag,
-    checked_image,
-    checked_image_latent,
-    checked_masks,
-    checked_model,
-    checked_regions,
-    checked_samples,
-    checked_trees,
+    check_regions,
+    check_samples,
+    check_trees,
     visualizer_limits,
 )
 from .ui.overlay import draw_overlay
@@ -212,10 +212,10 @@ class QuadtreeVisualizer(io.ComfyNode):
             detail_metric=detail_metric,
             cost_budget=cost_budget,
         )
-        mode = checked_choice("mask_mode", mask_mode, MASK_MODES)
+        mode = check_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
-        masks = checked_masks(mask, len(checked_image(image)))
-        painted = checked_regions(regions, image)
+        masks = check_masks(mask, len(check_image(image)))
+        painted = check_regions(regions, image)
         cells = [
             CellSums.of_image(picture, edges=True) for picture in image
         ]  # the panel may ask for edges later
@@ -349,20 +349,20 @@ class QuadtreeDiffusion(io.ComfyNode):
         clean_latent: dict | None = None,
     ) -> io.NodeOutput:
         settings = Settings(
-            method=checked_choice("method", method, METHODS),
+            method=check_choice("method", method, METHODS),
             tile_px=check_number("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
             overlap_px=check_number("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
             batch=check_number("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
-            schedule=checked_choice("schedule", schedule, SCHEDULES),
+            schedule=check_choice("schedule", schedule, SCHEDULES),
             feather_px=check_number("feather", feather, 0, LARGEST_PX, "px", kind=int),
             keep_below_px=check_number(
                 "skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int
             ),
         )
-        clean = None if clean_latent is None else checked_samples("clean_latent", clean_latent)
+        clean = None if clean_latent is None else check_samples("clean_latent", clean_latent)
         progress = progress_text(cls.hidden.unique_id if cls.hidden else None)
         return io.NodeOutput(
-            attach(checked_model(model), checked_trees(quadtree), settings, clean, progress)
+            attach(check_model(model), check_trees(quadtree), settings, clean, progress)
         )
 
 
@@ -421,14 +421,14 @@ class QuadtreeComposite(io.ComfyNode):
         feather: int,
         color_match: bool = False,
     ) -> io.NodeOutput:
-        trees, match = checked_trees(quadtree), checked_flag("color_match", color_match)
+        trees, match = check_trees(quadtree), check_flag("color_match", color_match)
         feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
         original, refined = (
-            checked_colours("original image", original),
-            checked_colours("refined image", refined),
+            check_colours("original image", original),
+            check_colours("refined image", refined),
         )
         size = refined.shape[1], refined.shape[2]
-        ready = checked_canvases(
+        ready = check_canvases(
             original, trees, size, math.gcd(*size, MOST_CELL_PX), len(refined), "refined"
         )
         pictures = (
@@ -475,7 +475,7 @@ class QuadtreeInfo(io.ComfyNode):
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
         facts = facts_of(
-            checked_trees(quadtree), check_number("steps", steps, 1, 10_000, "steps", kind=int)
+            check_trees(quadtree), check_number("steps", steps, 1, 10_000, "steps", kind=int)
         )
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
@@ -525,17 +525,17 @@ class QuadtreeVAEDecode(io.ComfyNode):
         color_match: bool = False,
     ) -> io.NodeOutput:
         flags = {
-            "approximate": checked_flag("approximate", approximate),
-            "match": checked_flag("color_match", color_match),
+            "approximate": check_flag("approximate", approximate),
+            "match": check_flag("color_match", color_match),
         }
-        trees, original = checked_trees(quadtree), checked_colours("original image", original)
+        trees, original = check_trees(quadtree), check_colours("original image", original)
         feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
         latent, px = (
-            checked_image_latent(checked_samples("samples", samples), vae),
+            check_image_latent(check_samples("samples", samples), vae),
             vae.spacial_compression_decode(),
         )
         size = tuple(length * px for length in latent.shape[-2:])
-        ready = checked_canvases(original, trees, size, px, len(latent), "decoded")
+        ready = check_canvases(original, trees, size, px, len(latent), "decoded")
         return io.NodeOutput(decode_changed(vae, latent, ready, feather_px, **flags))
 
 

@@ -59,9 +59,9 @@ def visualizer_limits(
         )
     return {
         "budget": budget,
-        "denoise_by": checked_choice("denoise_by", denoise_by, DENOISE_BY),
-        "detail_metric": checked_choice("detail_metric", detail_metric, DETAIL_METRICS),
-        "invert": checked_flag("invert", invert),
+        "denoise_by": check_choice("denoise_by", denoise_by, DENOISE_BY),
+        "detail_metric": check_choice("detail_metric", detail_metric, DETAIL_METRICS),
+        "invert": check_flag("invert", invert),
         "content_threshold": check_number("content_threshold", content_threshold, 0, 1000),
         "min_tile_px": check_number("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
         "max_tile_px": check_number("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
@@ -70,7 +70,7 @@ def visualizer_limits(
     }
 
 
-def checked_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
+def check_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
     """Return the regions that were painted on images [B, H, W, C], in their order.
 
     There are none, and a warning, where they were painted on an image of another aspect.
@@ -89,7 +89,7 @@ def checked_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
     return regions or ()
 
 
-def checked_image(image: Any, name: str = "image") -> torch.Tensor:
+def check_image(image: Any, name: str = "image") -> torch.Tensor:
     """Return images [B, H, W, C], C = 1, 3 or 4; raise ValueError for anything else."""
     check_tensor(name, image)
     if image.ndim != 4 or image.numel() == 0 or image.shape[3] not in (1, 3, 4):
@@ -111,12 +111,12 @@ def check_tensor(name: str, value: Any) -> torch.Tensor:
     return value
 
 
-def checked_colours(name: str, image: Any) -> torch.Tensor:
+def check_colours(name: str, image: Any) -> torch.Tensor:
     """Return images as [B, H, W, 3]; raise ValueError for other tensors, and for NaN."""
-    return checked_finite(name, checked_image(image, name))[..., :3].expand(-1, -1, -1, 3)
+    return check_finite(name, check_image(image, name))[..., :3].expand(-1, -1, -1, 3)
 
 
-def checked_canvases(
+def check_canvases(
     original: torch.Tensor,
     trees: Sequence[Quadtree],
     size: tuple[int, int],
@@ -154,7 +154,7 @@ def checked_canvases(
     return build_canvases(original, trees, size, images)
 
 
-def checked_finite(name: str, value: torch.Tensor) -> torch.Tensor:
+def check_finite(name: str, value: torch.Tensor) -> torch.Tensor:
     """Return a tensor of any shape; raise ValueError for NaN or infinite values."""
     if not bool(torch.stack(value.aminmax()).isfinite().all()):
         raise ValueError(
@@ -164,7 +164,7 @@ def checked_finite(name: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def checked_masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
+def check_masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor | None]:
     """Return one mask [h, w] or None per image, from masks [h, w] or [B, h, w]; one serves all.
 
     Raises ValueError for another shape, or another number of masks.
@@ -181,7 +181,7 @@ def checked_masks(mask: torch.Tensor | None, images: int) -> list[torch.Tensor |
     return list(mask.expand(images, -1, -1))
 
 
-def checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
+def check_trees(quadtree: Any) -> tuple[Quadtree, ...]:
     """Return the trees that a QUADTREE input holds; raise ValueError for anything else."""
     trees = quadtree if isinstance(quadtree, tuple) else ()
     if not trees or not all(isinstance(tree, Quadtree) for tree in trees):
@@ -192,14 +192,14 @@ def checked_trees(quadtree: Any) -> tuple[Quadtree, ...]:
     return trees
 
 
-def checked_model(model: Any) -> Any:
+def check_model(model: Any) -> Any:
     """Return a model of ComfyUI; raise ValueError for anything else."""
     if not hasattr(model, "get_model_object"):
         raise ValueError(f"model is {type(model).__name__}, not a model; connect a MODEL output.")
     return model
 
 
-def checked_samples(name: str, latent: Any) -> torch.Tensor:
+def check_samples(name: str, latent: Any) -> torch.Tensor:
     """Return the samples [B, C, ..., h, w] of a latent of ComfyUI.
 
     Raises ValueError for anything else, for several latents in one, and for NaN.
@@ -219,17 +219,17 @@ def checked_samples(name: str, latent: Any) -> torch.Tensor:
             f"{name} has shape {tuple(samples.shape)}, which is not the shape of an image latent; "
             "connect an image latent."
         )
-    return checked_finite(name, samples)
+    return check_finite(name, samples)
 
 
-def checked_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: Any) -> bool:
     """Return True or False; raise ValueError for anything else."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {format_value(value)}; it must be true or false.")
     return value
 
 
-def checked_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
+def check_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
     """Return the latent as its VAE takes it: [B, C, h, w], or [B, C, 1, h, w] for one of videos.
 
     Raises ValueError for anything but a VAE, and for latents of sound or of several frames.
@@ -258,7 +258,7 @@ def checked_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
     return latent[:, :, None] if dimensions == 3 and latent.ndim == 4 else latent
 
 
-def checked_choice(name: str, value: Any, table: Mapping[str, Any]) -> str:
+def check_choice(name: str, value: Any, table: Mapping[str, Any]) -> str:
     """Return the name of an entry of `table`; raise ValueError for anything else."""
     if not isinstance(value, str) or value not in table:
         raise ValueError(f"{name} is {format_value(value)}; it must be one of {', '.join(table)}.")
