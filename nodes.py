@@ -33,7 +33,7 @@ from .ui.inputs import (
     check_regions,
     check_samples,
     check_trees,
-    visualizer_limits,
+    check_visualizer_inputs,
 )
 from .ui.overlay import draw_overlay
 from .ui.preview import left_by_run, register
@@ -201,7 +201,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         detail_metric: str = "color",
         cost_budget: float = 0.0,
     ) -> io.NodeOutput:
-        limits = visualizer_limits(
+        limits = check_visualizer_inputs(
             content_threshold=content_threshold,
             min_tile_size=min_tile_size,
             max_tile_size=max_tile_size,

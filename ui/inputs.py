@@ -39,7 +39,7 @@ def check_number(
     return kind(number)
 
 
-def visualizer_limits(
+def check_visualizer_inputs(
     *,
     content_threshold: Any,
     min_tile_size: Any,

@@ -26,7 +26,7 @@ from ..sampling.run import estimate_typical_cost
 from ..tree.detail import CellSums
 from ..tree.regions import Painting
 from .budget import build_for_cost
-from .inputs import visualizer_limits
+from .inputs import check_visualizer_inputs
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
@@ -169,7 +169,7 @@ def answer_request(request: Any) -> dict[str, Any]:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
     optional = ("denoise_by", "invert", "detail_metric", "cost_budget")
     given = {name: request[name] for name in (*names, *optional) if name in request}
-    limits = visualizer_limits(**given)
+    limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
     source = find_source(request)
     regions = painting.select_regions(source.sums.width, source.sums.height)
