@@ -19,7 +19,7 @@ from .tree.detail import DETAIL_METRICS, LARGEST_PX, CellSums
 from .tree.masks import MASK_MODES
 from .tree.subdivision import DENOISE_BY
 from .ui.budget import Choice, build_for_cost
-from .ui.facts import facts_of
+from .ui.facts import gather_facts
 from .ui.inputs import (
     check_canvases,
     check_choice,
@@ -474,7 +474,7 @@ class QuadtreeInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
-        facts = facts_of(
+        facts = gather_facts(
             check_trees(quadtree), check_number("steps", steps, 1, 10_000, "steps", kind=int)
         )
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)

@@ -56,7 +56,7 @@ class Facts:
         return "\n".join(lines)
 
 
-def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
+def gather_facts(trees: Sequence[Quadtree], steps: int) -> Facts:
     """Return the numbers about these trees, of one size; the cost is that of a typical model."""
     cell = TYPICAL.px_per_cell
     maps = [
