@@ -36,7 +36,7 @@ from .ui.inputs import (
     check_visualizer_inputs,
 )
 from .ui.overlay import draw_overlay
-from .ui.preview import left_by_run, register
+from .ui.preview import keep_for_preview, register
 from .utils import info
 from .velocity import SCHEDULES
 from .windows.blending import METHODS
@@ -228,7 +228,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
         drawn = (draw_overlay(*one, line_px) for one in zip(image, maps, trees, strict=True))
         pictures = torch.stack(list(drawn))
-        return io.NodeOutput(pictures, trees, maps, ui=left_by_run(image[0], cells[0]))
+        return io.NodeOutput(pictures, trees, maps, ui=keep_for_preview(image[0], cells[0]))
 
 
 def _tell(choices: Sequence[Choice | None], show: Callable[[str], None] | None) -> None:

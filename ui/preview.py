@@ -81,7 +81,7 @@ class SumsCache:
 IMAGES = SumsCache(KEPT_IMAGES)
 
 
-def left_by_run(image: torch.Tensor, sums: CellSums) -> dict[str, list]:
+def keep_for_preview(image: torch.Tensor, sums: CellSums) -> dict[str, list]:
     """Keep the sums of a run's image [H, W, C] and save a small picture of it.
 
     Returns what the node's panel needs: the picture's file, and a key for later previews of the
