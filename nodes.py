@@ -15,7 +15,7 @@ from .image.composite import composite
 from .image.decoding import decode_changed
 from .sampling.model import Settings
 from .tiled_diffusion import attach
-from .tree.detail import DETAIL_METRICS, LARGEST_PX, CellSums
+from .tree.detail import DETAIL_METRICS, LARGEST_PX, BlockSums
 from .tree.masks import MASK_MODES
 from .tree.subdivision import DENOISE_BY
 from .ui.budget import Choice, build_for_cost
@@ -217,7 +217,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         masks = check_masks(mask, len(check_image(image)))
         painted = check_regions(regions, image)
         cells = [
-            CellSums.of_image(picture, edges=True) for picture in image
+            BlockSums.of_image(picture, edges=True) for picture in image
         ]  # the panel may ask for edges later
         built = [
             build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)

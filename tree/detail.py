@@ -22,7 +22,7 @@ COLOR_FIELDS = 5  # sums of R, G and B, sum of squares, px count; the edges are 
 
 
 @dataclass(frozen=True, slots=True)
-class CellSums:
+class BlockSums:
     """All that a tree needs of an image of `width` x `height` px: sums over blocks of 8 x 8 px.
 
     `sums` is float64 [rows, columns, fields], on the CPU: sums of R, G and B, the sum of squares,
@@ -34,7 +34,7 @@ class CellSums:
     sums: Tensor
 
     @classmethod
-    def of_image(cls, image: Tensor, edges: bool = False) -> CellSums:
+    def of_image(cls, image: Tensor, edges: bool = False) -> BlockSums:
         """Return the sums of an image [H, W, C] in 0..1, C = 1, 3 or 4; alpha is ignored.
 
         Raises ValueError for another shape, an image that is empty or too large, and NaN in it.
@@ -64,7 +64,7 @@ class CellSums:
 def detail_by_color(sums: Tensor) -> Tensor:
     """Return the standard deviation of R, G and B together, in 0..255 units.
 
-    `sums` is [..., fields], as `CellSums` holds them, and the result [...]; so for every metric.
+    `sums` is [..., fields], as `BlockSums` holds them, and the result [...]; so for every metric.
     """
     count = sums[..., 4].clamp_min(1)
     mean_square = sums[..., 3] / count
@@ -90,7 +90,7 @@ DETAIL_METRICS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def needs_edges(detail_metric: str) -> bool:
-    """Return whether a metric of DETAIL_METRICS needs sums with edges, see `CellSums.of_image`."""
+    """Return whether a metric of DETAIL_METRICS needs sums with edges, see `BlockSums.of_image`."""
     return detail_metric != "color"
 
 

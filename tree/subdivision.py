@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import round_down, round_up
-from .detail import DETAIL_METRICS, GRID_PX, CellSums, needs_edges, pool_sums
+from .detail import DETAIL_METRICS, GRID_PX, BlockSums, needs_edges, pool_sums
 from .leaves import Leaves
 from .regions import Region, paint_regions
 
@@ -92,7 +92,7 @@ class Subdivision:
 
     def __init__(
         self,
-        sums: CellSums,
+        sums: BlockSums,
         *,
         min_tile_px: int = 64,
         max_tile_px: int = 1024,
@@ -107,7 +107,7 @@ class Subdivision:
         if needs_edges(detail_metric) and not sums.edges:
             raise ValueError(
                 f"These sums include no edges, which detail_metric {detail_metric!r} needs; "
-                "see CellSums.of_image."
+                "see BlockSums.of_image."
             )
         self.size = sums.width, sums.height
         self.sides = list_sides(min_tile_px, max_tile_px)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..quadtree import Quadtree, build_quadtree
 from ..sampling.model import ROUGH_PX, TYPICAL_STEPS
 from ..sampling.run import estimate_rough_cost
-from ..tree.detail import CellSums
+from ..tree.detail import BlockSums
 from ..tree.masks import Mask
 from ..tree.raster import centre_blocks, rasterize
 from ..tree.subdivision import Subdivision
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 
 def build_for_cost(
-    sums: CellSums,
+    sums: BlockSums,
     budget: float,
     *,
     content_threshold: float,
@@ -76,7 +76,9 @@ def build_for_cost(
     return tree, choice
 
 
-def threshold_for(sums: CellSums, budget: float, mask: Mask | None = None, **limits: Any) -> Choice:
+def threshold_for(
+    sums: BlockSums, budget: float, mask: Mask | None = None, **limits: Any
+) -> Choice:
     """Return the threshold whose estimated cost is nearest to `budget`.
 
     `limits` are the arguments of `Subdivision`. The share of the image that may change falls as the
@@ -113,7 +115,7 @@ def active_share(denoise: Tensor) -> float:
 class CoarseMaps:
     """Denoise maps of an image with cells of ROUGH_PX, at any threshold, and their costs."""
 
-    def __init__(self, sums: CellSums, mask: Mask | None, **limits: Any) -> None:
+    def __init__(self, sums: BlockSums, mask: Mask | None, **limits: Any) -> None:
         self.subdivision = Subdivision(sums, **limits)
         self.size = ceil_div(sums.height, ROUGH_PX), ceil_div(sums.width, ROUGH_PX)
         self.mask = mask

@@ -23,7 +23,7 @@ from PIL import Image
 from ..quadtree import Quadtree
 from ..sampling.model import TYPICAL_STEPS
 from ..sampling.run import estimate_typical_cost
-from ..tree.detail import CellSums
+from ..tree.detail import BlockSums
 from ..tree.regions import Painting
 from .budget import build_for_cost
 from .inputs import check_visualizer_inputs
@@ -51,15 +51,15 @@ class SumsCache:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.entries: OrderedDict[Any, CellSums] = OrderedDict()
+        self.entries: OrderedDict[Any, BlockSums] = OrderedDict()
         self.locks: dict[Any, threading.Lock] = {}
         self.lock = threading.Lock()
 
     @overload
-    def get(self, key: Any) -> CellSums | None: ...
+    def get(self, key: Any) -> BlockSums | None: ...
     @overload
-    def get(self, key: Any, read: Callable[[], CellSums]) -> CellSums: ...
-    def get(self, key: Any, read: Callable[[], CellSums] | None = None) -> CellSums | None:
+    def get(self, key: Any, read: Callable[[], BlockSums]) -> BlockSums: ...
+    def get(self, key: Any, read: Callable[[], BlockSums] | None = None) -> BlockSums | None:
         """Return the sums of a key; where they are not known, `read` them, or return None."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
@@ -81,7 +81,7 @@ class SumsCache:
 IMAGES = SumsCache(KEPT_IMAGES)
 
 
-def keep_for_preview(image: torch.Tensor, sums: CellSums) -> dict[str, list]:
+def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
     """Keep the sums of a run's image [H, W, C] and save a small picture of it.
 
     Returns what the node's panel needs: the picture's file, and a key for later previews of the
@@ -107,7 +107,7 @@ def keep_for_preview(image: torch.Tensor, sums: CellSums) -> dict[str, list]:
 class Source(NamedTuple):
     """The sums of an image, and a token that changes with its pixels."""
 
-    sums: CellSums
+    sums: BlockSums
     token: str
 
 
@@ -148,7 +148,7 @@ def resolve_path(name: Any) -> Path:
     return real
 
 
-def _read_sums(name: str) -> CellSums:
+def _read_sums(name: str) -> BlockSums:
     """Return the sums of an image file; raise RequestError for a file that cannot be read."""
     import nodes  # ComfyUI's own, so that the pixels are those that Load Image gives to a run
 
@@ -156,7 +156,7 @@ def _read_sums(name: str) -> CellSums:
         image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
     except Exception:  # of any decoder; its message may contain a path
         raise RequestError("This file cannot be read as an image.", 415) from None
-    return CellSums.of_image(image[0], edges=True)
+    return BlockSums.of_image(image[0], edges=True)
 
 
 def answer_request(request: Any) -> dict[str, Any]:
