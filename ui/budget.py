@@ -68,7 +68,7 @@ def build_for_cost(
     choice = None
     if budget:
         limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
-        choice = threshold_for(sums, budget, limit, **limits)
+        choice = choose_threshold(sums, budget, limit, **limits)
         content_threshold = choice.threshold
     tree = build_quadtree(
         sums, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits
@@ -76,7 +76,7 @@ def build_for_cost(
     return tree, choice
 
 
-def threshold_for(
+def choose_threshold(
     sums: BlockSums, budget: float, mask: Mask | None = None, **limits: Any
 ) -> Choice:
     """Return the threshold whose estimated cost is nearest to `budget`.

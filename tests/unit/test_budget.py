@@ -10,7 +10,7 @@ from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.masks import MASK_MODES, Mask
-from quadtree_pack.ui.budget import NEAR, CoarseMaps, active_share, build_for_cost, threshold_for
+from quadtree_pack.ui.budget import NEAR, CoarseMaps, active_share, build_for_cost, choose_threshold
 from quadtree_pack.velocity import hold
 
 LIMITS = {"min_tile_px": 32, "max_tile_px": 64, "min_denoise": 0.0, "max_denoise": 0.8}
@@ -71,7 +71,7 @@ def test_no_other_threshold_comes_much_nearer_to_the_budget(name, invert, masked
         for threshold in range(0, 256, 8)
     ]
     for budget in (0.05, 0.3, 0.5, 0.9):
-        choice = threshold_for(cells, budget, mask, **limits)
+        choice = choose_threshold(cells, budget, mask, **limits)
         assert abs(choice.cost - budget) <= min(abs(cost - budget) for cost in costs) + 2 * NEAR
 
 
@@ -94,20 +94,20 @@ def test_an_image_of_hard_edges_has_thresholds_as_high_as_its_detail():
     stripes = torch.zeros(512, 512, 1)
     stripes[:, ::4] = stripes[:, 1::4] = torch.linspace(0, 1, 512)[:, None, None]
     limits = {**LIMITS, "detail_metric": "edges"}
-    choice = threshold_for(BlockSums.of_image(stripes, edges=True), 0.05, **limits)
+    choice = choose_threshold(BlockSums.of_image(stripes, edges=True), 0.05, **limits)
     assert choice.threshold > 256 and choice.cost < 0.2
 
 
 def test_the_threshold_that_is_told_is_the_one_that_was_used():
     cells = enlarged("coffee", 1024)
     for budget in (0.1, 0.3, 0.5, 0.7):
-        choice = threshold_for(cells, budget, **{**LIMITS, "max_tile_px": 256})
+        choice = choose_threshold(cells, budget, **{**LIMITS, "max_tile_px": 256})
         assert float(choice.text().split()[1]) == choice.threshold
 
 
 def test_a_budget_that_no_threshold_reaches_gets_the_nearest_and_says_so():
     cells = BlockSums.of_image(patchwork(256, 256, 1))
-    choice = threshold_for(cells, 0.9, **LIMITS)
+    choice = choose_threshold(cells, 0.9, **LIMITS)
     assert (
         choice.cost <= 0.8 and "nearest to 90%" in choice.text() and "max_denoise" in choice.text()
     )
