@@ -104,7 +104,7 @@ def choose_threshold(
     return Choice(threshold, met[threshold], budget)
 
 
-def active_share(denoise: Tensor) -> float:
+def measure_active_share(denoise: Tensor) -> float:
     """Return the share of cells and steps in which a cell may change, of a run of TYPICAL_STEPS.
 
     `denoise` is [H, W] in 0..1.
@@ -126,7 +126,7 @@ class CoarseMaps:
     def estimate_cost(self, threshold: float) -> tuple[float, float]:
         """Return the estimated cost at a threshold, and the active share."""
         denoise = self.map_denoise(threshold)
-        return estimate_rough_cost(denoise, TYPICAL_STEPS), active_share(denoise)
+        return estimate_rough_cost(denoise, TYPICAL_STEPS), measure_active_share(denoise)
 
     def map_denoise(self, threshold: float) -> Tensor:
         """Return the denoise of the leaf at each cell's centre with the mask applied, [H, W]."""
@@ -165,5 +165,5 @@ class CoarseMaps:
     def measure_share(self, tenths: int) -> float:
         """Return the active share at a threshold of `tenths` / PER_UNIT."""
         if tenths not in self.shares:
-            self.shares[tenths] = active_share(self.map_denoise(tenths / PER_UNIT))
+            self.shares[tenths] = measure_active_share(self.map_denoise(tenths / PER_UNIT))
         return self.shares[tenths]

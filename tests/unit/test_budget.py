@@ -10,7 +10,13 @@ from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.masks import MASK_MODES, Mask
-from quadtree_pack.ui.budget import NEAR, CoarseMaps, active_share, build_for_cost, choose_threshold
+from quadtree_pack.ui.budget import (
+    NEAR,
+    CoarseMaps,
+    build_for_cost,
+    choose_threshold,
+    measure_active_share,
+)
 from quadtree_pack.velocity import hold
 
 LIMITS = {"min_tile_px": 32, "max_tile_px": 64, "min_denoise": 0.0, "max_denoise": 0.8}
@@ -46,7 +52,7 @@ def test_the_coarse_map_is_the_tree_s_own_map(seed, denoise_by, invert, threshol
     tree = build_quadtree(image, content_threshold=threshold, mask=mask, mask_mode=mode, **limits)
     cells = tree.denoise_map(128 // ROUGH_PX, 192 // ROUGH_PX)
     assert torch.allclose(coarse.map_denoise(threshold), cells, atol=1e-12)
-    assert active_share(cells) == pytest.approx(naive_share(cells), abs=1e-9)
+    assert measure_active_share(cells) == pytest.approx(naive_share(cells), abs=1e-9)
 
 
 def enlarged(name, side):
