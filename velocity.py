@@ -103,7 +103,7 @@ def txt2img_scale(denoise: Tensor, step: int, steps: int) -> Tensor:
     return start + (1 - start) * progress_of(step, steps) ** (1 / (1 + denoise))
 
 
-def step_of(sigma: float, sigmas: list[float]) -> int:
+def find_step(sigma: float, sigmas: list[float]) -> int:
     """Return the index of the step that a model call at `sigma` belongs to, 0..len(sigmas) - 2.
 
     Step i owns the sigmas above sigmas[i + 1] and up to sigmas[i]. Samplers also call the model
