@@ -58,7 +58,7 @@ def free_steps(denoise: Tensor, steps: int) -> Tensor:
     return (denoise.double() * steps).round(decimals=STEP_DIGITS)
 
 
-def progress_of(step: int, steps: int) -> float:
+def compute_progress(step: int, steps: int) -> float:
     """Return how far a step is between the first (0) and the last (1); 1 if there is only one."""
     return step / (steps - 1) if steps > 1 else 1.0
 
@@ -78,7 +78,7 @@ def ramp(denoise: Tensor, step: int, steps: int) -> Tensor:
     It is 0 for d = 0: otherwise the last step would free what must be kept.
     """
     denoise = denoise.double()
-    free = denoise + (1 - denoise) * progress_of(step, steps)
+    free = denoise + (1 - denoise) * compute_progress(step, steps)
     return free.where(free_steps(denoise, steps) > 0, 0.0)
 
 
@@ -100,7 +100,7 @@ def txt2img_scale(denoise: Tensor, step: int, steps: int) -> Tensor:
     """
     denoise = denoise.double()
     start = 0.7 + 0.3 * denoise
-    return start + (1 - start) * progress_of(step, steps) ** (1 / (1 + denoise))
+    return start + (1 - start) * compute_progress(step, steps) ** (1 / (1 + denoise))
 
 
 def find_step(sigma: float, sigmas: list[float]) -> int:
