@@ -53,7 +53,7 @@ def blend_denoised(denoised: Tensor, clean: Tensor, freedom: Tensor) -> Tensor:
     return torch.lerp(clean, denoised, freedom.to(denoised.dtype))
 
 
-def free_steps(denoise: Tensor, steps: int) -> Tensor:
+def count_free_steps(denoise: Tensor, steps: int) -> Tensor:
     """Return denoise * steps, the number of free steps in 0..steps, without rounding noise."""
     return (denoise.double() * steps).round(decimals=STEP_DIGITS)
 
@@ -69,7 +69,7 @@ def hold(denoise: Tensor, step: int, steps: int) -> Tensor:
     A cell is released for denoise * steps steps. A fraction gives one partly free step, so that
     models of few steps still tell similar denoise values apart.
     """
-    return (free_steps(denoise, steps) - (steps - 1 - step)).clamp(0, 1)
+    return (count_free_steps(denoise, steps) - (steps - 1 - step)).clamp(0, 1)
 
 
 def ramp(denoise: Tensor, step: int, steps: int) -> Tensor:
@@ -79,13 +79,13 @@ def ramp(denoise: Tensor, step: int, steps: int) -> Tensor:
     """
     denoise = denoise.double()
     free = denoise + (1 - denoise) * compute_progress(step, steps)
-    return free.where(free_steps(denoise, steps) > 0, 0.0)
+    return free.where(count_free_steps(denoise, steps) > 0, 0.0)
 
 
 def constant(denoise: Tensor, step: int, steps: int) -> Tensor:
     """Return freedom d at every step, for denoise d."""
     denoise = denoise.double()
-    return denoise.where(free_steps(denoise, steps) > 0, 0.0)
+    return denoise.where(count_free_steps(denoise, steps) > 0, 0.0)
 
 
 SCHEDULES = {"hold": hold, "ramp": ramp, "constant": constant}

@@ -15,7 +15,7 @@ from ..tree.masks import Mask
 from ..tree.raster import centre_blocks, rasterize
 from ..tree.subdivision import Subdivision
 from ..utils import ceil_div
-from ..velocity import free_steps
+from ..velocity import count_free_steps
 
 LOWEST = 0.05  # smallest budget, as a share of the full cost
 # Thresholds are multiples of 1 / PER_UNIT, so that the one digit that the user sees is exact.
@@ -109,7 +109,7 @@ def measure_active_share(denoise: Tensor) -> float:
 
     `denoise` is [H, W] in 0..1.
     """
-    return float(free_steps(denoise, TYPICAL_STEPS).ceil().mean()) / TYPICAL_STEPS
+    return float(count_free_steps(denoise, TYPICAL_STEPS).ceil().mean()) / TYPICAL_STEPS
 
 
 class CoarseMaps:
