@@ -71,9 +71,10 @@ def check_visualizer_inputs(
 
 
 def check_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:
-    """Return the regions that were painted on images [B, H, W, C], in their order.
+    """Return the regions of a text for images [B, H, W, C].
 
-    There are none, and a warning, where they were painted on an image of another aspect.
+    Logs a warning and returns none where they were painted on an image of another aspect. Raises
+    ValueError for a text that holds anything else.
     """
     painting = Painting.from_json(text)
     height, width = image.shape[1:3]
