@@ -19,27 +19,27 @@ from .image.composite import composite
 from .image.decoding import decode_changed
 from .sampling.model import Settings
 from .tiled_diffusion import attach
-from .tree.detail import LARGEST_PX, CellSums
+from .tree.detail import LARGEST_PX, BlockSums
 from .tree.masks import MASK_MODES
 from .ui.budget import Choice, build_for_cost
-from .ui.facts import facts_of
+from .ui.facts import gather_facts
 from .ui.inputs import (
-    checked,
-    checked_canvases,
-    checked_choice,
-    checked_colours,
-    checked_flag,
-    checked_image,
-    checked_image_latent,
-    checked_masks,
-    checked_model,
-    checked_regions,
-    checked_samples,
-    checked_trees,
-    visualizer_limits,
+    check_canvases,
+    check_choice,
+    check_colours,
+    check_flag,
+    check_image,
+    check_image_latent,
+    check_masks,
+    check_model,
+    check_number,
+    check_regions,
+    check_samples,
+    check_trees,
+    check_visualizer_inputs,
 )
 from .ui.overlay import draw_overlay
-from .ui.preview import left_by_run, register
+from .ui.preview import keep_for_preview, register
 from .ui.schemas import (
     composite_schema,
     diffusion_schema,
@@ -78,7 +78,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         detail_metric: str = "color",
         cost_budget: float = 0.0,
     ) -> io.NodeOutput:
-        limits = visualizer_limits(
+        limits = check_visualizer_inputs(
             content_threshold=content_threshold,
             min_tile_size=min_tile_size,
             max_tile_size=max_tile_size,
@@ -89,12 +89,12 @@ class QuadtreeVisualizer(io.ComfyNode):
             detail_metric=detail_metric,
             cost_budget=cost_budget,
         )
-        mode = checked_choice("mask_mode", mask_mode, MASK_MODES)
-        line_px = checked("line_thickness", line_thickness, 0, 4096, "px", kind=int)
-        masks = checked_masks(mask, len(checked_image(image)))
-        painted = checked_regions(regions, image)
+        mode = check_choice("mask_mode", mask_mode, MASK_MODES)
+        line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
+        masks = check_masks(mask, len(check_image(image)))
+        painted = check_regions(regions, image)
         # Edges are summed in any case, since the panel may ask for them later.
-        cells = [CellSums.of_image(picture, edges=True) for picture in image]
+        cells = [BlockSums.of_image(picture, edges=True) for picture in image]
         built = [
             build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
             for sums, limit in zip(cells, masks, strict=True)
@@ -107,7 +107,9 @@ class QuadtreeVisualizer(io.ComfyNode):
             draw_overlay(picture, denoise, tree, line_px)
             for picture, denoise, tree in zip(image, maps, trees, strict=True)
         ]
-        return io.NodeOutput(torch.stack(pictures), trees, maps, ui=left_by_run(image[0], cells[0]))
+        return io.NodeOutput(
+            torch.stack(pictures), trees, maps, ui=keep_for_preview(image[0], cells[0])
+        )
 
 
 class QuadtreeDiffusion(io.ComfyNode):
@@ -130,20 +132,20 @@ class QuadtreeDiffusion(io.ComfyNode):
         clean_latent: dict | None = None,
     ) -> io.NodeOutput:
         settings = Settings(
-            method=checked_choice("method", method, METHODS),
-            tile_px=checked("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
-            overlap_px=checked("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
-            batch=checked("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
-            schedule=checked_choice("schedule", schedule, SCHEDULES),
-            feather_px=checked("feather", feather, 0, LARGEST_PX, "px", kind=int),
-            keep_below_px=checked(
+            method=check_choice("method", method, METHODS),
+            tile_px=check_number("tile_size", tile_size, 0, LARGEST_PX, "px", kind=int),
+            overlap_px=check_number("tile_overlap", tile_overlap, 0, LARGEST_PX, "px", kind=int),
+            batch=check_number("tile_batch_size", tile_batch_size, 0, 4096, "windows", kind=int),
+            schedule=check_choice("schedule", schedule, SCHEDULES),
+            feather_px=check_number("feather", feather, 0, LARGEST_PX, "px", kind=int),
+            keep_below_px=check_number(
                 "skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int
             ),
         )
-        clean = None if clean_latent is None else checked_samples("clean_latent", clean_latent)
+        clean = None if clean_latent is None else check_samples("clean_latent", clean_latent)
         progress = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
         return io.NodeOutput(
-            attach(checked_model(model), checked_trees(quadtree), settings, clean, progress)
+            attach(check_model(model), check_trees(quadtree), settings, clean, progress)
         )
 
 
@@ -161,13 +163,13 @@ class QuadtreeComposite(io.ComfyNode):
         feather: int,
         color_match: bool = False,
     ) -> io.NodeOutput:
-        trees, match = checked_trees(quadtree), checked_flag("color_match", color_match)
-        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        original = checked_colours("original image", original)
-        refined = checked_colours("refined image", refined)
+        trees, match = check_trees(quadtree), check_flag("color_match", color_match)
+        feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        original = check_colours("original image", original)
+        refined = check_colours("refined image", refined)
         size = refined.shape[1], refined.shape[2]
         cell_px = math.gcd(*size, LARGEST_CELL_PX)
-        canvases = checked_canvases(original, trees, size, cell_px, len(refined), "refined")
+        canvases = check_canvases(original, trees, size, cell_px, len(refined), "refined")
         pictures = [
             composite(canvas, refined[number % len(refined)], feather_px, match=match)
             for number, canvas in enumerate(canvases)
@@ -182,8 +184,8 @@ class QuadtreeInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, quadtree: Any, steps: int) -> io.NodeOutput:
-        facts = facts_of(
-            checked_trees(quadtree), checked("steps", steps, 1, 10_000, "steps", kind=int)
+        facts = gather_facts(
+            check_trees(quadtree), check_number("steps", steps, 1, 10_000, "steps", kind=int)
         )
         return io.NodeOutput(facts.text(), facts.tiles, facts.kept, facts.denoise, facts.cost)
 
@@ -205,15 +207,15 @@ class QuadtreeVAEDecode(io.ComfyNode):
         color_match: bool = False,
     ) -> io.NodeOutput:
         flags = {
-            "approximate": checked_flag("approximate", approximate),
-            "match": checked_flag("color_match", color_match),
+            "approximate": check_flag("approximate", approximate),
+            "match": check_flag("color_match", color_match),
         }
-        trees, original = checked_trees(quadtree), checked_colours("original image", original)
-        feather_px = checked("feather", feather, 0, LARGEST_PX, "px", kind=int)
-        latent = checked_image_latent(checked_samples("samples", samples), vae)
+        trees, original = check_trees(quadtree), check_colours("original image", original)
+        feather_px = check_number("feather", feather, 0, LARGEST_PX, "px", kind=int)
+        latent = check_image_latent(check_samples("samples", samples), vae)
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
-        canvases = checked_canvases(original, trees, size, px, len(latent), "decoded")
+        canvases = check_canvases(original, trees, size, px, len(latent), "decoded")
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 
 

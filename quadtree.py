@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .tree.detail import CellSums, needs_edges
+from .tree.detail import BlockSums, needs_edges
 from .tree.leaves import Leaf, Leaves
 from .tree.masks import Mask
 from .tree.raster import centre_blocks, feather, rasterize, sample_area
@@ -74,9 +74,9 @@ class Quadtree:
         return values
 
     def side_grid(self) -> tuple[Tensor, int]:
-        """Return the side in px of the leaf at each block of the smallest leaf's side, and that side.
+        """Return the side in px of the leaf at each block, int64 [rows, columns], and the block's.
 
-        The grid is int64 [rows, columns].
+        A block has the side of the smallest leaf.
         """
         grid, side = self._rasterize(self.columns.side.double())
         return grid.long(), side
@@ -94,6 +94,7 @@ class Quadtree:
         return sample_area(grid, side, (self.height, self.width), (height, width)).minimum(own)
 
     def _sample_centres(self, grid: Tensor, side: int, height: int, width: int) -> Tensor:
+        """Return the block of `side` px at the centre of each of height x width cells."""
         rows = centre_blocks(height, self.height, side)
         columns = centre_blocks(width, self.width, side)
         return grid[rows][:, columns]
@@ -129,7 +130,7 @@ class Quadtree:
 
 
 def build_quadtree(
-    image: Tensor | CellSums,
+    image: Tensor | BlockSums,
     *,
     content_threshold: float = 25.0,
     detail_metric: str = "color",
@@ -147,12 +148,12 @@ def build_quadtree(
     region's denoise, and leaves are halved along the region's edge. `limits` are the arguments of
     `Subdivision`. `mask` is [h, w] in 0..1 of any size, `mask_mode` one of MASK_MODES.
 
-    Raises ValueError for an image that `CellSums.of_image` refuses, and for limits that contradict
+    Raises ValueError for an image that `BlockSums.of_image` refuses, and for limits that contradict
     each other.
     """
     sums = image
-    if not isinstance(sums, CellSums):
-        sums = CellSums.of_image(sums, needs_edges(detail_metric))
+    if not isinstance(sums, BlockSums):
+        sums = BlockSums.of_image(sums, needs_edges(detail_metric))
     subdivision = Subdivision(sums, detail_metric=detail_metric, **limits)
     columns = subdivision.find_leaves(content_threshold)
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)

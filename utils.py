@@ -1,4 +1,7 @@
-"""Units, boxes, integer helpers, the pack's logger and its number checks. Imports the standard library only."""
+"""Boxes, units, integer helpers, the pack's logger, and values as error messages show them.
+
+Imports the standard library only.
+"""
 
 from __future__ import annotations
 
@@ -30,39 +33,43 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index of this box in the trailing [y, x] dimensions of a tensor: `tensor[(..., *box.slices)]`."""
+        """The index of this box in a tensor [..., y, x]: `tensor[(..., *box.slices)]`."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
 
 def info(message: str, *args: object) -> None:
+    """Log an INFO line that says which pack it comes from; `args` fill in `message`."""
     LOG.info(PREFIX + message, *args)
 
 
 def warn(message: str, *args: object) -> None:
+    """Log a WARNING line that says which pack it comes from; `args` fill in `message`."""
     LOG.warning(PREFIX + message, *args)
 
 
 def ceil_div(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
     return -(-a // b)
 
 
 def round_down(value: int, unit: int) -> int:
+    """Return the largest multiple of `unit` that is not above `value`."""
     return value // unit * unit
 
 
 def round_up(value: int, unit: int) -> int:
+    """Return the smallest multiple of `unit` that is not below `value`."""
     return ceil_div(value, unit) * unit
 
 
 def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
-    """Whole latent cells in `px` image px, rounded up to a multiple of `unit` cells; 0 stays 0."""
+    """Return the latent cells that `px` image px need, rounded up to a multiple of `unit` cells."""
     return round_up(ceil_div(px, px_per_cell), unit)
 
 
-def shown(value: Any) -> str:
-    """A value as an error message shows it; a long or deep one in part."""
-    if (
-        isinstance(value, int) and value.bit_length() > 1000
-    ):  # Python itself writes out no number of thousands of digits
+def format_value(value: Any) -> str:
+    """Return a value as an error message shows it; a long or deep one is shortened."""
+    # Python refuses to write out an integer of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 1000:
         return f"a number of {value.bit_length()} bits"
     return SHOWN.repr(value)

@@ -87,14 +87,14 @@ def measure_in_own_process(*case: str | int) -> dict:
 
 def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     """Measure one case, in this process."""
-    from quadtree_pack.tree.detail import CellSums, needs_edges
+    from quadtree_pack.tree.detail import BlockSums, needs_edges
     from quadtree_pack.ui.budget import build_for_cost
 
     options: dict[str, Any] = {**OPTIONS, "min_tile_px": min_tile_px, **WAYS[way]}
     with_edges = needs_edges(options["detail_metric"])
 
     def build(image: Any) -> Any:
-        tree, *_ = build_for_cost(CellSums.of_image(image, with_edges), **options)
+        tree, *_ = build_for_cost(BlockSums.of_image(image, with_edges), **options)
         return tree
 
     image = make_image(kind, side)

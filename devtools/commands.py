@@ -108,9 +108,10 @@ usage: python dev.py [--comfyui PATH] COMMAND [arguments]
 {commands}
 
 Each command first sets up what it needs in .venv and .cache of this folder: Python packages, and
-ComfyUI 0.30.0 (about 3 GB). That takes a minute or two once; later runs start at once. Deleting both
-folders undoes it. Only `test` looks beyond them, for a browser, which as root on Debian it installs
-with apt-get. QUADTREE_CHROMIUM=PATH names another; an empty QUADTREE_CHROMIUM does without.
+ComfyUI 0.30.0 (about 3 GB). That takes a minute or two once; later runs start at once. To undo it,
+delete both folders. Only `test` looks beyond them: it needs a browser, which it installs with
+apt-get as root on Debian. QUADTREE_CHROMIUM=PATH names another browser; an empty QUADTREE_CHROMIUM
+skips the tests that need one.
 
   --comfyui PATH   use your own ComfyUI (the folder with its main.py) instead; nothing is installed
                    into it or written there. The environment variable COMFYUI_PATH does the same.

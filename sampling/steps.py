@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..velocity import step_of
+from ..velocity import find_step
 
 # ComfyUI's samplers that call the model once a step and then their callback, which tells that the
 # next step is due. For all others the step is read from sigma, which waits for the device.
@@ -106,4 +106,4 @@ class StepClock:
         """Return the step of a model call at `sigma` [rows]; reads it only if no step was told."""
         if self.announced is not None:
             return self.announced
-        return step_of(float(sigma[0]), self.sigmas)
+        return find_step(float(sigma[0]), self.sigmas)

@@ -36,7 +36,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def commands_in(text):
-    """The words behind `python dev.py` of every command in a text; placeholders in capitals stay out."""
+    """Return the words after `python dev.py` of every command in a text."""
     found = re.findall(r"python dev\.py ([^\n`]+)", text)
     return [re.split(r"\s{2,}", line)[0].split() for line in found]
 

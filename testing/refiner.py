@@ -98,16 +98,13 @@ def refine(
     )
     seconds = time.perf_counter() - start
     height, width = latent.shape[-2:]
-    recorded = {
-        "windows": [],
-        "free": torch.ones(height, width),
-        "evaluations": float(steps - (start_step or 0)),
-    }
     if runs:
+        recorded = read_record(runs[0], steps, height * width)
+    else:
         recorded = {
-            "windows": [runs[0].windows(step) for step in range(steps)],
-            "free": runs[0].freedom(steps - 1)[0],
-            "evaluations": runs[0].tally.cells / (height * width),
+            "windows": [],
+            "free": torch.ones(height, width),
+            "evaluations": float(steps - (start_step or 0)),
         }
     return Refined(
         latent_before=latent,
@@ -117,6 +114,15 @@ def refine(
         seconds=seconds,
         **recorded,
     )
+
+
+def read_record(run: Any, steps: int, cells: int) -> dict[str, Any]:
+    """Return what a finished run of `steps` steps tells `Refined`; the canvas has `cells` cells."""
+    return {
+        "windows": [run.windows(step) for step in range(steps)],
+        "free": run.freedom(steps - 1)[0],
+        "evaluations": run.tally.cells / cells,
+    }
 
 
 def attach_recorded(

@@ -1,4 +1,4 @@
-"""What a quadtree is made of.
+"""The parts of a quadtree.
 
 `detail` measures an image, `regions` holds what the user painted over it, and `subdivision` decides
 the leaves from both. `leaves` and `masks` are what a tree holds, and `raster` lays the leaves'

@@ -13,7 +13,10 @@ from ..utils import Box
 
 
 class Leaf(NamedTuple):
-    """One square of the tree in image px, clipped at the image's edge; `side` is its nominal side."""
+    """One square of the tree in image px, clipped at the image's edge.
+
+    `side` is the side before it was clipped. `detail` is in 0..255 units, `denoise` in 0..1.
+    """
 
     x0: int
     y0: int

@@ -1,4 +1,4 @@
-"""A mask from the user, and how it is combined with the leaves' denoise."""
+"""A mask from the user, and the ways to combine it with the leaves' denoise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What each mode makes of the leaves' denoise and the mask, both [H, W] in 0..1.
+# Each mode combines the leaves' denoise and the mask, both [H, W] in 0..1.
 MASK_MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "multiply": torch.mul,
     "limit": torch.minimum,

@@ -41,7 +41,7 @@ def centre_blocks(cells: int, length_px: int, side: int) -> Tensor:
 
 
 def weigh_blocks(cells: int, length_px: int, side: int, blocks: int) -> Tensor:
-    """Return the part that each block has in each cell of one axis, [cells, blocks]; rows sum to 1."""
+    """Return the share of each block in each cell of one axis, [cells, blocks]; rows sum to 1."""
     edges = torch.arange(cells + 1, dtype=torch.float64) * length_px / cells
     starts = torch.arange(blocks, dtype=torch.float64) * side
     overlap = torch.minimum(edges[1:, None], starts + side) - torch.maximum(
@@ -61,10 +61,10 @@ def sample_area(
 
 
 def feather(values: Tensor, radius: int) -> Tensor:
-    """Return `values` [H, W] with ramps of 2 * radius cells from lower neighbours up into higher areas.
+    """Return `values` [H, W] with ramps of 2 * radius cells from low areas up into higher ones.
 
-    Never above `values`: a minimum over the radius is followed by a mean over the radius, and every
-    mean takes only minima that include the cell itself.
+    The result is never above `values`: a minimum over the radius is followed by a mean over the
+    radius, and every mean takes only minima that include the cell itself.
     """
     ramp = window_min(window_min(values, radius, 0), radius, 1)
     ramp = window_mean(window_mean(ramp, radius, 0), radius, 1)

@@ -1,8 +1,11 @@
-"""What the user painted over a quadtree: rectangles that are kept, fully regenerated, or left to the tree again.
+"""The regions that a user paints over a quadtree, as JSON in a widget's value.
 
-As JSON in a widget's value: `{"size": [1024, 768], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["full", 0, 0, 0.25, 0.5]]}`,
-a word and x0 y0 x1 y1 as shares of the image's width and height, the later over the earlier. `size` is that of the image it
-was painted on; on an image of another aspect the regions are ignored. A bare list of regions fits every image.
+    {"size": [1024, 768], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["full", 0, 0, 0.25, 0.5]]}
+
+A region is a rectangle that is kept ("keep"), fully regenerated ("full") or left to the tree again
+("auto"), with its x0, y0, x1 and y1 as shares of the image's width and height. Where regions
+overlap, the later one counts. `size` is that of the image they were painted on: on an image of
+another aspect they are ignored. A bare list of regions fits every image.
 """
 
 from __future__ import annotations
@@ -15,15 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..utils import ceil_div, shown
+from ..utils import ceil_div, format_value
 
-DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}
+DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}  # -1: as if nothing was painted
 MOST_REGIONS = 20_000
-SAME_ASPECT = 0.02  # relative; a resize to whole px changes it a little
+MOST_PX = 1 << 20
+SAME_ASPECT = 0.02  # relative difference; a resize to whole px changes the aspect a little
 
 
 class Region(NamedTuple):
-    """`what` is one of DENOISE; the edges are shares of the image's width and height in 0..1."""
+    """A rectangle; `what` is one of DENOISE, the edges are shares of the image's sides in 0..1."""
 
     what: str
     x0: float
@@ -40,10 +44,14 @@ class Painting(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Painting:
-        """What a text holds; ValueError that says which part is none. An empty text holds nothing."""
+        """Read the regions of a text; an empty one holds none.
+
+        Raises ValueError for anything else, and says which part of the text is wrong.
+        """
         if not isinstance(text, str):
             raise ValueError(
-                f"regions is {type(text).__name__}, not a text; see the help page of Quadtree Visualizer."
+                f"regions is {type(text).__name__}, not text; see the help page of Quadtree "
+                "Visualizer."
             )
         if not text.strip():
             return cls()
@@ -60,54 +68,48 @@ class Painting(NamedTuple):
             )
         if len(data["regions"]) > MOST_REGIONS:
             raise ValueError(
-                f"regions holds {len(data['regions'])} of them; at most {MOST_REGIONS} fit."
+                f"regions holds {len(data['regions'])} regions; at most {MOST_REGIONS} are allowed."
             )
-        return cls(tuple(map(_region, data["regions"])), _size(data.get("size")))
+        return cls(tuple(map(_read_region, data["regions"])), _read_size(data.get("size")))
 
-    def on(self, width: int, height: int) -> tuple[Region, ...] | None:
-        """The regions on an image of this size; None where they were painted on one of another aspect."""
-        if (
-            self.size is None
-            or abs(self.size[0] * height / (self.size[1] * width) - 1) <= SAME_ASPECT
-        ):
+    def select_regions(self, width: int, height: int) -> tuple[Region, ...] | None:
+        """Return the regions for an image of this size in px; None if its aspect is another."""
+        if self.size is None:
             return self.regions
-        return None
+        difference = abs(self.size[0] * height / (self.size[1] * width) - 1)
+        return self.regions if difference <= SAME_ASPECT else None
 
 
-def _region(value: Any) -> Region:
-    if (
-        isinstance(value, list)
-        and len(value) == 5
-        and isinstance(value[0], str)
-        and value[0] in DENOISE
-    ):
-        numbers = [
-            edge
-            for edge in value[1:]
-            if isinstance(edge, (int, float)) and not isinstance(edge, bool)
-        ]
-        if (
-            len(numbers) == 4
-            and 0 <= numbers[0] < numbers[2] <= 1
-            and 0 <= numbers[1] < numbers[3] <= 1
-        ):
-            return Region(value[0], *map(float, numbers))
+def _read_region(value: Any) -> Region:
+    """Return [what, x0, y0, x1, y1] as a region; raise ValueError for anything else."""
+    if isinstance(value, list) and len(value) == 5:
+        what, *edges = value
+        if isinstance(what, str) and what in DENOISE and all(map(_is_number, edges)):
+            x0, y0, x1, y1 = edges
+            if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
+                return Region(what, float(x0), float(y0), float(x1), float(y1))
     raise ValueError(
-        f"{shown(value)} in regions is not a region. A region is keep, full or auto and then x0, y0, x1, y1 as shares of "
-        'the image in 0..1, such as ["keep", 0.25, 0.5, 0.5, 0.75].'
+        f"{format_value(value)} in regions is not a region. A region is keep, full or auto and "
+        "then x0, y0, x1, y1 as shares of the image in 0..1, such as "
+        '["keep", 0.25, 0.5, 0.5, 0.75].'
     )
 
 
-def _size(value: Any) -> tuple[int, int] | None:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read_size(value: Any) -> tuple[int, int] | None:
+    """Return [width, height] as a tuple, and None as it is; raise ValueError for anything else."""
     if value is None:
         return None
-    if (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(type(side) is int and 0 < side <= 1 << 20 for side in value)
-    ):
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)):
         return value[0], value[1]
-    raise ValueError(f"size in regions is {shown(value)}; it must be [width, height] in px.")
+    raise ValueError(f"size in regions is {format_value(value)}; it must be [width, height] in px.")
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_PX
 
 
 def paint_regions(regions: Sequence[Region], width: int, height: int, side: int) -> Tensor | None:
@@ -117,25 +119,25 @@ def paint_regions(regions: Sequence[Region], width: int, height: int, side: int)
     """
     if not regions:
         return None
-    # A byte each, because many large regions write it over and over.
-    grid = torch.full(
-        (ceil_div(height, side), ceil_div(width, side)), int(DENOISE["auto"]), dtype=torch.int8
-    )
+    shape = ceil_div(height, side), ceil_div(width, side)
+    # One byte per block, because many large regions write it over and over.
+    grid = torch.full(shape, int(DENOISE["auto"]), dtype=torch.int8)
     for region in regions:
-        rows, columns = (
-            _blocks(region.y0, region.y1, height, side),
-            _blocks(region.x0, region.x1, width, side),
-        )
+        rows = _find_blocks(region.y0, region.y1, height, side)
+        columns = _find_blocks(region.x0, region.x1, width, side)
         grid[rows, columns] = int(DENOISE[region.what])
     return grid.double()
 
 
-def _blocks(start: float, end: float, length: int, side: int) -> slice:
-    """Blocks whose centre lies in start..end; the last one's is that of its part inside the image."""
+def _find_blocks(start: float, end: float, length: int, side: int) -> slice:
+    """Return the blocks of one axis whose centres lie in start..end, shares of `length` px.
+
+    The last block's centre is that of its part inside the image.
+    """
     blocks = ceil_div(length, side)
 
     def first_from(share: float) -> int:
-        px = round(share * length, 3)  # a share of a third must find the block that starts there
+        px = round(share * length, 3)  # a third must find the block that starts at a third
         if px > ((blocks - 1) * side + length) / 2:
             return blocks
         return min(blocks - 1, max(0, math.ceil(px / side - 0.5)))

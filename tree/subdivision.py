@@ -1,4 +1,4 @@
-"""Decides the leaves of an image: measure detail, split where it is high, give each leaf its denoise."""
+"""Finds the leaves of an image: splits it where detail is high, gives each leaf its denoise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import round_down, round_up
-from .detail import DETAIL_METRICS, GRID_PX, CellSums, needs_edges, pool_sums
+from .detail import DETAIL_METRICS, GRID_PX, BlockSums, needs_edges, pool_sums
 from .leaves import Leaves
 from .regions import Region, paint_regions
 
@@ -55,7 +55,7 @@ def rank_by_depth(side: int, *, largest: int, smallest: int, **_: object) -> flo
 def rank_by_detail(
     side: int, *, detail: Tensor, spread: tuple[float, float], **_: object
 ) -> Tensor:
-    """Return where each leaf's own detail lies in `spread`, so that a large busy leaf is refined."""
+    """Return where each leaf's detail lies in `spread`, so that a large busy leaf is refined."""
     low, high = spread
     return ((detail - low) / max(high - low, 1e-9)).clamp(0, 1)
 
@@ -92,7 +92,7 @@ class Subdivision:
 
     def __init__(
         self,
-        sums: CellSums,
+        sums: BlockSums,
         *,
         min_tile_px: int = 64,
         max_tile_px: int = 1024,
@@ -106,8 +106,8 @@ class Subdivision:
         _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
         if needs_edges(detail_metric) and not sums.edges:
             raise ValueError(
-                f"These sums hold no edges, which detail_metric {detail_metric!r} needs; "
-                "see CellSums.of_image."
+                f"These sums include no edges, which detail_metric {detail_metric!r} needs; "
+                "see BlockSums.of_image."
             )
         self.size = sums.width, sums.height
         self.sides = list_sides(min_tile_px, max_tile_px)
@@ -142,7 +142,7 @@ class Subdivision:
                 painted = None if region is None else region[0][rows, columns]
                 yield Candidates(side, rows, columns, detail[rows, columns], painted)
             if not last:
-                # Children that lie wholly outside the image are none.
+                # A square at the edge can have children wholly outside the image: drop those.
                 inside = self.details[level + 1].shape
                 candidate = split.repeat_interleave(2, 0).repeat_interleave(2, 1)
                 candidate = candidate[: inside[0], : inside[1]]
@@ -158,6 +158,7 @@ class Subdivision:
         return float(details[order[low]]), float(details[order[high]])
 
     def _find_areas(self, group: Candidates) -> Tensor:
+        """Return the area of each leaf inside the image, int64 [n] in square px."""
         (x0, y0), (x1, y1) = self._find_corners(group)
         return (x1 - x0) * (y1 - y0)
 
@@ -205,6 +206,7 @@ def list_sides(min_tile_px: int, max_tile_px: int) -> list[int]:
 def _check_limits(
     min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float
 ) -> None:
+    """Raise ValueError where sides or denoise are out of range, or a minimum above its maximum."""
     if not GRID_PX <= min_tile_px <= max_tile_px:
         raise ValueError(
             f"min_tile_size is {min_tile_px} px and max_tile_size {max_tile_px} px; "

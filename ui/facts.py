@@ -1,4 +1,4 @@
-"""What trees hold and what a run of them costs, as numbers and as a table to read."""
+"""Numbers about trees and the cost of a run with them, also as a table to read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from ..sampling.run import estimate_typical_cost
 from ..utils import ceil_div
 
 BARS = 10  # of the histogram of denoise
-BAR_LENGTH = 30
+BAR_LENGTH = 30  # in characters, of a bar that stands for the whole image
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Shares are of the image's area, means over all trees. `sides` counts leaves by their side in px."""
+    """Numbers about one tree or several.
+
+    `size` is width and height in px; `sides` counts the leaves of all trees by their side in px.
+    The rest are means over the trees: `histogram`, the share of the image's area in each tenth of
+    denoise; `kept`, the share with denoise 0; `denoise`; and `cost`, the share of the full model
+    cost that a run of `steps` steps takes.
+    """
 
     size: tuple[int, int]
     trees: int
@@ -31,6 +37,7 @@ class Facts:
     steps: int
 
     def text(self) -> str:
+        """Return the numbers as lines for the user."""
         width, height = self.size
         several = f", {self.trees} trees" if self.trees > 1 else ""
         lines = [f"{width} x {height} px, {self.tiles} tiles{several}", "", "side px   tiles"]
@@ -39,10 +46,9 @@ class Facts:
         ]
         lines += ["", "denoise    share of the image"]
         for number, share in enumerate(self.histogram):
+            low, high = number / BARS, (number + 1) / BARS
             bar = "#" * round(BAR_LENGTH * share)
-            lines.append(
-                f"{number / BARS:.1f}-{(number + 1) / BARS:.1f} {100 * share:>6.1f}% {bar}".rstrip()
-            )
+            lines.append(f"{low:.1f}-{high:.1f} {100 * share:>6.1f}% {bar}".rstrip())
         lines += ["", f"kept: {100 * self.kept:.1f}% of the image, mean denoise {self.denoise:.2f}"]
         lines.append(
             f"cost: about {100 * self.cost:.0f}% of the full model cost at {self.steps} steps"
@@ -50,8 +56,8 @@ class Facts:
         return "\n".join(lines)
 
 
-def facts_of(trees: Sequence[Quadtree], steps: int) -> Facts:
-    """Facts of one tree, or the means of several; the cost is that of a typical model."""
+def gather_facts(trees: Sequence[Quadtree], steps: int) -> Facts:
+    """Return the numbers about these trees, of one size; the cost is that of a typical model."""
     cell = TYPICAL.px_per_cell
     maps = [
         tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees

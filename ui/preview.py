@@ -1,7 +1,8 @@
-"""The live preview: `POST /quadtree/preview` answers with the tree that Quadtree Visualizer would build.
+"""The live preview: `POST /quadtree/preview` answers with the tree that the node would build.
 
-An image is named by its file, as Load Image names it, or by the key that a run of the node left behind. What the tree needs
-of an image is kept for the last few, so a moved slider costs milliseconds.
+A request names an image by its file, as Load Image does, or by the key of an earlier run of
+Quadtree Visualizer. The sums of the last few images are kept, so a moved slider costs
+milliseconds.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from PIL import Image
 from ..quadtree import Quadtree
 from ..sampling.model import TYPICAL_STEPS
 from ..sampling.run import estimate_typical_cost
-from ..tree.detail import CellSums
+from ..tree.detail import BlockSums
 from ..tree.regions import Painting
 from .budget import build_for_cost
-from .inputs import visualizer_limits
+from .inputs import check_visualizer_inputs
 
 ROUTE = "/quadtree/preview"
-MOST_TILES = 20_000  # sent; the largest, which come first. The tree is built whole
+MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 8
-SHOWN_PX = 1024  # longest side of the picture that a run leaves for the panel
-LARGEST_REQUEST = 4 << 20
+SHOWN_PX = 1024  # longest side of the picture that a run saves for the panel
+LARGEST_REQUEST = 4 << 20  # bytes
 
 
 class RequestError(ValueError):
-    """What is wrong with a request, in words for the user, and the HTTP status that says so."""
+    """A message for the user about what is wrong with a request, and its HTTP status."""
 
     def __init__(self, words: str, status: int = 400) -> None:
         super().__init__(words)
@@ -43,20 +44,23 @@ class RequestError(ValueError):
 
 
 class SumsCache:
-    """Cell sums of the last images. Two that ask for one image at the same time wait for one reading of it."""
+    """The sums of the last `size` images.
+
+    Requests for the same image at the same time wait for one of them to read it.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.entries: OrderedDict[Any, CellSums] = OrderedDict()
+        self.entries: OrderedDict[Any, BlockSums] = OrderedDict()
         self.locks: dict[Any, threading.Lock] = {}
         self.lock = threading.Lock()
 
     @overload
-    def get(self, key: Any) -> CellSums | None: ...
+    def get(self, key: Any) -> BlockSums | None: ...
     @overload
-    def get(self, key: Any, read: Callable[[], CellSums]) -> CellSums: ...
-    def get(self, key: Any, read: Callable[[], CellSums] | None = None) -> CellSums | None:
-        """Return the sums under a key, read if they are not known; None where nothing reads them."""
+    def get(self, key: Any, read: Callable[[], BlockSums]) -> BlockSums: ...
+    def get(self, key: Any, read: Callable[[], BlockSums] | None = None) -> BlockSums | None:
+        """Return the sums of a key; where they are not known, `read` them, or return None."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
         with busy:
@@ -77,13 +81,16 @@ class SumsCache:
 IMAGES = SumsCache(KEPT_IMAGES)
 
 
-def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
-    """What the node shows after a run on image [H, W, C]: a small picture, and a key for later previews of the same pixels."""
+def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
+    """Keep the sums of a run's image [H, W, C] and save a small picture of it.
+
+    Returns what the node's panel needs: the picture's file, and a key for later previews of the
+    same image.
+    """
     key = uuid.uuid4().hex
-    IMAGES.get(("run", key), lambda: cells)
-    step = max(
-        1, max(image.shape[:2]) // (2 * SHOWN_PX)
-    )  # else an 8192 px image would be copied whole
+    IMAGES.get(("run", key), lambda: sums)
+    # Skip px first, or an 8192 px image would be copied whole.
+    step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))
     shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
     picture = Image.fromarray((shown * 255).round().to(torch.uint8).cpu().numpy())
     picture.thumbnail((SHOWN_PX, SHOWN_PX))
@@ -98,37 +105,41 @@ def left_by_run(image: torch.Tensor, cells: CellSums) -> dict[str, list]:
 
 
 class Source(NamedTuple):
-    """Cell sums of an image and a token that changes with its pixels."""
+    """The sums of an image, and a token that changes with its pixels."""
 
-    cells: CellSums
+    sums: BlockSums
     token: str
 
 
-def source_of(request: dict[str, Any]) -> Source:
-    """The image that a request names, by `image` (as Load Image does) or `run`."""
+def find_source(request: dict[str, Any]) -> Source:
+    """Return the image that a request names by `image`, as Load Image does, or by `run`.
+
+    Raises RequestError where there is none.
+    """
     key = request.get("run")
     if key is not None:
-        cells = IMAGES.get(("run", key)) if isinstance(key, str) else None
-        if cells is None:
-            raise RequestError(
-                "This run's image is not kept any more. Queue the workflow once.", 404
-            )
-        return Source(cells, key)
-    path = resolved(request.get("image"))
+        sums = IMAGES.get(("run", key)) if isinstance(key, str) else None
+        if sums is None:
+            raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
+        return Source(sums, key)
+    path = resolve_path(request.get("image"))
     state = path.stat()
     token = f"{state.st_mtime_ns:x}-{state.st_size:x}"
-    return Source(IMAGES.get((path, token), lambda: _read(request["image"])), token)
+    return Source(IMAGES.get((path, token), lambda: _read_sums(request["image"])), token)
 
 
-def resolved(name: Any) -> Path:
-    """The real path of an image file that ComfyUI's own folders hold; RequestError for anything else."""
+def resolve_path(name: Any) -> Path:
+    """Return the real path of an image file inside ComfyUI's folders.
+
+    Raises RequestError for anything else.
+    """
     if not isinstance(name, str) or not name or "\0" in name:
         raise RequestError("image must be the name of a file, as Load Image shows it.")
     try:
         real = Path(folder_paths.get_annotated_filepath(name)).resolve()
         base = folder_paths.annotated_filepath(name)[1] or folder_paths.get_input_directory()
         inside, exists = real.is_relative_to(Path(base).resolve()), real.is_file()
-    except (ValueError, OSError):  # out of ComfyUI's folders; or a name that no file can have
+    except (ValueError, OSError):  # outside of ComfyUI's folders, or not a valid file name
         inside = exists = False
     if not inside:
         raise RequestError("This file lies outside of ComfyUI's folders.")
@@ -137,35 +148,35 @@ def resolved(name: Any) -> Path:
     return real
 
 
-def _read(name: str) -> CellSums:
-    import nodes  # ComfyUI's own: the same pixels as Load Image gives to a run
+def _read_sums(name: str) -> BlockSums:
+    """Return the sums of an image file; raise RequestError for a file that cannot be read."""
+    import nodes  # ComfyUI's own, so that the pixels are those that Load Image gives to a run
 
     try:
         image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
-    except Exception:  # of any decoder, whose words may hold a path
+    except Exception:  # of any decoder; its message may contain a path
         raise RequestError("This file cannot be read as an image.", 415) from None
-    return CellSums.of_image(image[0], edges=True)
+    return BlockSums.of_image(image[0], edges=True)
 
 
-def preview(request: Any) -> dict[str, Any]:
-    """The answer to a request; ValueError for what is wrong with it."""
+def answer_request(request: Any) -> dict[str, Any]:
+    """Return the answer to a request; raise ValueError where it is wrong."""
     if not isinstance(request, dict):
         raise RequestError("The request must be a JSON object.")
     names = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise")
     missing = [name for name in names if name not in request]
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
-    given = [
-        name for name in ("denoise_by", "invert", "detail_metric", "cost_budget") if name in request
-    ]
-    limits = visualizer_limits(**{name: request[name] for name in (*names, *given)})
+    optional = ("denoise_by", "invert", "detail_metric", "cost_budget")
+    given = {name: request[name] for name in (*names, *optional) if name in request}
+    limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
-    source = source_of(request)
-    regions = painting.on(source.cells.width, source.cells.height)
+    source = find_source(request)
+    regions = painting.select_regions(source.sums.width, source.sums.height)
     tree, choice = build_for_cost(
-        source.cells, mask=None, mask_mode="multiply", regions=regions or (), **limits
+        source.sums, mask=None, mask_mode="multiply", regions=regions or (), **limits
     )
-    answer = answer_of(tree)
+    answer = describe_tree(tree)
     answer["threshold"] = choice and choice.threshold
     answer["token"] = source.token
     answer["notice"] = (
@@ -177,8 +188,11 @@ def preview(request: Any) -> dict[str, Any]:
     return answer
 
 
-def answer_of(tree: Quadtree) -> dict[str, Any]:
-    """A tree as flat lists of integers: [x, y, side] in px, denoise in thousandths, detail in tenths."""
+def describe_tree(tree: Quadtree) -> dict[str, Any]:
+    """Return a tree as flat lists of integers, of its largest MOST_TILES leaves.
+
+    `tiles` are x, y and side in px, `denoise` is in thousandths, and `detail` in tenths.
+    """
     sent = tree.leaves[:MOST_TILES]
     return {
         "width": tree.width,
@@ -192,7 +206,10 @@ def answer_of(tree: Quadtree) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Adds the route to ComfyUI's server, once: a second copy of the pack must not stop the server from starting."""
+    """Add the route to ComfyUI's server, unless another copy of the pack has added it.
+
+    A route that is added twice stops the server from starting.
+    """
     from aiohttp import web
     from server import PromptServer
 
@@ -206,7 +223,7 @@ def register() -> None:
             return web.json_response({"error": "The request is too large."}, status=413)
         try:
             body = json.loads(await request.text())
-            return web.json_response(await asyncio.to_thread(preview, body))
+            return web.json_response(await asyncio.to_thread(answer_request, body))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return web.json_response({"error": "The request is not valid JSON."}, status=400)
         except (ValueError, OverflowError) as error:

@@ -217,7 +217,7 @@ def test_the_vae_of_another_pack_which_only_decodes_is_asked_for_the_whole_image
         ({"trees": "a tree"}, "quadtree is str"),
         ({"trees": (tree_of([[1.0]], 40, 20),)}, "image has 320 x 256 px, another aspect"),
         ({"feather": -2}, "feather is -2"),
-        ({"samples": torch.zeros(1, 64, 100)}, "of no image"),
+        ({"samples": torch.zeros(1, 64, 100)}, "not the shape of an image latent"),
         ({"vae": None}, "The VAE is missing"),
     ],
 )

@@ -296,7 +296,7 @@ def test_a_large_composite_is_the_same_in_bands(monkeypatch, match):
 
 
 def cast_photo():
-    """A photo, its tree with kept parts, and the photo with a colour cast, as a model or a VAE leaves one behind."""
+    """Return a photo, its tree with kept parts, and the photo with the colour cast of a VAE."""
     photo = sample_photo("coffee")[None]
     trees = visualize(
         photo, max_tile_size=128, min_tile_size=32, min_denoise=0.0, content_threshold=40.0

@@ -26,7 +26,7 @@ from quadtree_pack.testing.support import (
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY
-from quadtree_pack.velocity import step_of
+from quadtree_pack.velocity import find_step
 from quadtree_pack.windows.blending import METHODS, compute_shares
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
@@ -152,7 +152,7 @@ def test_a_sampler_that_announces_its_steps_announces_what_sigma_says(sampler):
         run = args["c"]["transformer_options"][KEY]
         if run.clock.announced is not None:
             announced.append(
-                (run.clock.announced, step_of(float(args["timestep"][0]), run.clock.sigmas))
+                (run.clock.announced, find_step(float(args["timestep"][0]), run.clock.sigmas))
             )
         return patch(apply_model, args)
 
@@ -175,7 +175,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
 
     def naive(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
-        index = step_of(float(args["timestep"][0]), run.clock.sigmas)
+        index = find_step(float(args["timestep"][0]), run.clock.sigmas)
         windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         for window, share in zip(

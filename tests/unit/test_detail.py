@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.tree import detail
-from quadtree_pack.tree.detail import CellSums, detail_by_both, detail_by_color, detail_by_edges
+from quadtree_pack.tree.detail import BlockSums, detail_by_both, detail_by_color, detail_by_edges
 from skimage.filters import scharr
 
 
@@ -18,8 +18,8 @@ def test_edges_are_the_mean_gradient_of_the_luma_in_any_bands(height, width, cha
     expected = 2**0.5 * torch.from_numpy(scharr(luma.double().numpy())).sum()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detail, "BAND_BYTES", 1)  # bands of one row of cells
-        in_bands = CellSums.of_image(image, edges=True).sums
-    assert torch.equal(in_bands, CellSums.of_image(image, edges=True).sums)
+        in_bands = BlockSums.of_image(image, edges=True).sums
+    assert torch.equal(in_bands, BlockSums.of_image(image, edges=True).sums)
     assert in_bands[..., 5].sum() == pytest.approx(float(expected), rel=1e-5)
     assert in_bands[..., 4].sum() == height * width
 
@@ -27,7 +27,7 @@ def test_edges_are_the_mean_gradient_of_the_luma_in_any_bands(height, width, cha
 def test_a_hard_step_from_black_to_white_has_the_whole_gradient_on_both_sides():
     image = torch.zeros(16, 16, 1)
     image[:, 8:] = 1
-    edges = CellSums.of_image(image, edges=True).sums[..., 5]
+    edges = BlockSums.of_image(image, edges=True).sums[..., 5]
     assert edges.flatten().tolist() == pytest.approx(
         [8.0] * 4
     )  # 8 rows of one px each, left and right of the step
@@ -35,7 +35,7 @@ def test_a_hard_step_from_black_to_white_has_the_whole_gradient_on_both_sides():
 
 def test_a_smooth_ramp_has_colour_detail_and_hardly_an_edge():
     ramp = torch.linspace(0, 1, 512).expand(64, -1)[..., None]
-    whole = CellSums.of_image(ramp, edges=True).sums.sum((0, 1))
+    whole = BlockSums.of_image(ramp, edges=True).sums.sum((0, 1))
     assert detail_by_color(whole) > 100 and detail_by_edges(whole) < 5
     assert detail_by_both(whole) == detail_by_color(whole)
 
@@ -57,7 +57,7 @@ def test_one_threshold_splits_photos_about_as_often_by_edges_as_by_color():
 
 @pytest.mark.parametrize("metric", ["edges", "both"])
 def test_sums_without_edges_are_refused_where_edges_are_asked_for(metric):
-    cells = CellSums.of_image(torch.rand(16, 16, 3))
+    cells = BlockSums.of_image(torch.rand(16, 16, 3))
     with pytest.raises(ValueError, match=f"no edges, which detail_metric '{metric}' needs"):
         build_quadtree(cells, detail_metric=metric)
 

@@ -16,7 +16,10 @@ from quadtree_pack.utils import Box
 
 
 def detail_of(region):
-    """The definition, on [h, w, 3] in 0..1: square root of the summed variance of R, G, B in 0..255 units."""
+    """Return the detail of [h, w, 3] in 0..1 by its definition, in 0..255 units.
+
+    It is the square root of the summed variance of R, G and B.
+    """
     px = region.reshape(-1, 3).double() * 255
     return float(px.var(0, unbiased=False).sum().sqrt())
 

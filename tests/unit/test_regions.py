@@ -28,7 +28,10 @@ def boxes():
 )
 @settings(max_examples=40, deadline=None)
 def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
-    """Edges on eighths of an image whose sides are eighths on the grid are exact; others go by a leaf's centre."""
+    """Edges on eighths are exact where eighths of the image lie on the grid.
+
+    Others go by the centre of a leaf.
+    """
     width, height = size
     regions = [Region(what, *box) for what, box in strokes]
     image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(1)) * 0.05
@@ -99,11 +102,14 @@ def test_a_hostile_value_is_refused_in_words(text):
 
 
 def test_an_empty_text_paints_nothing_and_a_bare_list_fits_every_image():
-    assert Painting.from_json(" ").on(5, 7) == ()
-    regions = Painting.from_json('[["keep", 0, 0, 0.5, 1]]').on(5, 7)
+    assert Painting.from_json(" ").select_regions(5, 7) == ()
+    regions = Painting.from_json('[["keep", 0, 0, 0.5, 1]]').select_regions(5, 7)
     assert regions == (Region("keep", 0.0, 0.0, 0.5, 1.0),)
     sized = Painting.from_json('{"size": [300, 200], "regions": [["full", 0, 0, 1, 1]]}')
-    assert sized.on(1501, 1000) == (Region("full", 0, 0, 1, 1),) and sized.on(200, 300) is None
+    assert (
+        sized.select_regions(1501, 1000) == (Region("full", 0, 0, 1, 1),)
+        and sized.select_regions(200, 300) is None
+    )
 
 
 SOUND = [
@@ -121,7 +127,7 @@ def test_any_value_is_refused_in_words_or_paints_inside_the_image(value):
         assert "regions" in str(error) and is_clear(str(error))
         return
     for width, height in ((1, 1), (300, 200), (7, 1000)):
-        grid = paint_regions(painting.on(width, height) or (), width, height, 8)
+        grid = paint_regions(painting.select_regions(width, height) or (), width, height, 8)
         assert grid is None or (
             set(grid.unique().tolist()) <= {-1.0, 0.0, 1.0}
             and grid.shape == (-(-height // 8), -(-width // 8))

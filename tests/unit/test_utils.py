@@ -1,5 +1,5 @@
 import pytest
-from quadtree_pack.ui.inputs import checked
+from quadtree_pack.ui.inputs import check_number
 from quadtree_pack.utils import cells_from_px, round_down, round_up
 
 
@@ -23,10 +23,10 @@ def test_rounding_goes_to_multiples():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 2.5, "1", None, True])
 def test_a_value_that_does_not_fit_is_named(value):
     with pytest.raises(ValueError, match=r"strength is .* from 0 to 2 px"):
-        checked("strength", value, 0, 2, "px")
+        check_number("strength", value, 0, 2, "px")
 
 
 def test_whole_numbers_may_come_as_float_but_not_broken():
-    assert checked("tile", 64.0, 0, 100, kind=int) == 64
+    assert check_number("tile", 64.0, 0, 100, kind=int) == 64
     with pytest.raises(ValueError, match="whole number"):
-        checked("tile", 64.5, 0, 100, kind=int)
+        check_number("tile", 64.5, 0, 100, kind=int)

@@ -9,9 +9,9 @@ from quadtree_pack.velocity import (
     blend_denoised,
     blend_velocity,
     denoised_from_velocity,
+    find_step,
     hold,
     preservation_velocity,
-    step_of,
     txt2img_scale,
     velocity_from_denoised,
 )
@@ -130,7 +130,7 @@ SIGMAS = [14.6, 5.0, 2.0, 0.5, 0.0]
     ],
 )
 def test_a_sigma_belongs_to_the_step_it_falls_in(sigma, step):
-    assert step_of(sigma, SIGMAS) == step
+    assert find_step(sigma, SIGMAS) == step
 
 
 @given(st.integers(1, 1000), st.floats(0.3, 12))
@@ -139,4 +139,4 @@ def test_every_sigma_of_a_run_is_its_own_step_in_float32(steps, shift):
     sigmas = shift * times / (1 + (shift - 1) * times)
     values = sigmas.double().tolist()
     noisy = torch.exp(torch.log(sigmas))  # samplers go through logarithms
-    assert [step_of(float(sigma), values) for sigma in noisy[:-1]] == list(range(steps))
+    assert [find_step(float(sigma), values) for sigma in noisy[:-1]] == list(range(steps))
