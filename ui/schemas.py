@@ -304,8 +304,8 @@ def info_schema() -> io.Schema:
         inputs=[
             QuadtreeType.Input(
                 "quadtree",
-                tooltip="The quadtree from Quadtree Visualizer. For a batch, tiles are counted over "
-                "all trees and the other values are means.",
+                tooltip="The quadtree from Quadtree Visualizer. For a batch, tiles are counted "
+                "over all trees and the other values are means.",
             ),
             io.Int.Input(
                 "steps",

@@ -1,4 +1,5 @@
-"""README, CONTRIBUTING and the guide: every command is run by a test, every link leads somewhere, every message exists."""
+"""README, CONTRIBUTING and the guide: a test runs every command, every link leads somewhere, every
+message exists."""
 
 import ast
 import re
@@ -32,7 +33,8 @@ COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in c
 # What runs a command, as file::test; benchmarks are below.
 RUN_BY = {
     "demo": "tests/server/test_demo.py::test_the_demo_refines_its_photo_and_leaves_pictures",
-    "serve": "tests/server/test_demo.py::test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
+    "serve": "tests/server/test_demo.py::"
+    "test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
     "test": "tests/unit/test_guide.py::test_the_command_test_runs_what_is_named",
     "fuzz": "tests/unit/test_dev_running.py::test_fuzz_runs_its_tests_with_so_many_examples",
     "lint": "tests/unit/test_guide.py::test_the_command_lint_repairs_what_it_can",
