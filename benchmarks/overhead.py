@@ -170,7 +170,7 @@ def prepare_call(batch: int) -> Call:
         "cond_or_uncond": [0],
     }
     boxes = [window.box for window in run.windows(0)]
-    step = run.step(arguments["timestep"], noisy.device, noisy.ndim)
+    step = run.step(arguments["timestep"], noisy)
     return Call(
         noisy=noisy,
         boxes=boxes,

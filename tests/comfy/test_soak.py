@@ -197,6 +197,7 @@ def sizes_of(model: Any) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it takes 3 minutes on two cores
 def test_three_hundred_runs_leave_nothing_behind():
     models = [entry_of(name).model for name in ("flux", "sd15")]
     untouched, others = (

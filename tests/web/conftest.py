@@ -41,8 +41,9 @@ def server(base):
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Chromium for one file: while Playwright runs, its event loop lets nobody else start one."""
     if not CHROMIUM:
         pytest.skip("no Chromium, Chrome or Edge: QUADTREE_CHROMIUM=PATH names one")
     from playwright.sync_api import sync_playwright
@@ -53,7 +54,7 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="session", params=["classic", "Nodes 2.0"])
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
 def opened(request, server, browser):
     """One page per renderer; tests load their own workflows into it."""
     settings = {**QUIET, "Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"}
