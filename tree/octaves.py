@@ -29,11 +29,16 @@ QUANTIZED = 1 / 12 / 255**2  # variance of the rounding to 8 bits
 LARGEST_NOISE = (10 / 255) ** 2  # variance; stronger "noise" in the calmest tiles is texture
 NOISE_PX = 32  # smallest side of the tiles among which the noise is looked up
 CALMEST = 0.1  # quantile of the tiles' variance that is taken for the noise
-# A tile's detail is what exceeds the noise by this factor, since the noise of tiles scatters ...
+# A tile's detail is what exceeds this multiple of the noise, since the calmest tiles show less than
+# the others, and SCATTER / sqrt(n) of it more in a tile of n pixels: twice the standard deviation
+# of the mean squared Laplacian of n pixels of white noise ...
 NOISE_MARGIN = 1.5
+SCATTER = 3.7
 FLOOR = (1 / 255) ** 2  # ... and this mean square, so that banding of one level is none.
-# An octave decides alone where its detail is many times this multiple of its noise.
+# An octave with as much detail as this multiple of its noise has half a say; where all octaves
+# together have less than LEAST_TRUST of a say, there is no detail.
 DOUBT = 4.0
+LEAST_TRUST = 0.05
 
 
 def sum_octaves(image: Tensor) -> Tensor:
@@ -106,22 +111,20 @@ def measure_fine_detail(octaves: Tensor, px: Tensor, side: int) -> Tensor:
     noise = _estimate_noise(pool_sums(sums, max(side, NOISE_PX) // GRID_PX))
     tiles = pool_sums(sums, side // GRID_PX)
     count = tiles[..., OCTAVES]
-    detail, trust = torch.zeros_like(count), 1.0
+    detail, left = torch.zeros_like(count), 1.0
     for octave in range(OCTAVES):
         # Means of 4^k px have a 4^k-th of the noise's variance, and there are as many fewer.
         fewer = 4.0**octave
-        noise_sum = NOISE_MARGIN * LAPLACIAN_GAIN * noise / fewer * count / fewer
-        beyond = (tiles[..., octave] - noise_sum - FLOOR * count / fewer).clamp_min(0)
+        pixels = count / fewer
+        margin = NOISE_MARGIN + SCATTER / pixels.clamp_min(1).sqrt()
+        floor = (margin * LAPLACIAN_GAIN * noise / fewer + FLOOR) * pixels
+        beyond = (tiles[..., octave] - floor).clamp_min(0)
         total = float(beyond.sum())
-        if not total:
-            continue
-        doubt = DOUBT * float(noise_sum.sum() + FLOOR * count.sum() / fewer)
-        coarsest = octave == OCTAVES - 1
-        part = trust if coarsest else trust * total / (total + doubt)
-        detail += part / total * beyond
-        trust -= part
-    total = float(detail.sum())
-    return detail / total if total else detail
+        if total:
+            trust = left * total / (total + DOUBT * float(floor.sum()))
+            detail += trust / total * beyond
+            left -= trust
+    return detail / (1 - left) if 1 - left > LEAST_TRUST else torch.zeros_like(detail)
 
 
 def _estimate_noise(sums: Tensor) -> float:

@@ -60,8 +60,8 @@ def build_for_cost(
     budget: float,
     *,
     content_threshold: float,
-    mask: Tensor | None,
-    mask_mode: str,
+    mask: Tensor | None = None,
+    mask_mode: str = "multiply",
     **limits: Any,
 ) -> tuple[Quadtree, Choice | None]:
     """Build the quadtree whose run costs `budget`, LOWEST..1, and return how that was chosen.

@@ -155,7 +155,9 @@ def _lay_grid(sums: BlockSums, side: int, scale: float, flips: tuple[int, ...]) 
     for axis, length in enumerate((sums.height, sums.width)):
         units.append(max(1, round(length * units_per_px)))
         tiles = centre_blocks(units[-1], length, side).numpy()
-        lines.append(ceil_div(length, side) - 1 - tiles[::-1] if axis in flips else tiles)
+        # Whole tiles lie the same in the mirror.
+        mirrored = axis in flips and length % side
+        lines.append(ceil_div(length, side) - 1 - tiles[::-1] if mirrored else tiles)
     return TileGrid(*lines, tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, *units))
 
 

@@ -23,7 +23,7 @@ CALMEST = 0.025  # is given up with the calmest tiles, wherever they lie
 PER_ROUND = 0.03  # is given up at most between two plans
 LEAST = 0.4  # windows are planned down to this share; below it the calmest tiles go first again
 # Shares of the refined detail that are refined at each grade, the lowest grade first.
-GRADES = (1.0, 0.87, 0.77)
+GRADES = (1.0, 0.88, 0.79)
 CALM = 0.2  # of the mean detail: a tile with less is kept inside a window, too
 ENDS = (1, 2, 4)  # tiles by which a window may be shortened at once
 
@@ -66,6 +66,20 @@ class TileGrid:
         rows = self.rows[core.y0 // 2 : -(-core.y1 // 2)]
         columns = self.columns[core.x0 // 2 : -(-core.x1 // 2)]
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+    def find_free_tiles(self, chosen: np.ndarray) -> np.ndarray:
+        """Return which tiles lie wholly in the cores of the windows over the chosen tiles.
+
+        To evaluate them as well takes no other windows.
+        """
+        covered = np.zeros((len(self.rows), len(self.columns)), dtype=bool)
+        for window in self.plan(chosen):
+            core: Box = window.core
+            covered[core.y0 // 2 : -(-core.y1 // 2), core.x0 // 2 : -(-core.x1 // 2)] = True
+        free = np.ones_like(chosen)
+        rows, columns = (~covered).nonzero()
+        free[self.rows[rows], self.columns[columns]] = False
+        return free
 
     def find_offers(self, window: PlannedWindow, detail: np.ndarray) -> Iterator[Offer]:
         """Yield what of a window may be given up; `detail` is 0 in tiles that already are."""
@@ -153,14 +167,14 @@ def grade_tiles(
 
     The tiles of rank below `coverage` are refined, and of those that are worth more than they cost
     the longer. What lies inside a window that runs anyway costs nothing: there a tile with some
-    detail is refined as well, and each refined tile as long as the window runs.
+    detail is refined as well, and a refined one gets the next higher grade.
     """
     grades = np.zeros(detail.shape, dtype=int)
     for share in GRADES:
         grades += ranks < coverage * share
-    refinable = (grades > 0) | (detail >= CALM * detail.mean())
-    for grade in range(len(GRADES), 0, -1):
-        for window in grid.plan(grades >= grade):
-            tiles = grid.find_tiles(window.core)
-            grades[tiles] = np.where(refinable[tiles], grades[tiles].clip(grade), grades[tiles])
+    for grade in range(1, len(GRADES) + 1):
+        free = grid.find_free_tiles(grades >= grade) & (grades == grade - 1)
+        if grade == 1:
+            free &= detail >= CALM * detail.mean()
+        grades[free] = grade
     return grades
