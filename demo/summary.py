@@ -88,7 +88,7 @@ def measure(
 def print_summary(summary: Summary, output: Path) -> None:
     """Print what was measured, and the folder with the pictures."""
     shares = ", ".join(
-        f"{denoise:.1f} in {share:.0%}" for denoise, share in summary.denoise_shares.items()
+        f"{denoise:.2f} in {share:.0%}" for denoise, share in summary.denoise_shares.items()
     )
     cost = "not reported by the pack"
     if summary.report:
