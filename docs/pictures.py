@@ -64,7 +64,7 @@ def draw_mask_thumbnail() -> Image.Image:
     """Draw the tiles of the photo where a mask keeps the cup."""
     image = crop_square_photo()
     cup = make_ellipse_mask(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
-    tree = build_automatic_tree(image, min_denoise=0.4, max_denoise=1.0, mask=cup)
+    tree = build_automatic_tree(image, mask=cup)
     return shrink(draw_tiles(image, tree, 1))
 
 
