@@ -40,7 +40,8 @@ def print_tables(rows: Sequence[dict]) -> None:
     for held_out, title in HALVES.items():
         half = [row for row in rows if row["held_out"] == held_out]
         if half:
-            print(f"\n{title}: {len(half)}")
+            sampled = sum("drift" in row for row in half)
+            print(f"\n{title}: {len(half)}; costs and disturbances: {sampled}")
             print_trees(half)
             print_rankings(half)
             print_drift(half)
