@@ -56,10 +56,12 @@ class Picture(NamedTuple):
 
 def find_pictures() -> list[Picture]:
     """Return all pictures, in the order of their hashes."""
-    pictures = [Picture(path.name, path) for path in find_files() if is_large_still(path)]
-    pictures += [
-        Picture(name, None) for name in PHOTOS if min(sample_photo(name).shape[:2]) >= SMALLEST_PX
-    ]
+    # Two packages may hold the same picture.
+    files = {path.name: path for path in find_files()}
+    pictures = [Picture(name, path) for name, path in files.items() if is_large_still(path)]
+    for name in PHOTOS:
+        if min(sample_photo(name).shape[:2]) >= SMALLEST_PX:
+            pictures.append(Picture(name, None))
     return sorted(pictures, key=lambda picture: picture.digest)
 
 
