@@ -37,7 +37,7 @@ SCATTER = 3.7
 FLOOR = (1 / 255) ** 2  # ... and this mean square, so that banding of one level is none.
 # An octave with as much detail as this multiple of its noise has half a say; where all octaves
 # together have less than LEAST_TRUST of a say, there is no detail.
-DOUBT = 4.0
+DOUBT = 2.0
 LEAST_TRUST = 0.05
 
 
