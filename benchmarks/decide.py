@@ -60,7 +60,7 @@ from .decide_pictures import (
 )
 
 FACTORS = (2, 4)
-SAMPLED = 60  # pictures of which costs and disturbances are measured
+SAMPLED = 150  # pictures of which costs and disturbances are measured
 MIN_DENOISE, MAX_DENOISE = 0.2, 0.8
 DEFAULTS = {
     "content_threshold": 0.0,
