@@ -22,7 +22,7 @@ BY_BENCHMARKS = {
     "docs/figures/quality-seams.png",
     "docs/figures/quality-texture.png",
     "docs/figures/decide-ranking.png",
-    "docs/figures/panel.png",
+    "docs/figures/panel.webp",
 }
 # Another processor rounds differently, and a picture is compressed; another digit in a label
 # differs by far more.
