@@ -21,7 +21,9 @@ from .sampling.model import Settings
 from .tiled_diffusion import attach
 from .tree.detail import LARGEST_PX, BlockSums
 from .tree.masks import MASK_MODES
-from .ui.budget import Choice, build_for_cost
+from .ui.budget import Choice
+from .ui.building import build_tree
+from .ui.coverage import COVERAGE
 from .ui.facts import gather_facts
 from .ui.inputs import (
     check_canvases,
@@ -77,6 +79,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         mask_mode: str = "multiply",
         detail_metric: str = "color",
         cost_budget: float = 0.0,
+        coverage: float = COVERAGE,
     ) -> io.NodeOutput:
         limits = check_visualizer_inputs(
             content_threshold=content_threshold,
@@ -88,15 +91,16 @@ class QuadtreeVisualizer(io.ComfyNode):
             invert=invert,
             detail_metric=detail_metric,
             cost_budget=cost_budget,
+            coverage=coverage,
         )
         mode = check_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = check_masks(mask, len(check_image(image)))
         painted = check_regions(regions, image)
-        # Edges are summed in any case, since the panel may ask for them later.
-        cells = [BlockSums.of_image(picture, edges=True) for picture in image]
+        # Everything is summed in any case, since the panel may ask for it later.
+        cells = [BlockSums.of_image(picture, edges=True, octaves=True) for picture in image]
         built = [
-            build_for_cost(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
+            build_tree(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
             for sums, limit in zip(cells, masks, strict=True)
         ]
         trees, choices = zip(*built, strict=True)

@@ -1,11 +1,13 @@
 """Time and memory of building a quadtree.
 
 Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the
-most leaves). Three ways to build: by color, by color and edges, and by both with a cost budget.
+most leaves). Five ways: by color, by color and edges, by both with a cost budget, the measure of
+fine detail alone, and the tree by coverage, which measures it and chooses tiles by their windows.
 
 Memory is the peak of the process above what it held before, in float32 images; it is measured on
 Linux only, and every case in a process of its own. The limits are targets on two CPU cores;
-memory is to stay below 1.5 images. A build with a budget may take twice as long as one without.
+memory is to stay below 1.5 images. A build with a budget may take twice as long as one without;
+the tree by coverage has no limit, since the choice takes as long for every size.
 """
 
 from __future__ import annotations
@@ -31,18 +33,25 @@ WAYS: dict[str, dict] = {  # the first has no budget
     "color": {},
     "both": {"detail_metric": "both"},
     "budget": {"budget": 0.4},
+    "detail": {},
+    "coverage": {"content_threshold": 0.0},
 }
+WITHOUT_LIMIT = ("coverage",)
 OPTIONS = {  # of every build, unless its way says otherwise
     "budget": 0.0,
+    "coverage": 0.95,
+    "denoise_by": "area",
     "detail_metric": "color",
     "content_threshold": 25.0,
+    "max_tile_px": 1024,
+    "max_denoise": 0.8,
     "mask": None,
     "mask_mode": "multiply",
     "min_denoise": 0.0,
 }
 WARM_UP_PX = 512
 RESET_PEAK = Path("/proc/self/clear_refs")  # on Linux
-HEAD = " image  side px min tile    way   leaves  median s   min s  ns/px  memory  limit s"
+HEAD = " image  side px min tile      way   leaves  median s   min s  ns/px  memory  limit s"
 
 
 def run() -> list[dict]:
@@ -68,7 +77,7 @@ def cases() -> Iterable[tuple[str, int, int, str]]:
 def print_row(row: dict) -> None:
     memory = "-" if row["extra_memory_images"] is None else f"{row['extra_memory_images']:.2f}"
     print(
-        f"{row['kind']:>6} {row['side_px']:>8} {row['min_tile_px']:>8} {row['way']:>6} "
+        f"{row['kind']:>6} {row['side_px']:>8} {row['min_tile_px']:>8} {row['way']:>8} "
         f"{row['leaves']:>8} {row['seconds_median']:>9.3f} {row['seconds_min']:>7.3f} "
         f"{row['ns_per_px']:>6.1f} {memory:>7} {row['limit_s'] or '':>8}",
         flush=True,
@@ -88,14 +97,19 @@ def measure_in_own_process(*case: str | int) -> dict:
 def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     """Measure one case, in this process."""
     from quadtree_pack.tree.detail import BlockSums, needs_edges
-    from quadtree_pack.ui.budget import build_for_cost
+    from quadtree_pack.tree.octaves import sum_octaves
+    from quadtree_pack.ui.building import build_tree
 
     options: dict[str, Any] = {**OPTIONS, "min_tile_px": min_tile_px, **WAYS[way]}
+    by_coverage = not options["content_threshold"]
     with_edges = needs_edges(options["detail_metric"])
 
-    def build(image: Any) -> Any:
-        tree, *_ = build_for_cost(BlockSums.of_image(image, with_edges), **options)
-        return tree
+    def build(image: Any) -> int:
+        if way == "detail":
+            return sum_octaves(image)[..., 0].numel()
+        sums = BlockSums.of_image(image, with_edges, by_coverage)
+        tree, _ = build_tree(sums, **options)
+        return len(tree.leaves)
 
     image = make_image(kind, side)
     build(image[:WARM_UP_PX, :WARM_UP_PX])
@@ -108,19 +122,19 @@ def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        tree = build(image)
+        leaves = build(image)
         seconds.append(time.perf_counter() - start)
     return {
         "kind": kind,
         "side_px": side,
         "min_tile_px": min_tile_px,
         "way": way,
-        "leaves": len(tree.leaves),
+        "leaves": leaves,
         "seconds_median": median(seconds),
         "seconds_min": min(seconds),
         "ns_per_px": median(seconds) / side**2 * 1e9,
         "extra_memory_images": extra_memory,
-        "limit_s": LIMIT_S.get(side),
+        "limit_s": None if way in WITHOUT_LIMIT else LIMIT_S.get(side),
     }
 
 

@@ -1,4 +1,4 @@
-"""Draws what `bench quality` measured.
+"""Draws what `bench quality` measured, and saves the charts of all benchmarks.
 
 The charts are on white, so that they can be read on dark pages, too, and in colours that the
 colour-blind can tell apart.
@@ -6,7 +6,7 @@ colour-blind can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -65,22 +65,30 @@ def draw(rows: Sequence[dict], compared: Sequence[dict]) -> list[Path]:
         "texture": partial(draw_texture, compared=compared),
     }
     drawn = []
-    with plt.rc_context(STYLE):
-        for name, draw_chart in charts.items():
-            figure, axes = plt.subplots(
-                figsize=SIZE_INCHES, layout="constrained", facecolor="white"
-            )
-            draw_chart(axes)
-            folders = (OUTPUT, FIGURES) if name in IN_DOCS else (OUTPUT,)
-            for folder in folders:
-                path = folder / f"quality-{name}.png"
-                figure.savefig(path, dpi=DPI, metadata={"Software": None})
-                drawn.append(path.relative_to(ROOT))
-            plt.close(figure)
+    for name, draw_chart in charts.items():
+        folders = (OUTPUT, FIGURES) if name in IN_DOCS else (OUTPUT,)
+        drawn += save(f"quality-{name}", draw_chart, folders)
     return drawn
 
 
-def draw_bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[float | None]]) -> None:
+def save(name: str, draw_chart: Callable[[Axes], None], folders: Sequence[Path]) -> list[Path]:
+    """Draw a chart, write it into each folder, and return the paths in the project."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained", facecolor="white")
+        draw_chart(axes)
+        paths = [folder / f"{name}.png" for folder in folders]
+        for path in paths:
+            figure.savefig(path, dpi=DPI, metadata={"Software": None})
+        plt.close(figure)
+    return [path.relative_to(ROOT) for path in paths]
+
+
+def draw_bars(
+    axes: Axes,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    colours: Mapping[str, str] = COLOURS,
+) -> None:
     """Draw groups of bars, one of each series that has a value there."""
     width = BARS_WIDTH / len(series)
     for number, (name, values) in enumerate(series.items()):
@@ -89,7 +97,7 @@ def draw_bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[floa
             if value is not None:
                 places.append(group + (number - (len(series) - 1) / 2) * width)
                 heights.append(value)
-        axes.bar(places, heights, width * BAR_SHARE, label=name, color=COLOURS[name])
+        axes.bar(places, heights, width * BAR_SHARE, label=name, color=colours[name])
     axes.set_xticks(range(len(groups)), groups, fontsize=8)
     axes.grid(axis="y", alpha=0.3)
 

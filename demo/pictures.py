@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -69,27 +68,11 @@ def load_latent(path: Path) -> np.ndarray:
     return load_file(path)["latent_tensor"]
 
 
-def count_leaves_by_side(denoise_map: Path, settings: dict[str, Any]) -> dict[int, int]:
-    """Return the number of leaves by their side in px, largest first, as read from the map.
-
-    `settings` are the visualizer's inputs. Leaves of one side have one denoise, and they lie on a
-    grid of their own side: so a leaf is a grid point whose px has its side's denoise.
-    """
-    low, high = settings["min_denoise"], settings["max_denoise"]
-    largest, smallest = settings["max_tile_size"], settings["min_tile_size"]
-    sides = [largest]
-    while sides[-1] // 2 >= smallest:
-        sides.append(sides[-1] // 2)
-    shares = [1 - (side / largest) ** 2 for side in sides]  # denoise by area
-    expected = np.array([255 * (low + (high - low) * share) for share in shares])
-    levels = read_levels(denoise_map).astype(float)
-    nearest = np.abs(levels[..., None] - expected).argmin(-1)
-    counts = {}
-    for index, side in enumerate(sides):
-        count = int((nearest[::side, ::side] == index).sum())
-        if count:
-            counts[side] = count
-    return counts
+def measure_denoise_shares(denoise_map: Path) -> dict[float, float]:
+    """Return the share of the picture that each denoise of the map has, the lowest first."""
+    levels, counts = np.unique(read_levels(denoise_map), return_counts=True)
+    shares = counts / counts.sum()
+    return {float(level) / 255: float(share) for level, share in zip(levels, shares, strict=True)}
 
 
 # --- Drawing -------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .pictures import (
-    count_leaves_by_side,
     find_kept_cells,
+    measure_denoise_shares,
     measure_kept_px_change,
     measure_latent_changes,
 )
@@ -37,7 +37,7 @@ class Summary:
     Changes are the largest ones; those of regions in latent units, the picture's in levels of 255.
     """
 
-    leaves: dict[int, int]  # side in px -> number of leaves
+    denoise_shares: dict[float, float]  # denoise -> share of the picture that has it
     kept_share: float
     kept_change: float
     free_change: float
@@ -71,9 +71,8 @@ def measure(
     kept = find_kept_cells(denoise_map, before)
     kept_change, free_change = measure_latent_changes(before, after, kept)
     sampler = find_node(prompt, "KSampler")
-    settings = prompt[find_node(prompt, "QuadtreeVisualizer")]["inputs"]
     return Summary(
-        leaves=count_leaves_by_side(denoise_map, settings),
+        denoise_shares=measure_denoise_shares(denoise_map),
         kept_share=float(kept.mean()),
         kept_change=kept_change,
         free_change=free_change,
@@ -88,14 +87,16 @@ def measure(
 
 def print_summary(summary: Summary, output: Path) -> None:
     """Print what was measured, and the folder with the pictures."""
-    sides = ", ".join(f"{count} of {side} px" for side, count in summary.leaves.items())
+    shares = ", ".join(
+        f"{denoise:.2f} in {share:.0%}" for denoise, share in summary.denoise_shares.items()
+    )
     cost = "not reported by the pack"
     if summary.report:
         share, text = summary.report.cost_percent, summary.report.text
         cost = f"{share:.0f}% of a run without the pack ({text})"
     unchanged = "" if summary.kept_change_levels else ", every pixel unchanged"
     rows = {
-        "leaves": f"{sum(summary.leaves.values())}: {sides}",
+        "denoise": f"{shares} of the picture",
         "kept": f"{summary.kept_share:.0%} of the picture",
         "model evaluations": cost,
         "sampling": (

@@ -22,12 +22,27 @@ from quadtree_pack import quadtree, velocity
 from quadtree_pack.sampling import model, run
 from quadtree_pack.testing.photos import photo as bundled_photo
 from quadtree_pack.tree import subdivision
+from quadtree_pack.ui.coverage import COVERAGE
 from torch import Tensor
 
-from .drawing import Draw, arrange, as_picture, draw_tiles, make_saver, map_denoise
+from .drawing import (
+    Draw,
+    arrange,
+    as_picture,
+    build_automatic_tree,
+    draw_tiles,
+    make_saver,
+    map_denoise,
+)
 
 LONG_SIDE_PX = 2048  # of the photos whose trees are shown
-SHOWN = {"min_tile_px": 32, "max_tile_px": 256, "min_denoise": 0.0, "max_denoise": 0.6}
+SHOWN: dict[str, Any] = {
+    "min_tile_px": 32,
+    "max_tile_px": 256,
+    "min_denoise": 0.0,
+    "max_denoise": 0.6,
+}
+COVERAGES = (0.8, COVERAGE, 0.98)
 LINE_PX = 5
 COLUMNS, COLUMN_PX = 3, 306
 
@@ -51,14 +66,25 @@ STEPS = 20
 # --- Trees ----------------------------------------------------------------------------------------
 
 
-def draw_portrait() -> Image.Image:
-    image = bundled_photo("astronaut", LONG_SIDE_PX)
-    return arrange_columns(draw_thresholds(image, (25, 60, 110)), image)
+def draw_coverage() -> Image.Image:
+    """Draw the automatic trees of three pictures, a row for each."""
+    images = (
+        bundled_photo("astronaut", LONG_SIDE_PX),
+        bundled_photo("rocket", LONG_SIDE_PX),
+        make_line_drawing(),
+    )
+    return stack([arrange_columns(draw_coverages(image), image) for image in images])
 
 
-def draw_landscape() -> Image.Image:
-    image = bundled_photo("rocket", LONG_SIDE_PX)
-    return arrange_columns(draw_thresholds(image, (10, 25, 60)), image)
+def draw_coverages(image: Tensor) -> dict[str, Image.Image]:
+    """Return the image's automatic tree at each of COVERAGES, by a label as `label_tree` makes."""
+    panels = {}
+    for coverage in COVERAGES:
+        tree = build_automatic_tree(image, coverage=coverage)
+        panels[label_tree(f"coverage {coverage}", tree)] = as_picture(
+            draw_tiles(image, tree, LINE_PX)
+        )
+    return panels
 
 
 def draw_line_art() -> Image.Image:
@@ -71,7 +97,7 @@ def draw_line_art() -> Image.Image:
 def draw_denoise_by() -> Image.Image:
     """Draw the denoise maps of one photo; what is white may change most."""
     image = bundled_photo("rocket", LONG_SIDE_PX)
-    limits: dict[str, Any] = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
+    limits = {**SHOWN, "max_denoise": 1.0, "content_threshold": 25}
     ways: dict[str, dict] = {way: {"denoise_by": way} for way in subdivision.DENOISE_BY}
     ways["area, inverted"] = {"invert": True}
     tree = quadtree.build_quadtree(image, **limits)
@@ -83,30 +109,39 @@ def draw_denoise_by() -> Image.Image:
 
 
 def draw_thresholds(
-    image: Tensor, thresholds: tuple[int, ...], metric: str = ""
+    image: Tensor, thresholds: tuple[int, ...], metric: str
 ) -> dict[str, Image.Image]:
-    """Return the image's tiles at each threshold, by a label with their number and their price.
-
-    The number and the price are the ones that the panel shows.
-    """
-    limits: dict[str, Any] = dict(SHOWN)
-    name = "threshold"
-    if metric:
-        limits["detail_metric"] = metric
-        name = f"{metric}, threshold"
+    """Return the image's tiles at each threshold, by a label as `label_tree` makes."""
     panels = {}
     for threshold in thresholds:
-        tree = quadtree.build_quadtree(image, content_threshold=threshold, **limits)
-        cost = 100 * run.estimate_typical_cost(tree, model.TYPICAL_STEPS)
-        price = f"{len(tree.leaves)} tiles, {cost:.0f}% of the full cost"
-        panels[f"{name} {threshold}\n{price}"] = as_picture(draw_tiles(image, tree, LINE_PX))
+        tree = quadtree.build_quadtree(
+            image, content_threshold=threshold, detail_metric=metric, **SHOWN
+        )
+        label = label_tree(f"{metric}, threshold {threshold}", tree)
+        panels[label] = as_picture(draw_tiles(image, tree, LINE_PX))
     return panels
+
+
+def label_tree(name: str, tree: quadtree.Quadtree) -> str:
+    """Return a label with the number of tiles and the cost that the panel shows."""
+    cost = 100 * run.estimate_typical_cost(tree, model.TYPICAL_STEPS)
+    return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost"
 
 
 def arrange_columns(panels: dict[str, Image.Image], image: Tensor) -> Image.Image:
     """Arrange panels in COLUMNS, in the shape of the image [H, W, 3]."""
     height = round(COLUMN_PX * image.shape[0] / image.shape[1])
     return arrange(panels, COLUMNS, (COLUMN_PX, height))
+
+
+def stack(sheets: list[Image.Image]) -> Image.Image:
+    """Return sheets of one width below each other."""
+    stacked = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)))
+    top = 0
+    for sheet in sheets:
+        stacked.paste(sheet, (0, top))
+        top += sheet.height
+    return stacked
 
 
 def make_line_drawing() -> Tensor:
@@ -248,8 +283,7 @@ def make_plotter(plot: Callable[[Figure], None], size_inches: tuple[float, float
 
 FOLDER = "docs/figures"
 DRAWINGS = {
-    f"{FOLDER}/portrait.webp": make_saver(draw_portrait),
-    f"{FOLDER}/landscape.webp": make_saver(draw_landscape),
+    f"{FOLDER}/coverage.webp": make_saver(draw_coverage),
     f"{FOLDER}/line-art.webp": make_saver(draw_line_art),
     f"{FOLDER}/denoise-by.webp": make_saver(draw_denoise_by),
     f"{FOLDER}/schedules.png": make_plotter(plot_schedules, (10.5, 3.4)),

@@ -5,8 +5,6 @@ The photo is the demo's (CC0).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from PIL import Image, ImageDraw
 from quadtree_pack import quadtree
@@ -15,7 +13,15 @@ from quadtree_pack.sampling import model, run
 from quadtree_pack.tree import regions
 from torch import Tensor
 
-from .drawing import arrange, as_picture, draw_tiles, make_saver, map_denoise, photo
+from .drawing import (
+    arrange,
+    as_picture,
+    build_automatic_tree,
+    draw_tiles,
+    make_saver,
+    map_denoise,
+    photo,
+)
 
 THUMBNAIL_PX = 512
 SAVED_PX = 384  # what the browser shows of a thumbnail; it keeps the registry's archive small
@@ -30,9 +36,6 @@ HELP_PX = (960, 640)  # width, height of the other images of the help pages
 
 # --- Thumbnails -----------------------------------------------------------------------------------
 
-FINE = {"min_tile_px": 16, "max_tile_px": 64, "content_threshold": 45}
-COARSE = {"min_tile_px": 32, "max_tile_px": 128, "content_threshold": 75}
-
 
 def crop_square_photo() -> Tensor:
     image = photo((THUMBNAIL_PX * 3 // 2, THUMBNAIL_PX))
@@ -46,7 +49,7 @@ def shrink(image: Tensor) -> Image.Image:
 def draw_flux_thumbnail() -> Image.Image:
     """Draw the photo at the left and its tiles at the right of a slanted border."""
     image = crop_square_photo()
-    tree = quadtree.build_quadtree(image, **FINE, min_denoise=0.0, max_denoise=1.0)
+    tree = build_automatic_tree(image)
     place = torch.arange(THUMBNAIL_PX)
     right = place[None] + place[:, None] // 4 > THUMBNAIL_PX * 5 // 8
     return shrink(draw_tiles(image, tree).where(right[..., None], image))
@@ -54,15 +57,14 @@ def draw_flux_thumbnail() -> Image.Image:
 
 def draw_sdxl_thumbnail() -> Image.Image:
     image = crop_square_photo()
-    tree = quadtree.build_quadtree(image, **COARSE, min_denoise=0.0, max_denoise=1.0)
-    return shrink(draw_tiles(image, tree, 3))
+    return shrink(draw_tiles(image, build_automatic_tree(image), 3))
 
 
 def draw_mask_thumbnail() -> Image.Image:
     """Draw the tiles of the photo where a mask keeps the cup."""
     image = crop_square_photo()
     cup = make_ellipse_mask(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
-    tree = quadtree.build_quadtree(image, **FINE, min_denoise=0.4, max_denoise=1.0, mask=cup)
+    tree = build_automatic_tree(image, mask=cup)
     return shrink(draw_tiles(image, tree, 1))
 
 
@@ -82,16 +84,9 @@ def make_ellipse_mask(
 
 def draw_visualizer_page() -> Image.Image:
     image = photo(HELP_PX)
-    limits: dict[str, Any] = {
-        "min_tile_px": 32,
-        "max_tile_px": 128,
-        "content_threshold": 50,
-        "min_denoise": 0.0,
-        "max_denoise": 0.9,
-    }
     cup = regions.Region("keep", 0.3, 0.0, 0.7, 0.5)
-    tree = quadtree.build_quadtree(image, **limits)
-    painted = quadtree.build_quadtree(image, **limits, regions=(cup,))
+    tree = build_automatic_tree(image)
+    painted = build_automatic_tree(image, regions=(cup,))
     panels = {
         "image": image,
         "tiles: blue is kept": draw_tiles(image, tree, 3),

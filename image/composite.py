@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quadtree import Quadtree
-from ..tree.detail import GRID_PX
+from ..tree.blocks import GRID_PX
 from ..tree.raster import feather, window_mean
 from ..utils import Box, ceil_div
 

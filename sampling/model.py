@@ -175,3 +175,4 @@ ROUGH = replace(
     unit=1,
     cost=TRANSFORMER_COST.scale_cells((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
 )
+ROUGH_SETTINGS = Settings(method="Mixture of Diffusers")  # whose borders stay from step to step

@@ -21,7 +21,7 @@ from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import crop
-from .model import PLANNED_BATCH, ROUGH, TYPICAL, Geometry, Settings
+from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
 from .protocols import Control, Hints
 from .steps import StepClock
 
@@ -391,5 +391,4 @@ def estimate_rough_cost(denoise: Tensor, steps: int) -> float:
 
     `denoise` [H, W] has one value per ROUGH_PX px. The windows' borders stay from step to step.
     """
-    settings = Settings(method="Mixture of Diffusers")
-    return _estimate_from_maps(denoise[None], settings, ROUGH, steps)
+    return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, steps)

@@ -10,31 +10,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import ceil_div
+from .blocks import BAND_BYTES, GRID_PX, LUMA
+from .octaves import sum_octaves
 
-GRID_PX = 8  # leaves begin and end on this px grid; detail is summed on it
 LARGEST_PX = 1 << 16
-BAND_BYTES = 6 << 20  # memory for one band of rows at a time, which stays in the CPU's cache
-LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
 # With this gain, one threshold halves photos of 0.2-2 MP about as often by edges as by colour. The
 # median over twelve photos of scikit-image is 3.8.
 EDGES_GAIN = 4.0
 COLOR_FIELDS = 5  # sums of R, G and B, sum of squares, px count; the edges are one more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BlockSums:
     """All that a tree needs of an image of `width` x `height` px: sums over blocks of 8 x 8 px.
 
     `sums` is float64 [rows, columns, fields], on the CPU: sums of R, G and B, the sum of squares,
-    and the px count; then the sum of gradient magnitudes, if edges were asked for.
+    and the px count; then the sum of gradient magnitudes, if edges were asked for. `octaves` is
+    what `sum_octaves` returns, if that was asked for.
     """
 
     width: int
     height: int
     sums: Tensor
+    octaves: Tensor | None = None
 
     @classmethod
-    def of_image(cls, image: Tensor, edges: bool = False) -> BlockSums:
+    def of_image(cls, image: Tensor, edges: bool = False, octaves: bool = False) -> BlockSums:
         """Return the sums of an image [H, W, C] in 0..1, C = 1, 3 or 4; alpha is ignored.
 
         Raises ValueError for another shape, an image that is empty or too large, and NaN in it.
@@ -53,7 +54,13 @@ class BlockSums:
         if edges:
             sums = torch.cat([sums, _sum_edges(image)[..., None]], -1)
         # Trees are built on the CPU, wherever the image lies: the sums are small.
-        return cls(width, height, sums.cpu())
+        found = sum_octaves(image).cpu() if octaves else None
+        return cls(width, height, sums.cpu(), found)
+
+    @property
+    def px(self) -> Tensor:
+        """The px in each block, [rows, columns]: 64, and fewer at the edge."""
+        return self.sums[..., 4]
 
     @property
     def edges(self) -> bool:
@@ -92,17 +99,6 @@ DETAIL_METRICS: dict[str, Callable[[Tensor], Tensor]] = {
 def needs_edges(detail_metric: str) -> bool:
     """Return whether a metric of DETAIL_METRICS needs sums with edges, see `BlockSums.of_image`."""
     return detail_metric != "color"
-
-
-def pool_sums(sums: Tensor, factor: int) -> Tensor:
-    """Return the sums of factor x factor blocks of [rows, columns, fields].
-
-    At the edge they are sums of fewer blocks.
-    """
-    rows, columns, fields = sums.shape
-    sums = F.pad(sums, (0, 0, 0, -columns % factor, 0, -rows % factor))
-    down, across = sums.shape[0] // factor, sums.shape[1] // factor
-    return sums.view(down, factor, across, factor, fields).sum((1, 3))
 
 
 def _sum_colours(image: Tensor) -> Tensor:

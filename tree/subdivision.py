@@ -11,12 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import round_down, round_up
-from .detail import DETAIL_METRICS, GRID_PX, BlockSums, needs_edges, pool_sums
+from .blocks import GRID_PX, pool_sums
+from .detail import DETAIL_METRICS, BlockSums, needs_edges
 from .leaves import Leaves
 from .regions import Region, paint_regions
 
 # Shares of the image's area between which detail counts: a few odd leaves decide nothing.
 PERCENTILES = (0.05, 0.95)
+
+# Of the longer side: finer tiles keep more area, but the windows that cover them cost as much
+# (`python dev.py bench decide`).
+TILE_SHARE = 0.04
+LARGEST_TILES = 8  # smallest tiles along a side of the largest
 
 
 class Strength(Protocol):
@@ -103,7 +109,7 @@ class Subdivision:
         invert: bool = False,
         regions: Sequence[Region] = (),
     ) -> None:
-        _check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
+        check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
         if needs_edges(detail_metric) and not sums.edges:
             raise ValueError(
                 f"These sums include no edges, which detail_metric {detail_metric!r} needs; "
@@ -203,7 +209,22 @@ def list_sides(min_tile_px: int, max_tile_px: int) -> list[int]:
     return [root >> level for level in range(halvings + 1)]
 
 
-def _check_limits(
+def choose_tile_sizes(
+    width: int, height: int, min_tile_px: int, max_tile_px: int
+) -> tuple[int, int]:
+    """Return the smallest and the largest side in px for an image; 0 stands for automatic.
+
+    The automatic smallest tile is TILE_SHARE of the longer side, on the 8 px grid, and the largest
+    LARGEST_TILES times that.
+    """
+    smallest = min_tile_px
+    if not smallest:
+        smallest = max(GRID_PX, round(TILE_SHARE * max(width, height) / GRID_PX) * GRID_PX)
+        smallest = min(smallest, max_tile_px or smallest)
+    return smallest, max_tile_px or LARGEST_TILES * smallest
+
+
+def check_limits(
     min_tile_px: int, max_tile_px: int, min_denoise: float, max_denoise: float
 ) -> None:
     """Raise ValueError where sides or denoise are out of range, or a minimum above its maximum."""

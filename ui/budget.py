@@ -20,6 +20,7 @@ from ..velocity import count_free_steps
 LOWEST = 0.05  # smallest budget, as a share of the full cost
 # Thresholds are multiples of 1 / PER_UNIT, so that the one digit that the user sees is exact.
 PER_UNIT = 10
+DIGITS = {"content_threshold": 1, "coverage": 2}  # of what is found
 SCANNED = 32  # thresholds that are tried first where the cost does not fall steadily
 ROUNDS = 3  # estimates with a plan of the windows, at most
 # An estimate this far from the budget, as a share of the full cost, has met it; the search ends
@@ -28,21 +29,24 @@ NEAR = 0.02
 
 
 class Choice(NamedTuple):
-    """The threshold that was found, with its estimated cost and the cost that was asked for.
+    """The value of the node's input `name` that was found, and its estimated cost.
 
-    Both costs are shares of the full model cost.
+    `cost` and `budget`, the cost that was asked for, are shares of the full model cost.
     """
 
-    threshold: float
+    name: str
+    value: float
     cost: float
     budget: float
 
+    @property
+    def found(self) -> str:
+        """The input and its value, with the digits that were used."""
+        return f"{self.name} {self.value:.{DIGITS[self.name]}f}"
+
     def text(self) -> str:
         """Return a line for the user."""
-        found = (
-            f"content_threshold {self.threshold:.1f} for about {100 * self.cost:.0f}% of the full "
-            "model cost"
-        )
+        found = f"{self.found} for about {100 * self.cost:.0f}% of the full model cost"
         if abs(self.cost - self.budget) <= NEAR:
             return found
         return (
@@ -56,8 +60,8 @@ def build_for_cost(
     budget: float,
     *,
     content_threshold: float,
-    mask: Tensor | None,
-    mask_mode: str,
+    mask: Tensor | None = None,
+    mask_mode: str = "multiply",
     **limits: Any,
 ) -> tuple[Quadtree, Choice | None]:
     """Build the quadtree whose run costs `budget`, LOWEST..1, and return how that was chosen.
@@ -69,7 +73,7 @@ def build_for_cost(
     if budget:
         limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
         choice = choose_threshold(sums, budget, limit, **limits)
-        content_threshold = choice.threshold
+        content_threshold = choice.value
     tree = build_quadtree(
         sums, content_threshold=content_threshold, mask=mask, mask_mode=mask_mode, **limits
     )
@@ -101,7 +105,7 @@ def choose_threshold(
         # The budget may be out of reach: then one of the ends is the nearest.
         met |= {end: coarse.estimate_cost(end)[0] for end in (0.0, coarse.most / PER_UNIT)}
     threshold = min(met, key=lambda threshold: abs(met[threshold] - budget))
-    return Choice(threshold, met[threshold], budget)
+    return Choice("content_threshold", threshold, met[threshold], budget)
 
 
 def measure_active_share(denoise: Tensor) -> float:

@@ -14,11 +14,13 @@ import torch
 
 from ..image.composite import Canvas, build_canvases
 from ..quadtree import Quadtree
+from ..tree.blocks import GRID_PX
 from ..tree.detail import DETAIL_METRICS, LARGEST_PX
 from ..tree.regions import Painting, Region
 from ..tree.subdivision import DENOISE_BY
 from ..utils import format_value, info, round_down, warn
 from .budget import LOWEST
+from .coverage import COVERAGE
 
 
 def check_number(
@@ -50,8 +52,9 @@ def check_visualizer_inputs(
     invert: Any = False,
     detail_metric: Any = "color",
     cost_budget: Any = 0.0,
+    coverage: Any = COVERAGE,
 ) -> dict[str, Any]:
-    """Return the arguments of `build_for_cost` for the inputs of Quadtree Visualizer."""
+    """Return the arguments of `build_tree` for the inputs of Quadtree Visualizer."""
     budget = check_number("cost_budget", cost_budget, 0, 1)
     if 0 < budget < LOWEST:
         raise ValueError(
@@ -63,11 +66,18 @@ def check_visualizer_inputs(
         "detail_metric": check_choice("detail_metric", detail_metric, DETAIL_METRICS),
         "invert": check_flag("invert", invert),
         "content_threshold": check_number("content_threshold", content_threshold, 0, 1000),
-        "min_tile_px": check_number("min_tile_size", min_tile_size, 8, LARGEST_PX, "px", kind=int),
-        "max_tile_px": check_number("max_tile_size", max_tile_size, 8, LARGEST_PX, "px", kind=int),
+        "coverage": check_number("coverage", coverage, 0, 1),
+        "min_tile_px": check_tile_size("min_tile_size", min_tile_size),
+        "max_tile_px": check_tile_size("max_tile_size", max_tile_size),
         "min_denoise": check_number("min_denoise", min_denoise, 0, 1),
         "max_denoise": check_number("max_denoise", max_denoise, 0, 1),
     }
+
+
+def check_tile_size(name: str, value: Any) -> int:
+    """Return a side in px, or 0 for automatic; raise ValueError for anything else."""
+    automatic = isinstance(value, int) and value == 0 and not isinstance(value, bool)
+    return 0 if automatic else check_number(name, value, GRID_PX, LARGEST_PX, "px", kind=int)
 
 
 def check_regions(text: str, image: torch.Tensor) -> tuple[Region, ...]:

@@ -25,7 +25,7 @@ from ..sampling.model import TYPICAL_STEPS
 from ..sampling.run import estimate_typical_cost
 from ..tree.detail import BlockSums
 from ..tree.regions import Painting
-from .budget import build_for_cost
+from .building import build_tree
 from .inputs import check_visualizer_inputs
 
 ROUTE = "/quadtree/preview"
@@ -156,7 +156,7 @@ def _read_sums(name: str) -> BlockSums:
         image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
     except Exception:  # of any decoder; its message may contain a path
         raise RequestError("This file cannot be read as an image.", 415) from None
-    return BlockSums.of_image(image[0], edges=True)
+    return BlockSums.of_image(image[0], edges=True, octaves=True)
 
 
 def answer_request(request: Any) -> dict[str, Any]:
@@ -167,17 +167,17 @@ def answer_request(request: Any) -> dict[str, Any]:
     missing = [name for name in names if name not in request]
     if missing:
         raise RequestError(f"The request lacks {', '.join(missing)}.")
-    optional = ("denoise_by", "invert", "detail_metric", "cost_budget")
+    optional = ("denoise_by", "invert", "detail_metric", "cost_budget", "coverage")
     given = {name: request[name] for name in (*names, *optional) if name in request}
     limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
     source = find_source(request)
     regions = painting.select_regions(source.sums.width, source.sums.height)
-    tree, choice = build_for_cost(
+    tree, choice = build_tree(
         source.sums, mask=None, mask_mode="multiply", regions=regions or (), **limits
     )
     answer = describe_tree(tree)
-    answer["threshold"] = choice and choice.threshold
+    answer["found"] = choice and choice.found
     answer["token"] = source.token
     answer["notice"] = (
         None if regions is not None else "painted on an image of another shape: regions ignored"

@@ -13,6 +13,7 @@ from ..tree.masks import MASK_MODES
 from ..tree.subdivision import DENOISE_BY
 from ..velocity import SCHEDULES
 from ..windows.blending import METHODS
+from .coverage import COVERAGE
 
 QuadtreeType = io.Custom("QUADTREE")
 MAX_PX = 16384
@@ -36,31 +37,34 @@ def visualizer_schema() -> io.Schema:
             ),
             io.Float.Input(
                 "content_threshold",
-                default=25.0,
-                min=1.0,
+                default=0.0,
+                min=0.0,
                 max=200.0,
                 step=0.1,
-                tooltip="A tile is split while its detail exceeds this value: the standard "
-                "deviation of R, G and B together, on a scale of 0-255, or the measure chosen by "
-                "detail_metric. Lower values give more and smaller tiles.",
+                tooltip="0 = automatic: the tree refines the share of the detail that coverage "
+                "names. Above 0, a tile is split while its detail exceeds this value: the "
+                "standard deviation of R, G and B together, on a scale of 0-255, or the measure "
+                "chosen by detail_metric. Lower values give more and smaller tiles.",
             ),
             io.Int.Input(
                 "min_tile_size",
-                default=64,
-                min=8,
+                default=0,
+                min=0,
                 max=MAX_PX,
                 step=8,
-                tooltip="Side length of the smallest tiles, in px.",
+                tooltip="Side length of the smallest tiles, in px; 8 or more. 0 = automatic: 4% "
+                "of the longer side.",
             ),
             io.Int.Input(
                 "max_tile_size",
-                default=1024,
-                min=8,
+                default=0,
+                min=0,
                 max=MAX_PX,
                 step=8,
-                tooltip="Side length of the largest tiles, in px. Smaller tiles are a half, a "
-                "quarter and so on of this size, on a grid of 8 px. A size that cannot be halved "
-                "onto the grid is rounded down to one that can.",
+                tooltip="Side length of the largest tiles, in px; 8 or more. 0 = automatic: 8 "
+                "times min_tile_size. Smaller tiles are a half, a quarter and so on of this size, "
+                "on a grid of 8 px. A size that cannot be halved onto the grid is rounded down to "
+                "one that can.",
             ),
             io.Float.Input(
                 "min_denoise",
@@ -68,8 +72,9 @@ def visualizer_schema() -> io.Schema:
                 min=0.0,
                 max=1.0,
                 step=0.01,
-                tooltip="Denoise of the largest tiles, as a share of the sampler's own run. "
-                "At 0 they stay bit-for-bit unchanged and cost nothing.",
+                tooltip="Denoise of the calmest tiles that are refined, as a share of the "
+                "sampler's own run. With a content_threshold, denoise of the largest tiles; at 0 "
+                "they stay bit-for-bit unchanged and cost nothing.",
             ),
             io.Float.Input(
                 "max_denoise",
@@ -77,8 +82,9 @@ def visualizer_schema() -> io.Schema:
                 min=0.0,
                 max=1.0,
                 step=0.01,
-                tooltip="Denoise that the smallest tiles approach, as a share of the sampler's own "
-                "run. 1 = the whole run.",
+                tooltip="Denoise of the tiles with the most detail, as a share of the sampler's "
+                "own run; 1 = the whole run. With a content_threshold, denoise that the smallest "
+                "tiles approach.",
             ),
             io.Int.Input(
                 "line_thickness",
@@ -106,10 +112,10 @@ def visualizer_schema() -> io.Schema:
                 options=list(DENOISE_BY),
                 default="area",
                 optional=True,
-                tooltip="What determines a tile's denoise. area: its area (the denoise rises "
-                "quickly as tiles get smaller). depth: how many times it was split, in even steps. "
-                "detail: its own measured detail, so that a large tile with much detail is not "
-                "kept.",
+                tooltip="Only with a content_threshold: what determines a tile's denoise. area: "
+                "its area (the denoise rises quickly as tiles get smaller). depth: how many times "
+                "it was split, in even steps. detail: its own measured detail, so that a large "
+                "tile with much detail is not kept.",
             ),
             io.Boolean.Input(
                 "invert",
@@ -132,9 +138,9 @@ def visualizer_schema() -> io.Schema:
                 options=list(DETAIL_METRICS),
                 default="color",
                 optional=True,
-                tooltip="What counts as detail. color: how much the colours of a tile vary. edges: "
-                "the mean strength of its edges (for line art and text; edges are weaker in an "
-                "enlarged image). both: the larger of the two.",
+                tooltip="Only with a content_threshold: what counts as detail. color: how much "
+                "the colours of a tile vary. edges: the mean strength of its edges (for line art "
+                "and text; edges are weaker in an enlarged image). both: the larger of the two.",
             ),
             io.Float.Input(
                 "cost_budget",
@@ -143,9 +149,20 @@ def visualizer_schema() -> io.Schema:
                 max=1.0,
                 step=0.05,
                 optional=True,
-                tooltip="Searches for the content_threshold at which a run takes about this share "
-                "of the full model cost: 0.4 = 40%. 0 = off, content_threshold is used. The node "
-                "shows the threshold it found.",
+                tooltip="Refines the most detail that about this share of the full model cost "
+                "allows: 0.4 = 40%. 0 = off. It takes the place of coverage, or of the "
+                "content_threshold where that is set; the node shows the value it found.",
+            ),
+            io.Float.Input(
+                "coverage",
+                default=COVERAGE,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                optional=True,
+                tooltip="Share of the image's fine detail that is refined: at 0.95, the calmest "
+                "tiles, which together hold the other 5%, are kept and cost nothing. 1 refines "
+                "everything with any detail. Used while content_threshold is 0.",
             ),
         ],
         outputs=[
@@ -190,16 +207,16 @@ def diffusion_schema() -> io.Schema:
             ),
             QuadtreeType.Input(
                 "quadtree",
-                tooltip="The quadtree from Quadtree Visualizer, built from the image to be refined "
-                "or from a copy of it of any size.",
+                tooltip="The quadtree from Quadtree Visualizer, built from the image to be "
+                "refined or from a copy of it of any size.",
             ),
             io.Combo.Input(
                 "method",
                 options=list(METHODS),
                 default="Shifted Feather",
                 tooltip="How windows are joined. Shifted Feather: borders move at every step and "
-                "are blended over a narrow ramp (least visible seams). Mixture of Diffusers: fixed "
-                "windows with Gaussian weights. MultiDiffusion: fixed windows, averaged. "
+                "are blended over a narrow ramp (least visible seams). Mixture of Diffusers: "
+                "fixed windows with Gaussian weights. MultiDiffusion: fixed windows, averaged. "
                 "SpotDiffusion: borders move, windows do not overlap (fastest).",
             ),
             io.Int.Input(
@@ -208,8 +225,8 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
-                tooltip="Size of the largest window that the model sees, in px. 0 = automatic: the "
-                "native size of the model family (512 for SD1.5, 1024 for most), or a single "
+                tooltip="Size of the largest window that the model sees, in px. 0 = automatic: "
+                "the native size of the model family (512 for SD1.5, 1024 for most), or a single "
                 "window of up to 1.5 times that size if it covers the image.",
             ),
             io.Int.Input(
@@ -232,10 +249,10 @@ def diffusion_schema() -> io.Schema:
                 "schedule",
                 options=list(SCHEDULES),
                 default="hold",
-                tooltip="How a tile's denoise is applied over the steps. hold: the region is held, "
-                "then free for its last denoise x steps steps, as if it were sampled on its own "
-                "with that denoise. ramp: its freedom (0 = held, 1 = free) grows from the denoise "
-                "to 1. constant: its freedom stays at the denoise.",
+                tooltip="How a tile's denoise is applied over the steps. hold: the region is "
+                "held, then free for its last denoise x steps steps, as if it were sampled on its "
+                "own with that denoise. ramp: its freedom (0 = held, 1 = free) grows from the "
+                "denoise to 1. constant: its freedom stays at the denoise.",
             ),
             io.Int.Input(
                 "feather",
@@ -252,8 +269,8 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
-                tooltip="Tiles with a side shorter than this are kept unchanged. Measured in px of "
-                "the image that the quadtree was built from. 0 = none.",
+                tooltip="Tiles with a side shorter than this are kept unchanged. Measured in px "
+                "of the image that the quadtree was built from. 0 = none.",
             ),
             io.Latent.Input(
                 "clean_latent",

@@ -19,7 +19,7 @@ import {
 const NODE = "QuadtreeVisualizer";
 const PARAMETERS = [
   ...["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"],
-  ...["denoise_by", "invert", "detail_metric", "cost_budget"],
+  ...["denoise_by", "invert", "detail_metric", "cost_budget", "coverage"],
 ];
 const NEXT_KIND = { auto: "keep", keep: "full", full: "auto" };
 const KIND_TEXT = { auto: "as computed", keep: "keep", full: "full" };

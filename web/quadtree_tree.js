@@ -92,7 +92,7 @@ export function buildGrid(tree, leaves) {
 
 /** Returns the status line for a tree. */
 export function describeTree(tree) {
-  const { count, cost, threshold, notice } = tree;
+  const { count, cost, found, notice } = tree;
   const [smallest, largest] = tree.sides;
   const shown = tree.denoise.length;
   let text = `${count} ${count === 1 ? "tile" : "tiles"}, `;
@@ -102,6 +102,6 @@ export function describeTree(tree) {
     const percent = Math.round(100 * cost);
     text += `, about ${percent}% of the full model cost at ${tree.steps} steps`;
   }
-  if (threshold !== null) text += `, content_threshold ${threshold.toFixed(1)}`;
+  if (found) text += `, ${found}`;
   return notice ? `${text}; ${notice}` : text;
 }

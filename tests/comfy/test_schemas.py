@@ -121,7 +121,8 @@ def input_breaks(old, new):
     if narrower(old, new):
         ranges = [f"{entry.get('min')} to {entry.get('max')}" for entry in (old, new)]
         found.append(f"input {name} took {ranges[0]} and takes only {ranges[1]}")
-    if "default" in old and old["default"] != new.get("default"):
+    # A saved workflow holds the values of all required inputs, which no default replaces.
+    if old["optional"] and "default" in old and old["default"] != new.get("default"):
         found.append(
             f"input {name} defaulted to {old['default']!r} and now to {new.get('default')!r}: "
             "other pictures"
@@ -231,7 +232,7 @@ BREAKING = {
     ),
     "a range is narrower": (
         change(("QuadtreeVisualizer", "inputs", THRESHOLD, "max"), 100.0),
-        "input content_threshold took 1.0 to 200.0 and takes only 1.0 to 100.0",
+        "input content_threshold took 0.0 to 200.0 and takes only 0.0 to 100.0",
     ),
     "a later input gets another default": (
         change(("QuadtreeVisualizer", "inputs", DENOISE_BY, "default"), "depth"),

@@ -34,6 +34,14 @@ cases.OVERLAPPING, cases.UNIFORM_STEPS = cases.METHODS[:1], (4,)
 it.PHOTO_PX = it.GRADIENT_PX = (256, 512)
 charts.ROOT = charts.OUTPUT = charts.FIGURES = Path(FOLDER)
 """
+FEW_PICTURES = """
+from functools import partial
+from pathlib import Path
+from quadtree_pack.benchmarks import charts
+charts.ROOT = charts.OUTPUT = charts.FIGURES = Path(FOLDER)
+it.SAMPLED = 1
+it.run = partial(it.run, pictures=2)
+"""
 # What makes a benchmark, `it`, a small one.
 SMALL = {
     "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
@@ -45,6 +53,7 @@ SMALL = {
     "web": "it.REPEATS = 2",
     "decode": "it.VAES, it.SHARES = ('taesd',), (0.25,)",
     "quality": ONE_PHOTO,
+    "decide": FEW_PICTURES,
 }
 RUN = """
 import sys

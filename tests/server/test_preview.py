@@ -145,7 +145,9 @@ def test_an_absolute_path_is_refused(running, base):
         {"content_threshold": -1},
         {"min_tile_size": 64.5},
         {"min_tile_size": 2048},
-        {"min_tile_size": 0},
+        {"min_tile_size": 4},
+        {"coverage": 1.5},
+        {"content_threshold": 0, "coverage": None},
         {"max_tile_size": 10**12},
         {"min_denoise": 0.9},
         {"max_denoise": 2},
@@ -216,9 +218,14 @@ def test_with_a_budget_the_answer_names_the_threshold_whose_tree_it_is(running):
     assert status == 200 and answer["cost"] == pytest.approx(0.4, abs=0.1)
     plain = ask(
         running,
-        {"image": "a.jpg", **values, "content_threshold": answer["threshold"], "cost": True},
+        {
+            "image": "a.jpg",
+            **values,
+            "content_threshold": float(answer["found"].split()[1]),
+            "cost": True,
+        },
     )[1]
-    assert plain.pop("threshold") is None and answer.pop("threshold") > 0
+    assert plain.pop("found") is None and answer.pop("found")
     assert plain == answer
     status, refused = ask(running, {"image": "a.jpg", **values, "cost_budget": 0.01})
     assert (

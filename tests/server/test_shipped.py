@@ -12,7 +12,12 @@ from itertools import combinations
 import pytest
 from PIL import Image
 from quadtree_pack import demo
+from quadtree_pack.sampling.model import TYPICAL_STEPS
+from quadtree_pack.sampling.run import estimate_typical_cost
 from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
+from quadtree_pack.testing.photos import photo
+from quadtree_pack.tree.detail import BlockSums
+from quadtree_pack.ui.building import build_tree
 
 ROOT = demo.ROOT
 NODES = (
@@ -274,6 +279,34 @@ def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_i
         },
     }
     assert saved_size(running, demo.run_prompt(running.url, prompt)) == (960, 640)
+
+
+# --- The tree that they show ----------------------------------------------------------------------
+
+LONG_SIDE_PX = 2048
+TREE_INPUTS = {
+    "min_tile_size": "min_tile_px",
+    "max_tile_size": "max_tile_px",
+    "cost_budget": "budget",
+}
+NOT_OF_THE_TREE = ("line_thickness", "regions")
+
+
+@graphs
+def test_a_photo_is_kept_and_refined_in_part_for_at_most_60_percent_of_the_cost(graph, object_info):
+    (node,) = (one for one in graph["nodes"] if one["type"] == "QuadtreeVisualizer")
+    values = demo.read_widget_values(node, object_info[node["type"]])
+    inputs = {
+        TREE_INPUTS.get(name, name): value
+        for name, value in values.items()
+        if name not in NOT_OF_THE_TREE
+    }
+    image = photo("coffee", LONG_SIDE_PX)
+    sums = BlockSums.of_image(image, edges=True, octaves=True)
+    tree, _ = build_tree(sums, mask=None, **inputs)
+    denoise = tree.denoise_map(*(side // 8 for side in image.shape[:2]))
+    assert 0.25 < (denoise == 0).double().mean() < 0.75
+    assert estimate_typical_cost(tree, TYPICAL_STEPS) <= 0.6
 
 
 # --- The blueprint's outside ----------------------------------------------------------------------

@@ -89,10 +89,10 @@ def test_what_was_found_costs_what_was_asked_for(metric, budget):
     tree, choice = build_for_cost(
         cells, budget, content_threshold=25, mask=None, mask_mode="multiply", **limits
     )
-    assert tree == build_quadtree(cells, content_threshold=choice.threshold, **limits)
+    assert tree == build_quadtree(cells, content_threshold=choice.value, **limits)
     assert estimate_typical_cost(tree, TYPICAL_STEPS) == pytest.approx(budget, abs=0.05)
     assert choice.text().startswith(
-        f"content_threshold {choice.threshold:.1f} for about {100 * choice.cost:.0f}%"
+        f"content_threshold {choice.value:.1f} for about {100 * choice.cost:.0f}%"
     )
 
 
@@ -101,14 +101,14 @@ def test_an_image_of_hard_edges_has_thresholds_as_high_as_its_detail():
     stripes[:, ::4] = stripes[:, 1::4] = torch.linspace(0, 1, 512)[:, None, None]
     limits = {**LIMITS, "detail_metric": "edges"}
     choice = choose_threshold(BlockSums.of_image(stripes, edges=True), 0.05, **limits)
-    assert choice.threshold > 256 and choice.cost < 0.2
+    assert choice.value > 256 and choice.cost < 0.2
 
 
 def test_the_threshold_that_is_told_is_the_one_that_was_used():
     cells = enlarged("coffee", 1024)
     for budget in (0.1, 0.3, 0.5, 0.7):
         choice = choose_threshold(cells, budget, **{**LIMITS, "max_tile_px": 256})
-        assert float(choice.text().split()[1]) == choice.threshold
+        assert float(choice.text().split()[1]) == choice.value
 
 
 def test_a_budget_that_no_threshold_reaches_gets_the_nearest_and_says_so():

@@ -57,7 +57,8 @@ def test_nodes_do_not_overlap():
 
 def test_the_demo_keeps_calm_regions_to_the_bit_and_its_photo_is_there():
     values = {node["type"]: node["widgets_values"] for node in NODES.values()}
-    assert values["QuadtreeVisualizer"][3] == 0  # min_denoise
+    threshold, *_, coverage = values["QuadtreeVisualizer"]
+    assert threshold == 0 and 0 < coverage < 1  # the automatic tree keeps the calmest tiles
     assert (DEMO / values["LoadImage"][0]).is_file()
 
 
@@ -228,20 +229,18 @@ def test_the_last_report_of_the_pack_is_read():
 
 # --- What is measured -----------------------------------------------------------------------------
 
-SETTINGS = {"min_denoise": 0.0, "max_denoise": 0.6, "min_tile_size": 8, "max_tile_size": 32}
-
 
 @pytest.fixture
 def denoise_map(tmp_path):
-    """40 x 32 px: a kept leaf of 32 px, and a column of four 8 px leaves at the right edge."""
+    """40 x 32 px: a kept leaf of 32 px, and a column of 8 px with denoise 0.6 at the right edge."""
     denoise = np.zeros((32, 40))
-    denoise[:, 32:] = 0.6 * (1 - (8 / 32) ** 2)
+    denoise[:, 32:] = 0.6
     Image.fromarray((255 * denoise).astype(np.uint8)).save(tmp_path / "map.png")
     return tmp_path / "map.png"
 
 
-def test_leaves_are_counted_by_their_side_also_at_the_edge(denoise_map):
-    assert pictures.count_leaves_by_side(denoise_map, SETTINGS) == {32: 1, 8: 4}
+def test_the_share_of_the_picture_is_told_by_denoise(denoise_map):
+    assert pictures.measure_denoise_shares(denoise_map) == pytest.approx({0.0: 0.8, 0.6: 0.2})
 
 
 def test_one_changed_number_in_a_kept_cell_is_seen(denoise_map, tmp_path):

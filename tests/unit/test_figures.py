@@ -18,7 +18,12 @@ FOLDERS = {
     "example_workflows": ("*.jpg",),
 }
 BY_THE_DEMO = {"docs/demo.png"}
-BY_BENCHMARKS = {"docs/figures/quality-seams.png", "docs/figures/quality-texture.png"}
+BY_BENCHMARKS = {
+    "docs/figures/quality-seams.png",
+    "docs/figures/quality-texture.png",
+    "docs/figures/decide-ranking.png",
+    "docs/figures/panel.webp",
+}
 # Another processor rounds differently, and a picture is compressed; another digit in a label
 # differs by far more.
 LEVELS = 32

@@ -85,13 +85,13 @@ def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page
     page.page.evaluate(
         """() => {
             const widgets = app.graph.nodes[0].widgets;
-            widgets.find((widget) => widget.name === "content_threshold").value = 60;
+            widgets.find((widget) => widget.name === "coverage").value = 0.8;
             widgets.find((widget) => widget.name === "steps").value = 7;
         }"""
     )
     prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
     inner = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    assert (inner["QuadtreeVisualizer"]["content_threshold"], inner["KSampler"]["steps"]) == (60, 7)
+    assert (inner["QuadtreeVisualizer"]["coverage"], inner["KSampler"]["steps"]) == (0.8, 7)
     page.page.evaluate(
         "() => app.canvas.openSubgraph(app.graph.nodes[0].subgraph, app.graph.nodes[0])"
     )

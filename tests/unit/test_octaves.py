@@ -1,0 +1,127 @@
+"""Fine detail: found where a refine has something to add, and nowhere else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.tree import octaves
+from quadtree_pack.tree.blocks import LUMA
+from quadtree_pack.tree.detail import BlockSums
+from quadtree_pack.tree.octaves import OCTAVES, measure_fine_detail, sum_octaves
+
+SIDE = 32
+
+
+@pytest.fixture
+def photo():
+    return sample_photo("coffee")
+
+
+def measure(image, side=SIDE):
+    sums = BlockSums.of_image(image, octaves=True)
+    return measure_fine_detail(sums.octaves, sums.px, side)
+
+
+def round_to_8_bits(image):
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def make_noise(height, width, sigma, seed=0):
+    """Grey with noise of standard deviation `sigma` of 255, the same in R, G and B."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(height, width, 1, generator=generator) * sigma / 255
+    return round_to_8_bits(0.5 + noise).expand(-1, -1, 3)
+
+
+def naive_sums(image):
+    """The definition: whole picture, one octave after the other, in float64."""
+    height, width = image.shape[:2]
+    luma = (image.double() * torch.tensor(LUMA, dtype=torch.float64)).sum(-1)[None, None]
+    right, below = -width % 8 + 8, -height % 8 + 8
+    plane = F.pad(luma, (8, right, 8, below), mode="replicate")
+    kernel = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0.0]]).double()[None, None]
+    found = []
+    for octave in range(OCTAVES):
+        square = F.conv2d(plane, kernel, padding=1).square()
+        blocks = F.avg_pool2d(square, 8 >> octave) * (8 >> octave) ** 2
+        found.append(blocks[0, 0, 1:-1, 1:-1])
+        plane = F.avg_pool2d(plane, 2)
+    return torch.stack(found, -1)
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_octaves_are_sums_of_the_squared_laplacian_by_their_definition(height, width, seed):
+    image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(sum_octaves(image), naive_sums(image), rtol=1e-4, atol=1e-5)
+
+
+def test_bands_of_rows_give_the_sums_of_the_whole(monkeypatch):
+    image = torch.rand(83, 61, 3)
+    whole = sum_octaves(image)
+    monkeypatch.setattr(octaves, "BAND_BYTES", 1)
+    assert torch.allclose(sum_octaves(image), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steepness", [0.02, 0.3, 1.0])
+def test_a_smooth_gradient_has_no_detail(steepness):
+    ramp = torch.linspace(0, steepness, 512)[None, :, None].expand(384, -1, 3)
+    assert measure(round_to_8_bits(ramp)).sum() == 0
+
+
+@pytest.mark.parametrize("sigma", [1, 4, 8])
+@pytest.mark.parametrize("side", [8, 16, 40])
+def test_grain_alone_has_no_detail(sigma, side):
+    assert measure(make_noise(400, 400, sigma), side).sum() == 0
+
+
+def test_texture_stands_out_of_grain():
+    image = make_noise(512, 512, 4).clone()
+    image[128:256, 128:256] += 0.2 * torch.rand(128, 128, 1) - 0.1
+    detail = measure(image.clamp(0, 1))
+    assert detail[4:8, 4:8].sum() > 0.95
+
+
+def test_a_thin_line_is_found():
+    image = torch.full((512, 512, 3), 0.5)
+    image[200] = 0.6
+    detail = measure(round_to_8_bits(image))
+    assert detail[200 // SIDE].sum() == pytest.approx(1)
+
+
+def test_strong_texture_all_over_has_equal_detail_everywhere():
+    detail = measure(make_noise(512, 512, 50))
+    assert detail.min() > 0.5 * detail.mean()
+
+
+def test_an_empty_picture_has_no_detail():
+    assert measure(torch.full((300, 200, 3), 0.3)).sum() == 0
+
+
+@given(st.integers(0, 100), st.sampled_from([(0,), (1,), (0, 1)]))
+@settings(max_examples=10, deadline=None)
+def test_a_mirrored_picture_has_mirrored_detail(seed, axes):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(128, 192, 3, generator=generator)
+    mirrored = measure(image.flip(axes))
+    assert torch.allclose(mirrored.flip(axes), measure(image), rtol=1e-4)
+
+
+def test_brighter_pictures_have_the_same_detail(photo):
+    darker = photo * 0.8
+    assert torch.allclose(measure(darker + 0.1), measure(darker), atol=1e-5)
+
+
+def test_an_enlarged_picture_has_its_detail_in_the_same_places(photo):
+    height, width = 128 * (photo.shape[0] // 128), 128 * (photo.shape[1] // 128)
+    small = photo[:height, :width].permute(2, 0, 1)[None]
+    large = F.interpolate(small, scale_factor=2, mode="bicubic").clamp(0, 1)
+    details = [
+        measure(round_to_8_bits(image[0].permute(1, 2, 0)), side).ravel()
+        for image, side in ((small, SIDE), (large, 2 * SIDE))
+    ]
+    busiest = [detail.argsort(descending=True)[: len(detail) // 3] for detail in details]
+    shared = len(set(busiest[0].tolist()) & set(busiest[1].tolist()))
+    assert shared > 0.85 * len(busiest[0])
