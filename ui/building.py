@@ -31,5 +31,10 @@ def build_tree(
     options = {**options, "min_tile_px": smallest, "max_tile_px": largest}
     if not content_threshold:
         return build_by_coverage(sums, coverage=coverage, **options)
-    rule = {"denoise_by": denoise_by, "detail_metric": detail_metric}
-    return build_for_cost(sums, content_threshold=content_threshold, **rule, **options)
+    return build_for_cost(
+        sums,
+        content_threshold=content_threshold,
+        denoise_by=denoise_by,
+        detail_metric=detail_metric,
+        **options,
+    )

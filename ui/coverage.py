@@ -150,15 +150,18 @@ def _lay_grid(sums: BlockSums, side: int, scale: float, flips: tuple[int, ...]) 
     """Return the tiles at the units of a latent of the typical size, times `scale`."""
     longest = max(sums.width, sums.height)
     units_per_px = scale * max(TYPICAL_PX, longest) / longest / ROUGH_PX
-    lines = []
-    units = []
-    for axis, length in enumerate((sums.height, sums.width)):
-        units.append(max(1, round(length * units_per_px)))
-        tiles = centre_blocks(units[-1], length, side).numpy()
+
+    def find_tiles(length: int, units: int, *, mirrored: bool) -> np.ndarray:
+        tiles = centre_blocks(units, length, side).numpy()
         # Whole tiles lie the same in the mirror.
-        mirrored = axis in flips and length % side
-        lines.append(ceil_div(length, side) - 1 - tiles[::-1] if mirrored else tiles)
-    return TileGrid(*lines, tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, *units))
+        return ceil_div(length, side) - 1 - tiles[::-1] if mirrored and length % side else tiles
+
+    rows, columns = (max(1, round(px * units_per_px)) for px in (sums.height, sums.width))
+    return TileGrid(
+        rows=find_tiles(sums.height, rows, mirrored=0 in flips),
+        columns=find_tiles(sums.width, columns, mirrored=1 in flips),
+        tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, rows, columns),
+    )
 
 
 def _find_smallest_tile(sums: BlockSums) -> int:
