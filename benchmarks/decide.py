@@ -43,7 +43,6 @@ from quadtree_pack.tree.detail import DETAIL_METRICS, BlockSums
 from quadtree_pack.tree.octaves import measure_fine_detail
 from quadtree_pack.tree.subdivision import choose_tile_sizes
 from quadtree_pack.ui.building import build_tree
-from quadtree_pack.ui.coverage import COVERAGE
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -62,24 +61,11 @@ from .decide_pictures import (
 FACTORS = (2, 4)
 SAMPLED = 150  # pictures of which costs and disturbances are measured
 MIN_DENOISE, MAX_DENOISE = 0.2, 0.8
-DEFAULTS = {
-    "content_threshold": 0.0,
-    "coverage": COVERAGE,
-    "budget": 0.0,
-    "min_tile_px": 0,
-    "max_tile_px": 0,
-    "min_denoise": MIN_DENOISE,
-    "max_denoise": MAX_DENOISE,
-    "denoise_by": "area",
-    "detail_metric": "color",
-    "mask": None,
-    "mask_mode": "multiply",
-}
-FIRST_RELEASE = {**DEFAULTS, "content_threshold": 25.0, "min_tile_px": 64, "max_tile_px": 1024}
+FIRST_RELEASE = {"content_threshold": 25.0, "min_tile_px": 64, "max_tile_px": 1024}
 DEFAULT = report.DEFAULT
 CASES = (  # a tree's name, the factor by which the picture was enlarged, and the node's inputs
-    (DEFAULT, 2, DEFAULTS),
-    ("defaults, x4", 4, DEFAULTS),
+    (DEFAULT, 2, {}),
+    ("defaults, x4", 4, {}),
     ("first release, x2", 2, FIRST_RELEASE),
 )
 LONGEST_PX = (1024, 2048, 4096)  # of the images whose cost is estimated
@@ -194,7 +180,7 @@ def measure_drift(enlarged: Image.Image, kept: float) -> dict[str, float]:
     drift = {}
     for name, disturb in DISTURBANCES.items():
         sums = BlockSums.of_image(as_tensor(disturb(enlarged)), octaves=True)
-        tree, _ = build_tree(sums, **DEFAULTS)
+        tree, _ = build_tree(sums)
         denoise = tree.denoise_map(*sums.px.shape)
         drift[name] = float((denoise == 0).double().mean()) - kept
     return drift

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from quadtree_pack import quadtree
 from quadtree_pack.tree.detail import BlockSums
-from quadtree_pack.ui import building, coverage, overlay
+from quadtree_pack.ui import building, overlay
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,17 +20,6 @@ PANEL_PX = (306, 204)  # width, height: two beside each other fill ComfyUI's sid
 GAP_PX, FONT_PX = 8, 20
 PAPER, INK = (24, 24, 27), (228, 228, 231)
 QUALITY = 66
-AUTOMATIC = {  # the inputs of Quadtree Visualizer that a new node has
-    "content_threshold": 0.0,
-    "coverage": coverage.COVERAGE,
-    "min_tile_px": 0,
-    "max_tile_px": 0,
-    "min_denoise": 0.2,
-    "max_denoise": 0.8,
-    "denoise_by": "area",
-    "detail_metric": "color",
-    "budget": 0.0,
-}
 SAVED_AS = {
     ".jpg": {"quality": QUALITY, "optimize": True, "progressive": True},
     ".webp": {"quality": QUALITY, "method": 6},
@@ -55,7 +44,7 @@ def photo(size: tuple[int, int]) -> Tensor:
 def build_automatic_tree(image: Tensor, **inputs: Any) -> quadtree.Quadtree:
     """Return the tree of a new Quadtree Visualizer, with the inputs that are given changed."""
     sums = BlockSums.of_image(image, octaves=True)
-    return building.build_tree(sums, **{**AUTOMATIC, **inputs})[0]
+    return building.build_tree(sums, **inputs)[0]
 
 
 def as_picture(image: Tensor) -> Image.Image:

@@ -1,9 +1,10 @@
 """Measures where a refine has detail to add: in the finest octaves that stand out of the noise.
 
 An enlarged or soft picture has lost its finest octaves, and a refine brings them back where the
-finest of those that are left is strong. Ranked by the mean squared Laplacian of the luma in that
-octave, tiles of 4% of the side keep about as much area as with the true lost detail (see
-`python dev.py bench decide`).
+finest of those that are left is strong. Tiles that are ranked by the mean squared Laplacian of the
+luma in that octave keep about as much area as tiles that are ranked by the detail that was lost
+(`python dev.py bench decide`).
+
 A gradient has no Laplacian, however steep. Grain and the blocks of JPEG have one, mostly in the
 finest octave, so each octave is trusted as far as it stands out of the noise.
 
@@ -104,8 +105,8 @@ def measure_fine_detail(octaves: Tensor, px: Tensor, side: int) -> Tensor:
     """Return each tile's share of the image's fine detail, float64 [rows, columns].
 
     Tiles are squares of `side` px. `octaves` are those of `sum_octaves`, and `px` [rows, columns]
-    counts the px of each block of 8 x 8 px.
-    The shares sum to 1, or are all 0 where no detail stands out of the noise.
+    counts the px of each block of 8 x 8 px. The shares sum to 1, or are all 0 where no detail
+    stands out of the noise.
     """
     sums = torch.cat([octaves, px[..., None]], -1)
     noise = _estimate_noise(pool_sums(sums, max(side, NOISE_PX) // GRID_PX))

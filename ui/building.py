@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from ..quadtree import Quadtree
 from ..tree.detail import BlockSums
+from ..tree.regions import Region
 from ..tree.subdivision import choose_tile_sizes
 from .budget import Choice, build_for_cost
-from .coverage import build_by_coverage
+from .coverage import COVERAGE, build_by_coverage
 
 
 def build_tree(
     sums: BlockSums,
     *,
-    content_threshold: float,
-    coverage: float,
-    min_tile_px: int,
-    max_tile_px: int,
-    denoise_by: str,
-    detail_metric: str,
-    **options: Any,
+    content_threshold: float = 0.0,
+    coverage: float = COVERAGE,
+    budget: float = 0.0,
+    min_tile_px: int = 0,
+    max_tile_px: int = 0,
+    min_denoise: float = 0.2,
+    max_denoise: float = 0.8,
+    denoise_by: str = "area",
+    detail_metric: str = "color",
+    invert: bool = False,
+    mask: Tensor | None = None,
+    mask_mode: str = "multiply",
+    regions: Sequence[Region] = (),
 ) -> tuple[Quadtree, Choice | None]:
     """Build the tree, by coverage where `content_threshold` is 0; return what a budget chose, too.
 
-    The arguments are the node's inputs, checked; `options` are the other arguments of
-    `build_by_coverage`. Tile sizes of 0 are automatic. A budget of 0 chooses nothing.
+    The arguments are the node's inputs, checked, and its defaults. Tile sizes of 0 are automatic. A
+    budget of 0 chooses nothing. `denoise_by` and `detail_metric` belong to the threshold.
     """
     smallest, largest = choose_tile_sizes(sums.width, sums.height, min_tile_px, max_tile_px)
-    options = {**options, "min_tile_px": smallest, "max_tile_px": largest}
     if not content_threshold:
-        return build_by_coverage(sums, coverage=coverage, **options)
+        return build_by_coverage(
+            sums,
+            coverage=coverage,
+            budget=budget,
+            min_tile_px=smallest,
+            max_tile_px=largest,
+            min_denoise=min_denoise,
+            max_denoise=max_denoise,
+            invert=invert,
+            mask=mask,
+            mask_mode=mask_mode,
+            regions=regions,
+        )
     return build_for_cost(
         sums,
+        budget,
         content_threshold=content_threshold,
         denoise_by=denoise_by,
         detail_metric=detail_metric,
-        **options,
+        min_tile_px=smallest,
+        max_tile_px=largest,
+        min_denoise=min_denoise,
+        max_denoise=max_denoise,
+        invert=invert,
+        mask=mask,
+        mask_mode=mask_mode,
+        regions=regions,
     )

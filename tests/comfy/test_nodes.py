@@ -21,6 +21,8 @@ from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.tiny_models import ZOO
 from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.tree.detail import BlockSums
+from quadtree_pack.ui.building import build_tree
 
 
 def half_busy(batch=1, height=256, width=320):
@@ -57,6 +59,16 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     assert {
         entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION
     } == DIFFUSION
+
+
+def test_an_untouched_visualizer_builds_the_automatic_tree():
+    schema = QuadtreeVisualizer.define_schema()
+    untouched = {entry.id: entry.default for entry in schema.inputs if hasattr(entry, "default")}
+    image = half_busy()
+    _, trees, _ = QuadtreeVisualizer.execute(image, **untouched).args
+    tree, _ = build_tree(BlockSums.of_image(image[0], octaves=True))
+    assert trees == (tree,)
+    assert {leaf.denoise for leaf in tree.leaves if leaf.x1 <= 128} == {0.0}
 
 
 NODES = [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]

@@ -15,18 +15,6 @@ from quadtree_pack.tree.regions import Region
 from quadtree_pack.ui.building import build_tree
 from quadtree_pack.utils import ceil_div
 
-UNTOUCHED = {
-    "content_threshold": 0.0,
-    "coverage": 0.95,
-    "budget": 0.0,
-    "min_tile_px": 0,
-    "max_tile_px": 0,
-    "min_denoise": 0.2,
-    "max_denoise": 0.8,
-    "denoise_by": "area",
-    "detail_metric": "color",
-    "invert": False,
-}
 SIDE = 1024
 
 
@@ -39,7 +27,7 @@ def soft():
 
 
 def build(sums, **changes):
-    return build_tree(sums, **{**UNTOUCHED, **changes})
+    return build_tree(sums, **changes)
 
 
 def sums_of(image):
