@@ -12,6 +12,7 @@ from PIL import Image
 from quadtree_pack import demo
 from quadtree_pack.testing.demo import running_server
 
+AUTOMATIC = {"content_threshold": 0, "min_tile_size": 0, "max_tile_size": 0}
 VALUES = {
     "content_threshold": 25,
     "min_tile_size": 64,
@@ -63,9 +64,10 @@ def ask(running, body, headers=None):
 
 @pytest.mark.parametrize("name", ["a.jpg", "turned.jpg", *ODD_FILES])
 @pytest.mark.parametrize("regions", ["", '[["keep", 0, 0, 0.5, 0.5], ["full", 0.5, 0.5, 1, 1]]'])
-def test_the_tree_is_the_one_of_a_run(running, name, regions):
+@pytest.mark.parametrize("rule", [{}, AUTOMATIC], ids=["threshold", "automatic"])
+def test_the_tree_is_the_one_of_a_run(running, name, regions, rule):
     """Both read the px that Load Image decodes, with the same code: every leaf is equal."""
-    values = {**VALUES, "regions": regions}
+    values = {**VALUES, "regions": regions, **rule}
     status, of_file = ask(running, {"image": name, **values, "cost": True})
     assert (
         status == 200
