@@ -39,6 +39,7 @@ from .ui.inputs import (
     check_samples,
     check_trees,
     check_visualizer_inputs,
+    tell_alpha,
 )
 from .ui.overlay import draw_overlay
 from .ui.preview import keep_for_preview, register
@@ -96,6 +97,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         mode = check_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = check_masks(mask, len(check_image(image)))
+        tell_alpha("image", image)
         painted = check_regions(regions, image)
         # Everything is summed in any case, since the panel may ask for it later.
         cells = [BlockSums.of_image(picture, edges=True, octaves=True) for picture in image]

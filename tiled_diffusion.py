@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,10 +32,31 @@ from .sampling.protocols import (
 )
 from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
-from .sampling.steps import calls_once_per_step, read_sigmas
+from .sampling.steps import calls_once_per_step, may_stop_early, read_sigmas
 from .utils import info, warn
 
+REPORTED = "quadtree_reported"  # marks an error that was told
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
+
+
+def report_errors(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook of TiledDiffusion whose ValueErrors are also logged and shown on the node.
+
+    Other packs swallow errors, and a run would seem to succeed that never happened.
+    """
+
+    @functools.wraps(hook)
+    def wrapped(self: TiledDiffusion, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return hook(self, *args, **kwargs)
+        except ValueError as error:
+            if not hasattr(error, REPORTED):
+                setattr(error, REPORTED, True)
+                warn("the run ended with an error: %s", error)
+                self.tell(f"Error: {error}")
+            raise
+
+    return wrapped
 
 
 class TiledDiffusion:
@@ -62,6 +84,7 @@ class TiledDiffusion:
 
     # ---- the hooks, in the order in which core calls them
 
+    @report_errors
     def outer_sample(
         self,
         executor: Executor,
@@ -92,11 +115,16 @@ class TiledDiffusion:
             return samples
         _report(run)
         self.tell(run.summarize())
-        if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0:
-            return samples
+        stopped_early = may_stop_early(sampler) and not run.clock.reached_last_step
+        if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0 or stopped_early:
+            return samples  # what is held has the noise of the sigma that was reached
         # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are
         # copied, not computed.
-        kept = expand_to_rank(run.kept(), samples.ndim).to(samples.device)
+        kept = run.kept()
+        if self.clean_latent is not None:
+            # Core gives what a noise mask closes back as it came in: noisy, in a second stage.
+            kept = kept | ~run.plan.open
+        kept = expand_to_rank(kept, samples.ndim).to(samples.device)
         return torch.where(kept, clean.to(samples), samples)
 
     def prepare_sampling(
@@ -116,6 +144,7 @@ class TiledDiffusion:
             shape = min(batched, list(shape), key=math.prod)
         return executor(model, shape, conds, model_options, *args, **kwargs)
 
+    @report_errors
     def sampler_sample(
         self,
         executor: Executor,
@@ -132,15 +161,16 @@ class TiledDiffusion:
         run = _find_run(extra_args["model_options"])
         if run is not None:
             batch, clean = None, latent
-            values = read_sigmas(sigmas)  # now, since uni_pc writes into its copy
+            values = read_sigmas(sigmas)
             if self.settings.batch == 0:
                 batch = fit_batch(guider.inner_model, run.tiling, noise)
             if self.clean_latent is not None:
                 clean = self._clean_for(latent).to(latent)
                 clean = guider.inner_model.process_latent_in(clean)
             run.start(values, clean, batch)
-            if calls_once_per_step(executor.class_obj):
-                callback = run.clock.follow(callback)
+            sampler = executor.class_obj
+            callback = run.clock.follow(callback, announces=calls_once_per_step(sampler))
+            sigmas = sigmas.clone()  # uni_pc writes into what it gets, which a scheduler may keep
         return executor(guider, sigmas, extra_args, callback, noise, latent, *args, **kwargs)
 
     def predict_noise(
@@ -157,6 +187,7 @@ class TiledDiffusion:
         held = run.step(sigma, noisy).model_weight == 0
         return torch.where(held, run.clean.to(denoised), denoised)
 
+    @report_errors
     def calc_cond_batch(
         self,
         executor: Executor,
@@ -183,6 +214,7 @@ class TiledDiffusion:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
         return executor(model, deferred, noisy, sigma, model_options)
 
+    @report_errors
     def __call__(self, apply_model: ModelFunction, call: ModelCall) -> Tensor:
         """Return the denoised latent [rows, C, ..., H, W] (model function wrapper)."""
         run = _find_run(call["c"])
@@ -302,10 +334,13 @@ def _check_latent(latent: Tensor, model: ModelPatcher, trees: Sequence[Quadtree]
 
 def _report(run: Run) -> None:
     tally = run.tally
+    if len(run.clock.sigmas) < 2:
+        return  # without a step, no model is called
     if tally.canvas_cells == 0:
         warn(
             "another node replaced the model function wrapper after Quadtree Diffusion, so it had "
-            "no effect on the model."
+            "no effect on the model: nothing was saved, and the image was not cut into windows. "
+            "Tiles with denoise 0 were kept all the same."
         )
         return
     info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summarize())

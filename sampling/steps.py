@@ -51,6 +51,12 @@ def calls_once_per_step(sampler: Any) -> bool:
     return getattr(function, "__name__", "") in ONE_CALL_PER_STEP
 
 
+def may_stop_early(sampler: Any) -> bool:
+    """Tell whether a sampler may end before its last sigma, as those of other packs may."""
+    function = getattr(sampler, "sampler_function", None)
+    return not getattr(function, "__module__", "").startswith("comfy.")
+
+
 def read_sigmas(sigmas: Tensor) -> list[float]:
     """Return the sigmas of a run [steps + 1]; ValueError unless they are finite and never rise."""
     values = sigmas.detach().double().cpu().tolist()
@@ -64,9 +70,9 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
     for here, below in pairwise(values):
         if below > here:
             raise ValueError(
-                f"The sigmas of this run rise, from {here:.4g} to {below:.4g}; Quadtree Diffusion "
-                "needs sigmas that fall. Do not patch the model that adds noise (unsampling), only "
-                "the one that removes it."
+                f"The sigmas of this run rise, from {here:.4g} to {below:.4g}: it adds noise "
+                "(unsampling), restarts, or its scheduler begins with 0. Quadtree Diffusion needs "
+                "sigmas that only fall; connect the model without it to this sampler."
             )
     return values
 
@@ -77,6 +83,7 @@ class StepClock:
     def __init__(self) -> None:
         self.sigmas: list[float] = []
         self.announced: int | None = None  # the step that is due, where the sampler tells
+        self.latest = 0  # the latest step that a model call or the sampler's callback was in
 
     @property
     def started(self) -> bool:
@@ -90,20 +97,35 @@ class StepClock:
         """Start a run with these sigmas [steps + 1]."""
         self.sigmas = list(sigmas)
         self.announced = None
+        self.latest = 0
 
-    def follow(self, callback: Callable[..., None] | None) -> Callable[..., None]:
-        """Return the sampler's callback, which also tells this clock that the next step is due."""
-        self.announced = 0
+    @property
+    def reached_last_step(self) -> bool:
+        return self.latest >= self.steps - 1
 
-        def announce(step: int, *args: Any) -> None:
-            self.announced = min(step + 1, self.steps - 1)
+    def follow(
+        self, callback: Callable[..., None] | None, *, announces: bool
+    ) -> Callable[..., None]:
+        """Return the sampler's callback, which also tells this clock that a step has been made.
+
+        Where the sampler `announces` its steps, the next one is due then.
+        """
+        if announces:
+            self.announced = 0
+
+        def note_step(step: int, *args: Any) -> None:
+            self.latest = max(self.latest, step)
+            if announces:
+                self.announced = min(step + 1, self.steps - 1)
             if callback is not None:
                 callback(step, *args)
 
-        return announce
+        return note_step
 
     def index_at(self, sigma: Tensor) -> int:
         """Return the step of a model call at `sigma` [rows]; reads it only if no step was told."""
         if self.announced is not None:
             return self.announced
-        return find_step(float(sigma[0]), self.sigmas)
+        index = find_step(float(sigma[0]), self.sigmas)
+        self.latest = max(self.latest, index)
+        return index

@@ -123,8 +123,23 @@ def check_tensor(name: str, value: Any) -> torch.Tensor:
 
 
 def check_colours(name: str, image: Any) -> torch.Tensor:
-    """Return images as [B, H, W, 3]; raise ValueError for other tensors, and for NaN."""
-    return check_finite(name, check_image(image, name))[..., :3].expand(-1, -1, -1, 3)
+    """Return images as [B, H, W, 3]; raise ValueError for other tensors, and for NaN.
+
+    Logs that an alpha channel is left out.
+    """
+    image = check_finite(name, check_image(image, name))
+    tell_alpha(name, image)
+    return image[..., :3].expand(-1, -1, -1, 3)
+
+
+def tell_alpha(name: str, image: torch.Tensor) -> None:
+    """Log that the alpha channel of an image [..., C] is left out, where it has one."""
+    if image.shape[-1] == 4:
+        info(
+            "the alpha channel of the %s is left out; to keep it, connect Join Image with Alpha "
+            "behind this node.",
+            name,
+        )
 
 
 def check_canvases(

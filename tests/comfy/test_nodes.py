@@ -1,6 +1,7 @@
 """The nodes as ComfyUI sees them: schema, boundary checks, pictures."""
 
 import dataclasses
+import logging
 import re
 
 import pytest
@@ -69,6 +70,15 @@ def test_an_untouched_visualizer_builds_the_automatic_tree():
     tree, _ = build_tree(BlockSums.of_image(image[0], octaves=True))
     assert trees == (tree,)
     assert {leaf.denoise for leaf in tree.leaves if leaf.x1 <= 128} == {0.0}
+
+
+def test_an_alpha_channel_is_left_out_in_words(caplog):
+    image = torch.cat([half_busy(), torch.ones(1, 256, 320, 1)], -1)
+    with caplog.at_level(logging.INFO):
+        _, trees, _ = visualize(image)
+        (composed,) = QuadtreeComposite.execute(image, image[..., :3], trees, 0).args
+    assert composed.shape[-1] == 3
+    assert caplog.text.count("alpha channel") == 2
 
 
 NODES = [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]

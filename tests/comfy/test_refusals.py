@@ -1,7 +1,12 @@
 """What cannot be done is refused, with what came, what fits and what to do."""
 
+import logging
+
+import comfy.sample
+import comfy.samplers
 import pytest
 import torch
+from quadtree_pack.sampling.model import Settings
 from quadtree_pack.testing.support import (
     Spy,
     half_kept,
@@ -9,6 +14,7 @@ from quadtree_pack.testing.support import (
 )
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.tiled_diffusion import attach
 
 
 def test_another_aspect_is_refused():
@@ -153,3 +159,25 @@ def test_audio_models_are_refused():
     model.add_object_patch("latent_format", audio)
     with pytest.raises(ValueError, match="one-dimensional latents"):
         patched(entry, half_kept(32, 40), model=model)
+
+
+def test_a_refusal_is_also_told_where_the_error_is_swallowed(caplog):
+    entry = entry_of("flux")
+    told = []
+    model = attach(entry.model, (half_kept(32, 40),), Settings(), progress=told.append)
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="another aspect"):
+        sample(entry, entry.latent(40, 32), model=model)
+    assert caplog.text.count("another aspect") == 1
+    assert len(told) == 1 and "another aspect" in told[0]
+
+
+def test_a_run_without_a_step_reports_nothing(caplog):
+    entry = entry_of("flux")
+    latent = entry.latent()
+    run = (1.0, comfy.samplers.ksampler("euler"), torch.tensor([1.0]))
+    model = patched(entry, half_kept(32, 40))
+    with caplog.at_level(logging.WARNING):
+        comfy.sample.sample_custom(
+            model, torch.randn_like(latent), *run, entry.positive, entry.negative, latent
+        )
+    assert "wrapper" not in caplog.text

@@ -1,0 +1,97 @@
+"""Samplers that write into their sigmas, and samplers of other packs that stop early."""
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from quadtree_pack.testing.support import error, free_cells, half_kept, patched
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
+
+STEPS = 6
+
+
+def sigmas_of(entry):
+    return comfy.samplers.KSampler(entry.model, STEPS, "cpu", "euler", "simple").sigmas
+
+
+def sample_with(entry, sampler, sigmas, seed=0):
+    """Sample the entry's latent as SamplerCustom does; return the latent, its noise, the result."""
+    latent = entry.latent()
+    noise = comfy.sample.prepare_noise(latent, seed)
+    model = patched(entry, half_kept(32, 40))
+    run = (1.0, sampler, sigmas, entry.positive, entry.negative, latent)
+    return latent, noise, comfy.sample.sample_custom(model, noise, *run, disable_pbar=True)
+
+
+@pytest.mark.parametrize("sampler", ["uni_pc", "uni_pc_bh2", "euler"])
+def test_kept_regions_are_exact_in_every_prompt_with_cached_sigmas(sampler):
+    entry = entry_of("flux")
+    sigmas = sigmas_of(entry)
+    before = sigmas.clone()
+    for seed in range(3):
+        latent, _, samples = sample_with(
+            entry, comfy.samplers.sampler_object(sampler), sigmas, seed
+        )
+        held = ~free_cells(half_kept(32, 40), latent)
+        assert torch.equal(samples[..., held], latent[..., held])
+    assert torch.equal(sigmas, before)
+
+
+def test_a_second_stage_gives_what_the_noise_mask_closes_from_the_clean_latent():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.ones(1, 1, 32, 40)
+    mask[..., :20] = 0
+    tree = half_kept(32, 40)
+    first = sample(entry, latent, model=patched(entry, tree), steps=8, last_step=5, noise_mask=mask)
+    finished = sample(
+        entry,
+        first,
+        model=patched(entry, tree, clean_latent=latent),
+        steps=8,
+        start_step=5,
+        noise=torch.zeros_like(latent),
+        disable_noise=True,
+        noise_mask=mask,
+    )
+    assert torch.equal(finished[..., :20], latent[..., :20])
+    assert not torch.equal(finished[..., 20:], latent[..., 20:])
+
+
+def make_sampler(steps_to_run, *, tells):
+    """Return a sampler of another pack: euler, for so many steps, with or without a callback."""
+
+    def sample_foreign(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for step in range(steps_to_run):
+            denoised = model(x, sigmas[step] * x.new_ones([x.shape[0]]), **extra_args)
+            if tells:
+                callback({"x": x, "i": step, "denoised": denoised})
+            x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+        return x
+
+    return comfy.samplers.KSAMPLER(sample_foreign)
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["with callback", "without"])
+@pytest.mark.parametrize("steps_to_run", [1, 3, 5])
+def test_what_is_held_has_the_noise_of_the_step_where_a_sampler_stopped(steps_to_run, tells):
+    entry = entry_of("flux")
+    sigmas = sigmas_of(entry)
+    sampler = make_sampler(steps_to_run, tells=tells)
+    latent, noise, samples = sample_with(entry, sampler, sigmas)
+    held = ~free_cells(half_kept(32, 40), latent)
+    sampling, space = entry.model.get_model_object("model_sampling"), entry.model.model
+    reached = sigmas[steps_to_run]
+    noisy = sampling.noise_scaling(reached, noise, space.process_latent_in(latent))
+    expected = space.process_latent_out(noisy)
+    assert error(samples[..., held], expected[..., held]) < 1e-5
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["with callback", "without"])
+def test_a_foreign_sampler_that_runs_to_its_end_keeps_exactly(tells):
+    entry = entry_of("flux")
+    sampler = make_sampler(STEPS, tells=tells)
+    latent, _, samples = sample_with(entry, sampler, sigmas_of(entry))
+    held = ~free_cells(half_kept(32, 40), latent)
+    assert torch.equal(samples[..., held], latent[..., held])
