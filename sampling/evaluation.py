@@ -63,9 +63,22 @@ class Evaluator:
             try:
                 return self._denoise_areas(call, areas)
             except Exception as error:
-                if not is_oom(error) or not self._shrink():
+                if is_oom(error):
+                    if not self._shrink():
+                        raise
+                elif not isinstance(error, RuntimeError) or not self._evaluate_singly(error):
                     raise
             comfy.model_management.soft_empty_cache()
+
+    def _evaluate_singly(self, error: RuntimeError) -> bool:
+        """Evaluate one window per call from here on; return False if that is so already.
+
+        Some networks take one row of a text mask, or of a control, for all rows of a call.
+        """
+        if not self.run.evaluate_singly():
+            return False
+        warn("the model does not take several windows at once (%s); it gets one per call.", error)
+        return True
 
     def _shrink(self) -> bool:
         """Make the run's windows fewer or smaller; return False if they cannot be."""

@@ -197,6 +197,12 @@ class Run:
         self.times_shrunk += 1
         return True
 
+    def evaluate_singly(self) -> bool:
+        """Hold one window in each model call; False if no call of this step held more."""
+        several = min(self.batch, self._largest_batch) > 1
+        self.batch = 1
+        return several
+
     def _plan_with(self, tiling: Tiling) -> None:
         with self._lock:
             self.tiling = tiling

@@ -4,9 +4,20 @@ in windows and without.
 The entries are put into real model calls of core, as a model's own `extra_conds` does.
 """
 
+import copy
+import logging
+
 import comfy.conds
 import pytest
-from quadtree_pack.testing.support import error, patched, pointwise, tree_of, with_extra_conds
+import torch
+from quadtree_pack.testing.support import (
+    error,
+    half_kept,
+    patched,
+    pointwise,
+    tree_of,
+    with_extra_conds,
+)
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import gauss, sample
 
@@ -97,3 +108,17 @@ def test_an_entry_of_an_image_model_is_cut_with_the_canvas(key, size, batch):
 @pytest.mark.parametrize("key", VIDEOS)
 def test_an_entry_of_a_video_model_is_cut_with_the_canvas(key, size, batch):
     check("wan21_t2v", key, VIDEOS[key](*size), size, batch)
+
+
+def test_a_network_that_takes_one_row_of_a_text_mask_gets_one_window_per_call(caplog):
+    entry = copy.copy(entry_of("hunyuan_video"))
+    latent = entry.latent()
+    ((text, options),) = entry.positive
+    mask = torch.ones(1, text.shape[1])
+    mask[:, -1] = 0
+    entry.positive = [[text, {**options, "attention_mask": mask}]]
+    tree = half_kept(*latent.shape[-2:])
+    with caplog.at_level(logging.WARNING):
+        several = sample(entry, latent, model=patched(entry, tree, batch=4), steps=3)
+    assert caplog.text.count("it gets one per call") == 1
+    assert torch.equal(several, sample(entry, latent, model=patched(entry, tree, batch=1), steps=3))
