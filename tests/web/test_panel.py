@@ -117,6 +117,7 @@ def test_nothing_of_the_panel_is_saved(page):
         "limit",
         "both",
         0.4,
+        0.95,
     ]
     page.load(workflow(values=values))
     page.line("tiles?")
