@@ -32,7 +32,12 @@ from .sampling.protocols import (
 )
 from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
-from .sampling.steps import calls_once_per_step, may_stop_early, read_sigmas
+from .sampling.steps import (
+    calls_once_per_step,
+    may_stop_early,
+    numbers_its_steps,
+    read_sigmas,
+)
 from .utils import info, warn
 
 REPORTED = "quadtree_reported"  # marks an error that was told
@@ -169,7 +174,11 @@ class TiledDiffusion:
                 clean = guider.inner_model.process_latent_in(clean)
             run.start(values, clean, batch)
             sampler = executor.class_obj
-            callback = run.clock.follow(callback, announces=calls_once_per_step(sampler))
+            callback = run.clock.follow(
+                callback,
+                announces=calls_once_per_step(sampler),
+                numbers=numbers_its_steps(sampler),
+            )
             sigmas = sigmas.clone()  # uni_pc writes into what it gets, which a scheduler may keep
         return executor(guider, sigmas, extra_args, callback, noise, latent, *args, **kwargs)
 

@@ -51,6 +51,16 @@ def calls_once_per_step(sampler: Any) -> bool:
     return getattr(function, "__name__", "") in ONE_CALL_PER_STEP
 
 
+def numbers_its_steps(sampler: Any) -> bool:
+    """Tell whether a sampler's callback gets the number of its step.
+
+    dpm_fast and dpm_adaptive, which core wraps in functions of `comfy.samplers`, choose steps of
+    their own.
+    """
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__module__", "") != "comfy.samplers"
+
+
 def may_stop_early(sampler: Any) -> bool:
     """Tell whether a sampler may end before its last sigma, as those of other packs may."""
     function = getattr(sampler, "sampler_function", None)
@@ -83,6 +93,8 @@ class StepClock:
     def __init__(self) -> None:
         self.sigmas: list[float] = []
         self.announced: int | None = None  # the step that is due, where the sampler tells
+        self.told: int | None = None  # the latest step that the sampler's callback told
+        self.first_shown: float | None = None  # sigma of the first model call
         self.latest = 0  # the latest step that a model call or the sampler's callback was in
 
     @property
@@ -96,7 +108,8 @@ class StepClock:
     def start(self, sigmas: Sequence[float]) -> None:
         """Start a run with these sigmas [steps + 1]."""
         self.sigmas = list(sigmas)
-        self.announced = None
+        self.announced = self.told = None
+        self.first_shown = None
         self.latest = 0
 
     @property
@@ -104,11 +117,12 @@ class StepClock:
         return self.latest >= self.steps - 1
 
     def follow(
-        self, callback: Callable[..., None] | None, *, announces: bool
+        self, callback: Callable[..., None] | None, *, announces: bool, numbers: bool
     ) -> Callable[..., None]:
-        """Return the sampler's callback, which also tells this clock that a step has been made.
+        """Return the sampler's callback, which also tells this clock where the run is.
 
-        Where the sampler `announces` its steps, the next one is due then.
+        Where the sampler `announces` its steps, the next one is due then. Where it `numbers` them,
+        model calls are in the step that it told last, or in the next.
         """
         if announces:
             self.announced = 0
@@ -117,6 +131,8 @@ class StepClock:
             self.latest = max(self.latest, step)
             if announces:
                 self.announced = min(step + 1, self.steps - 1)
+            if numbers:
+                self.told = step
             if callback is not None:
                 callback(step, *args)
 
@@ -126,6 +142,16 @@ class StepClock:
         """Return the step of a model call at `sigma` [rows]; reads it only if no step was told."""
         if self.announced is not None:
             return self.announced
-        index = find_step(float(sigma[0]), self.sigmas)
+        shown = float(sigma[0])
+        if self.first_shown is None:
+            self.first_shown = shown
+        # Wrappers of samplers show the model another sigma than that of the step, so what the
+        # callback tells goes first. Before it tells anything, the sigma of the first call is that
+        # of the first step, whatever it is.
+        index = find_step(shown, self.sigmas)
+        if self.told is not None:
+            index = min(max(index, self.told), self.told + 1, self.steps - 1)
+        elif shown == self.first_shown:
+            index = 0
         self.latest = max(self.latest, index)
         return index
