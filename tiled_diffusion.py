@@ -57,7 +57,8 @@ def report_errors(hook: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             if not hasattr(error, REPORTED):
                 setattr(error, REPORTED, True)
-                warn("the run ended with an error: %s", error)
+                # As text: a log may keep what it gets, and an error holds on to the whole run.
+                warn("the run ended with an error: %s", str(error))
                 self.tell(f"Error: {error}")
             raise
 

@@ -77,7 +77,10 @@ class Evaluator:
         """
         if not self.run.evaluate_singly():
             return False
-        warn("the model does not take several windows at once (%s); it gets one per call.", error)
+        warn(
+            "the model does not take several windows at once (%s); it gets one per call.",
+            str(error),
+        )
         return True
 
     def _shrink(self) -> bool:
