@@ -63,6 +63,7 @@ def enlarged(name, side):
     return BlockSums.of_image(image.clamp(0, 1), edges=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coffee", "rocket"])
 @pytest.mark.parametrize("invert", [False, True], ids=["detail", "inverted"])
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
