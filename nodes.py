@@ -107,7 +107,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         ]
         trees, choices = zip(*built, strict=True)
         show = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
-        report_thresholds(choices, show)
+        report_choices(choices, show)
         maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
         pictures = [
             draw_overlay(picture, denoise, tree, line_px)
@@ -239,10 +239,10 @@ class QuadtreeExtension(ComfyExtension):
         ]
 
 
-def report_thresholds(choices: Sequence[Choice | None], show: Callable[[str], None] | None) -> None:
-    """Report the threshold found for each image, in the log and with `show`.
+def report_choices(choices: Sequence[Choice | None], show: Callable[[str], None] | None) -> None:
+    """Report what a budget found for each image, in the log and with `show`.
 
-    An image for which no threshold was searched has None and is not reported.
+    An image without a budget has None and is not reported.
     """
     lines = [choice.text() for choice in choices if choice is not None]
     for line in lines:

@@ -37,16 +37,10 @@ WAYS: dict[str, dict] = {  # the first has no budget
     "coverage": {"content_threshold": 0.0},
 }
 WITHOUT_LIMIT = ("coverage",)
-OPTIONS = {  # of every build, unless its way says otherwise
-    "budget": 0.0,
-    "coverage": 0.95,
-    "denoise_by": "area",
+OPTIONS = {  # of every build, unless its way says otherwise; the others are the node's defaults
     "detail_metric": "color",
     "content_threshold": 25.0,
     "max_tile_px": 1024,
-    "max_denoise": 0.8,
-    "mask": None,
-    "mask_mode": "multiply",
     "min_denoise": 0.0,
 }
 WARM_UP_PX = 512

@@ -43,12 +43,16 @@ ONE_CALL_PER_STEP = frozenset(
 )
 
 
+def find_module(sampler: Any) -> str:
+    """Return the module of a `comfy.samplers.KSAMPLER`'s function; empty for other samplers."""
+    return getattr(getattr(sampler, "sampler_function", None), "__module__", "")
+
+
 def calls_once_per_step(sampler: Any) -> bool:
     """Tell whether a `comfy.samplers.KSAMPLER` is one of ONE_CALL_PER_STEP."""
-    function = getattr(sampler, "sampler_function", None)
-    if getattr(function, "__module__", "") != "comfy.k_diffusion.sampling":
+    if find_module(sampler) != "comfy.k_diffusion.sampling":
         return False
-    return getattr(function, "__name__", "") in ONE_CALL_PER_STEP
+    return getattr(sampler.sampler_function, "__name__", "") in ONE_CALL_PER_STEP
 
 
 def numbers_its_steps(sampler: Any) -> bool:
@@ -57,14 +61,12 @@ def numbers_its_steps(sampler: Any) -> bool:
     dpm_fast and dpm_adaptive, which core wraps in functions of `comfy.samplers`, choose steps of
     their own.
     """
-    function = getattr(sampler, "sampler_function", None)
-    return getattr(function, "__module__", "") != "comfy.samplers"
+    return find_module(sampler) != "comfy.samplers"
 
 
 def may_stop_early(sampler: Any) -> bool:
     """Tell whether a sampler may end before its last sigma, as those of other packs may."""
-    function = getattr(sampler, "sampler_function", None)
-    return not getattr(function, "__module__", "").startswith("comfy.")
+    return not find_module(sampler).startswith("comfy.")
 
 
 def read_sigmas(sigmas: Tensor) -> list[float]:

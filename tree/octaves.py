@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils import ceil_div
 from .blocks import BAND_BYTES, GRID_PX, LUMA, pool_sums
 
 OCTAVES = 3  # px, means of 2 x 2 px, means of 4 x 4 px
@@ -49,7 +50,7 @@ def sum_octaves(image: Tensor) -> Tensor:
     reduced by 2^k: its pixels are means of 2^k x 2^k px.
     """
     height, width = image.shape[:2]
-    rows, columns = -(-height // GRID_PX), -(-width // GRID_PX)
+    rows, columns = ceil_div(height, GRID_PX), ceil_div(width, GRID_PX)
     band_rows = max(1, BAND_BYTES // (GRID_PX * width * PLANES * 4)) * GRID_PX
     sums = torch.empty(rows, columns, OCTAVES, dtype=torch.float64, device=image.device)
     for y in range(0, height, band_rows):

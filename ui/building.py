@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -37,32 +38,23 @@ def build_tree(
     budget of 0 chooses nothing. `denoise_by` and `detail_metric` belong to the threshold.
     """
     smallest, largest = choose_tile_sizes(sums.width, sums.height, min_tile_px, max_tile_px)
+    options: dict[str, Any] = {
+        "budget": budget,
+        "min_tile_px": smallest,
+        "max_tile_px": largest,
+        "min_denoise": min_denoise,
+        "max_denoise": max_denoise,
+        "invert": invert,
+        "mask": mask,
+        "mask_mode": mask_mode,
+        "regions": regions,
+    }
     if not content_threshold:
-        return build_by_coverage(
-            sums,
-            coverage=coverage,
-            budget=budget,
-            min_tile_px=smallest,
-            max_tile_px=largest,
-            min_denoise=min_denoise,
-            max_denoise=max_denoise,
-            invert=invert,
-            mask=mask,
-            mask_mode=mask_mode,
-            regions=regions,
-        )
+        return build_by_coverage(sums, coverage=coverage, **options)
     return build_for_cost(
         sums,
-        budget,
         content_threshold=content_threshold,
         denoise_by=denoise_by,
         detail_metric=detail_metric,
-        min_tile_px=smallest,
-        max_tile_px=largest,
-        min_denoise=min_denoise,
-        max_denoise=max_denoise,
-        invert=invert,
-        mask=mask,
-        mask_mode=mask_mode,
-        regions=regions,
+        **options,
     )

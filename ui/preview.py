@@ -173,9 +173,7 @@ def answer_request(request: Any) -> dict[str, Any]:
     painting = Painting.from_json(request.get("regions", ""))
     source = find_source(request)
     regions = painting.select_regions(source.sums.width, source.sums.height)
-    tree, choice = build_tree(
-        source.sums, mask=None, mask_mode="multiply", regions=regions or (), **limits
-    )
+    tree, choice = build_tree(source.sums, regions=regions or (), **limits)
     answer = describe_tree(tree)
     answer["found"] = choice and choice.found
     answer["token"] = source.token

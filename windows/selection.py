@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..utils import Box
+from ..utils import Box, ceil_div
 from .planning import PlanSearch
 from .tiling import HalfUnitBox, PlannedWindow, Tiling
 
@@ -63,8 +63,8 @@ class TileGrid:
 
     def find_tiles(self, core: HalfUnitBox) -> TileBox:
         """Return the tiles at the units of a window's core."""
-        rows = self.rows[core.y0 // 2 : -(-core.y1 // 2)]
-        columns = self.columns[core.x0 // 2 : -(-core.x1 // 2)]
+        down, across = _find_units(core)
+        rows, columns = self.rows[down], self.columns[across]
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
     def find_free_tiles(self, chosen: np.ndarray) -> np.ndarray:
@@ -74,8 +74,7 @@ class TileGrid:
         """
         covered = np.zeros((len(self.rows), len(self.columns)), dtype=bool)
         for window in self.plan(chosen):
-            core: Box = window.core
-            covered[core.y0 // 2 : -(-core.y1 // 2), core.x0 // 2 : -(-core.x1 // 2)] = True
+            covered[_find_units(window.core)] = True
         free = np.ones_like(chosen)
         rows, columns = (~covered).nonzero()
         free[self.rows[rows], self.columns[columns]] = False
@@ -103,6 +102,12 @@ class TileGrid:
                 yield Offer(float(inside[:, -count:].sum()), lines, (tiles[0], right))
 
 
+def _find_units(core: HalfUnitBox) -> tuple[slice, slice]:
+    """Return the rows and columns of units that a core lies on, in part at least."""
+    box: Box = core
+    return slice(box.y0 // 2, ceil_div(box.y1, 2)), slice(box.x0 // 2, ceil_div(box.x1, 2))
+
+
 def _find_ends(tiles: slice, count: int) -> tuple[slice, slice]:
     return slice(tiles.start, tiles.start + count), slice(tiles.stop - count, tiles.stop)
 
@@ -118,8 +123,7 @@ def rank_tiles(detail: np.ndarray, grids: Sequence[TileGrid]) -> np.ndarray:
     ranks = np.ones_like(detail)
     if not total:
         return ranks
-    detail = detail / total
-    left = detail.copy()
+    left = detail / total
     _give_up_calmest(ranks, left, 1 - CALMEST)
     turn, refused = 0, 0
     while left.sum() > LEAST and refused < len(grids):
