@@ -128,7 +128,7 @@ def draw_contact_sheet(pictures: dict[str, Image.Image]) -> Image.Image:
         "difference": shrink(pictures["difference"]),
         "detail, before": before.crop(detail),
         "detail, after": after.crop(detail),
-        "calm, after: kept to the bit": after.crop(calm),
+        "calm, after: unchanged": after.crop(calm),
         "calm, without the pack": without.crop(calm),
     }
     return arrange(panels)
