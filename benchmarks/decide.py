@@ -111,14 +111,14 @@ def measure(task: Task) -> tuple[dict, Image.Image]:
     row: dict = {"picture": picture.name, "held_out": picture.held_out, "rankings": {}}
     judged = row["trees"] = {}
     trees = {}
+    seen = {factor: look(sharp, factor) for factor in FACTORS}
     for name, factor, options in CASES:
-        lost, sums = look(sharp, factor)
+        lost, sums = seen[factor]
         trees[name], _ = build_tree(sums, **options)
         judged[name] = judge_tree(trees[name], lost, dark)
         if sampled and factor == FACTORS[0]:
             judged[name].update(estimate_costs(trees[name]))
-    for factor in FACTORS:
-        lost, sums = look(sharp, factor)
+    for factor, (lost, sums) in seen.items():
         row["rankings"][f"x{factor}"] = judge_rankings(sums, lost)
     enlarged = enlarge(sharp, FACTORS[0])
     if sampled:
