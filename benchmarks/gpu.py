@@ -1,67 +1,45 @@
-"""Seconds and peak memory of a refine on a CUDA device, on the real ComfyUI.
+"""A refine on a CUDA device: seconds, peak memory, and what must hold there; on the real ComfyUI.
 
-The models have the sizes of Flux-dev and SDXL, with random weights. For a photo of 2048 and of
-4096 px, 20 euler steps: without the pack, uniform tiling (1024 px windows, 128 px overlap,
-everything at every step), and each method with the photo's quadtree.
+The models have the sizes of Flux-dev, SDXL, Z-Image and Qwen-Image, with random weights. The photo
+is the demo's, at 2048 and 4096 px, with the tree of an untouched node; 20 euler steps. SDXL has CFG
+and so evaluates two conds per step.
 
-Columns: seconds; GiB above the weights; how many times faster than the whole image at once
-("x whole") and than uniform tiling ("x uniform").
+"runs": without the pack, uniform tiling (1024 px windows, 128 px overlap, everything at every
+step), and the default tree with two methods. Of the first two a few steps are timed, since all
+their steps are alike. Columns: seconds; GiB above the weights; how many times faster than the whole
+image at once ("x whole") and than uniform tiling ("x uniform"); and by the planner's own prices
+("x whole by plan").
+
+"windows": milliseconds of a model call by window size and batch: what costs are fitted to.
+
+"checks": where a run waits for the device; peak memory against what is asked for; runs that go out
+of memory; torch.compile on and off, for a Flux of few blocks.
 
 Needs torch and the requirements of ComfyUI's core, nothing else. Without a CUDA device nothing is
 measured; QUADTREE_BENCH_TINY=1 runs it with tiny models on any device, to check the script.
+QUADTREE_BENCH_PARTS="runs windows checks compile" chooses some of the parts,
+QUADTREE_BENCH_MODELS="flux sdxl" some of the models.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
-from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
-from quadtree_pack.testing.registration import ROOT, register_comfyui
+from quadtree_pack.testing.registration import register_comfyui
 
 STEPS, TINY_STEPS = 20, 2
-WARM_UP_STEPS = 2
 SIDES_PX, TINY_SIDES_PX = (2048, 4096), (512,)
-CELL_PX = 8
-PHOTO_UNIT_PX = 64  # the photo's sides are whole multiples
-DENOISE = ((0.2, 0.8), (0.0, 0.6))  # of the tree: least, most
-WHOLE, UNIFORM = "without the pack", "uniform 1024 px / 128 px"
-WARM_UP_CASE = "Shifted Feather, 0.2-0.8"
-WEIGHTS_STD = 0.02  # of the random weights
-FLUX_DEV: dict[str, Any] = {  # flux-dev in black-forest-labs/flux, src/flux/util.py
-    "vec_in_dim": 768,
-    "context_in_dim": 4096,
-    "hidden_size": 3072,
-    "mlp_ratio": 4.0,
-    "num_heads": 24,
-    "depth": 19,
-    "depth_single_blocks": 38,
-    "axes_dim": [16, 56, 56],
-}
-SDXL_BASE = {  # SDXL in ComfyUI's model_detection.py
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_middle": 10,
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "adm_in_channels": 2816,
-    "num_classes": "sequential",
-}
-SDXL_TINY = {
-    "model_channels": 32,
-    "transformer_depth": [0, 0, 1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
-}
+WINDOWS_PX, TINY_WINDOWS_PX = (256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072), (256,)
+BATCHES = (1, 2, 4, 8)
+MOST_BATCHED_PX = 1536  # windows beyond it are timed one at a time
+PARTS = ("windows", "runs", "checks", "compile")
+TIMED_STEPS = 3
 HEAD = (
-    f"{'model':>6} {'px':>6} {'case':>36} {'seconds':>8} {'GiB':>6} {'x whole':>8} "
-    f"{'x uniform':>10}"
+    f"{'model':>10} {'px':>6} {'case':>26} {'seconds':>8} {'GiB':>6} {'x whole':>8} "
+    f"{'by plan':>8} {'x uniform':>10}"
 )
 
 
@@ -75,139 +53,104 @@ def run() -> list[dict]:
         )
         return []
     register_comfyui(*([] if cuda else ["--cpu"]))
-    steps, sides = (TINY_STEPS, TINY_SIDES_PX) if tiny else (STEPS, SIDES_PX)
-    rows = []
-    print(HEAD)
-    for name, make in {"flux": make_flux_dev, "sdxl": make_sdxl_base}.items():
-        model, cond = make(tiny)
-        for side in sides:
-            rows += measure_side(name, model, cond, side_px=side, steps=steps)
+    from .gpu_checks import check_compiling
+    from .gpu_models import MODELS
+
+    parts = os.environ.get("QUADTREE_BENCH_PARTS", " ".join(PARTS)).split()
+    if cuda:
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    rows: list[dict] = []
+    for name in os.environ.get("QUADTREE_BENCH_MODELS", " ".join(MODELS)).split():
+        model = MODELS[name](tiny)
+        for part in PARTS:
+            if part in parts and part in MEASURES:
+                rows += MEASURES[part](model, tiny)
         del model
         if cuda:
             torch.cuda.empty_cache()
+    if "compile" in parts and cuda:
+        rows += check_compiling(tiny, SIDES_PX[0])
     return rows
 
 
-def measure_side(name: str, model: Any, cond: list, *, side_px: int, steps: int) -> list[dict]:
-    """Measure every case on the photo of this size, and print it."""
-    image = load_photo(side_px)
-    channels = model.model.latent_format.latent_channels
-    latent = torch.randn(1, channels, image.shape[0] // CELL_PX, image.shape[1] // CELL_PX)
-    cases = make_cases(model, image)
-    measure(cases[WARM_UP_CASE](), cond, latent, WARM_UP_STEPS)
+def measure_windows(model: Any, tiny: bool) -> list[dict]:
+    """Time model calls by window size and batch, without the pack."""
+    from .gpu_runs import CELL_PX, peak_bytes, reset_peak, time_steps
+
     rows = []
-    seconds_by_case: dict[str, float] = {}
-    for case, make_model in cases.items():
-        seconds, gib = measure(make_model(), cond, latent, steps)
-        seconds_by_case[case] = seconds
-        rows.append(
-            {"model": name, "side_px": side_px, "case": case, "seconds": seconds, "peak_gib": gib}
-        )
-        gains = []
-        for other in (WHOLE, UNIFORM):
-            if other in seconds_by_case:
-                gains.append(f"{seconds_by_case[other] / seconds:>8.2f}")
-        print(
-            f"{name:>6} {side_px:>6} {case:>36} {seconds:>8.2f} {gib:>6.2f} {' '.join(gains)}",
-            flush=True,
-        )
+    for px in TINY_WINDOWS_PX if tiny else WINDOWS_PX:
+        for batch in BATCHES if px <= MOST_BATCHED_PX else BATCHES[:1]:
+            latent = model.latent(batch, px // CELL_PX, px // CELL_PX)
+            reset_peak()
+            held = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+            seconds = median(time_steps(model, model.patcher, latent, TIMED_STEPS + 1)[1:])
+            rows.append(
+                {
+                    "part": "windows",
+                    "model": model.name,
+                    "px": px,
+                    "batch": batch,
+                    "ms": 1000 * seconds,
+                    "extra_gib": (peak_bytes() - held) / 2**30,
+                }
+            )
+        timed = " ".join(f"{row['ms']:8.2f}" for row in rows if row["px"] == px)
+        print(f"{model.name:>10} {px:>6} px, ms at batches {BATCHES}: {timed}", flush=True)
     return rows
 
 
-def make_cases(model: Any, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Return what makes the model of every row, by the row's name."""
-    from quadtree_pack.quadtree import build_quadtree
-    from quadtree_pack.sampling.model import Settings
-    from quadtree_pack.tiled_diffusion import attach
-    from quadtree_pack.windows.blending import METHODS
+def measure_runs(model: Any, tiny: bool) -> list[dict]:
+    """Measure every case on the photo of each size, and print it."""
+    from .gpu_runs import CELL_PX, UNIFORM, WHOLE, load_photo, make_cases, measure_run
 
-    everything = build_quadtree(image, min_denoise=1.0, max_denoise=1.0)
-    uniform = Settings(method="MultiDiffusion", tile_px=1024, overlap_px=128, feather_px=0)
-    cases: dict[str, Callable[[], Any]] = {
-        WHOLE: lambda: model,
-        UNIFORM: partial(attach, model, [everything], uniform),
-    }
-    for low, high in DENOISE:
-        tree = build_quadtree(image, min_denoise=low, max_denoise=high)
-        for method in METHODS:
-            settings = Settings(method=method)
-            cases[f"{method}, {low}-{high}"] = partial(attach, model, [tree], settings)
-    return cases
-
-
-def measure(model: Any, cond: list, latent: torch.Tensor, steps: int) -> tuple[float, float]:
-    """Return the seconds and the peak GiB above the weights of one run."""
-    import comfy.sample
-
-    noise = comfy.sample.prepare_noise(latent, 1)
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if cuda else 0
-    start = time.perf_counter()
-    comfy.sample.sample(
-        model, noise, steps, 1.0, "euler", "simple", cond, cond, latent, seed=1, disable_pbar=True
-    )
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if cuda else 0
-    return seconds, (peak - before) / 2**30
+    steps = TINY_STEPS if tiny else STEPS
+    print(HEAD)
+    rows = []
+    for side in TINY_SIDES_PX if tiny else SIDES_PX:
+        image = load_photo(side)
+        latent = model.latent(1, image.shape[0] // CELL_PX, image.shape[1] // CELL_PX)
+        cases = make_cases(model, image, steps)
+        seconds_by_case: dict[str, float] = {}
+        for name, case in cases.items():
+            seconds, gib = measure_run(model, case, latent, steps)
+            seconds_by_case[name] = seconds
+            row = {
+                "part": "runs",
+                "model": model.name,
+                "side_px": side,
+                "case": name,
+                "seconds": seconds,
+                "peak_gib": gib,
+                "x_whole": seconds_by_case[WHOLE] / seconds,
+                "x_whole_by_plan": cases[WHOLE].predicted / case.predicted,
+            }
+            uniform = seconds_by_case.get(UNIFORM)
+            print(
+                f"{model.name:>10} {side:>6} {name:>26} {seconds:>8.2f} {gib:>6.2f} "
+                f"{row['x_whole']:>8.2f} {row['x_whole_by_plan']:>8.2f} "
+                + (f"{uniform / seconds:>10.2f}" if uniform else ""),
+                flush=True,
+            )
+            rows.append(row)
+    return rows
 
 
-def load_photo(side_px: int) -> torch.Tensor:
-    """Return the demo's photo with its longer side at `side_px`, [H, W, 3] in 0..1."""
-    import numpy as np
-    from PIL import Image
+def run_checks(model: Any, tiny: bool) -> list[dict]:
+    """Check waiting, memory and running out of it; nothing without a CUDA device."""
+    from .gpu_checks import check_memory, check_out_of_memory, check_waiting
+    from .gpu_runs import load_photo
 
-    image = Image.open(ROOT / "demo" / "photo.png").convert("RGB")
-    scale = side_px / max(image.size)
-    size = [round(side * scale / PHOTO_UNIT_PX) * PHOTO_UNIT_PX for side in image.size]
-    return torch.from_numpy(np.array(image.resize(size, Image.Resampling.BICUBIC))).float() / 255
-
-
-def make_flux_dev(tiny: bool) -> tuple[Any, list]:
-    """Return a model of Flux-dev's size and its conditioning."""
-    import comfy.supported_models
-    from quadtree_pack.testing.tiny_models.transformers import FLUX
-
-    unet: dict[str, Any] = {**FLUX, **({} if tiny else FLUX_DEV)}
-    dtype = torch.float32 if tiny else torch.bfloat16
-    model = make_random_model(comfy.supported_models.Flux, unet, {}, dtype)
-    text = torch.randn(1, 512, unet["context_in_dim"])
-    return model, [[text, {"pooled_output": torch.randn(1, unet["vec_in_dim"])}]]
+    if not torch.cuda.is_available():
+        return []
+    image = load_photo((TINY_SIDES_PX if tiny else SIDES_PX)[0])
+    rows = []
+    for check in (check_waiting, check_memory, check_out_of_memory):
+        try:
+            rows += check(model, image)
+        except Exception as error:
+            import traceback
+            traceback.print_exc()
+    return rows
 
 
-def make_sdxl_base(tiny: bool) -> tuple[Any, list]:
-    """Return a model of SDXL's size and its conditioning."""
-    import comfy.supported_models
-    from quadtree_pack.testing.tiny_models.unets import UNET
-
-    unet = {**UNET, **SDXL_BASE, **(SDXL_TINY if tiny else {})}
-    heads = {"num_head_channels": 32 if tiny else 64}
-    dtype = torch.float32 if tiny else torch.float16
-    model = make_random_model(comfy.supported_models.SDXL, unet, heads, dtype)
-    return model, [[torch.randn(1, 77, 2048), {"pooled_output": torch.randn(1, 1280)}]]
-
-
-def make_random_model(
-    config_class: type, unet_config: dict, late_config: dict, dtype: torch.dtype
-) -> Any:
-    """Return a ModelPatcher of this size with small random weights, made on the device itself.
-
-    `late_config` is set after the configuration's class has applied its own defaults.
-    """
-    import comfy.model_management
-    import comfy.model_patcher
-
-    device = comfy.model_management.get_torch_device()
-    config = config_class({**unet_config, "dtype": dtype})
-    config.unet_config.update(late_config)
-    config.set_inference_dtype(dtype, None)
-    model = config.get_model({}, "", device=device)
-    for value in model.diffusion_model.parameters():
-        value.data.normal_(0, WEIGHTS_STD)
-    return comfy.model_patcher.ModelPatcher(
-        model.to(device).eval(), load_device=device, offload_device=torch.device("cpu")
-    )
+MEASURES = {"windows": measure_windows, "runs": measure_runs, "checks": run_checks}
