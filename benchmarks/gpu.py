@@ -143,14 +143,11 @@ def run_checks(model: Any, tiny: bool) -> list[dict]:
     if not torch.cuda.is_available():
         return []
     image = load_photo((TINY_SIDES_PX if tiny else SIDES_PX)[0])
-    rows = []
-    for check in (check_waiting, check_memory, check_out_of_memory):
-        try:
-            rows += check(model, image)
-        except Exception as error:
-            import traceback
-            traceback.print_exc()
-    return rows
+    return [
+        *check_waiting(model, image),
+        *check_memory(model, image),
+        *check_out_of_memory(model, image),
+    ]
 
 
 MEASURES = {"windows": measure_windows, "runs": measure_runs, "checks": run_checks}

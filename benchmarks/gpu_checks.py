@@ -1,4 +1,4 @@
-"""Checks on a CUDA device, for `bench gpu`: no waiting, memory as asked, out of memory, compiling."""
+"""Checks on a CUDA device, for `bench gpu`: waits, memory, running out of it, compiling."""
 
 from __future__ import annotations
 
@@ -82,10 +82,11 @@ def check_memory(model: GpuModel, image: torch.Tensor) -> list[dict]:
     latent = _make_latent(model, image)
     patched = _attach(model, image)
     tiling, batch = _choose_tiling(model, latent)
+    shapes = (list(latent.shape), shape_batch(latent.shape, tiling, batch))
+    # As the pack's PREPARE_SAMPLING hook asks; core asks for two conds where there are two.
     conds = 2 if model.cfg != 1 else 1
-    shape = shape_batch(latent.shape, tiling, batch)
-    asked = model.patcher.model.memory_required([conds * shape[0], *shape[1:]])
-    whole = model.patcher.model.memory_required([conds * latent.shape[0], *latent.shape[1:]])
+    whole, windows = (model.patcher.model.memory_required([conds * n, *s]) for n, *s in shapes)
+    asked = min(whole, windows)
     reset_peak()
     before = torch.cuda.memory_allocated()
     sample(model, patched, latent, STEPS)

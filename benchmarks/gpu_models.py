@@ -84,7 +84,9 @@ def make_flux(tiny: bool, **changes: Any) -> GpuModel:
     unet = {**FLUX, **({} if tiny else FLUX_DEV), **changes}
     patcher = _make_random_model(comfy.supported_models.Flux, unet, tiny)
     cond = _make_text(
-        TEXT_TOKENS["flux"], unet["context_in_dim"], pooled_output=torch.randn(1, unet["vec_in_dim"])
+        TEXT_TOKENS["flux"],
+        unet["context_in_dim"],
+        pooled_output=torch.randn(1, unet["vec_in_dim"]),
     )
     return GpuModel("flux", patcher, cond, cfg=1.0)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -126,7 +127,7 @@ def time_steps(model: GpuModel, patched: Any, latent: torch.Tensor, steps: int) 
     synchronize()
     times.append(time.perf_counter())
     sample(model, patched, latent, steps, callback=note)
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in pairwise(times)]
 
 
 def sample(
