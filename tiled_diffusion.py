@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.evaluation import Evaluator, fit_batch, shape_batch
-from .sampling.model import Geometry, Settings
+from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import Devices
 from .sampling.protocols import (
     Conds,
@@ -110,7 +111,8 @@ class TiledDiffusion:
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
         redrawn = "denoise_mask_function" in options
-        run = self.open_run(noise, latent, None if redrawn else noise_mask)
+        geometry = replace(self.geometry, compiled=is_compiled(executor.class_obj.model_patcher))
+        run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry)
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
         try:
@@ -168,7 +170,7 @@ class TiledDiffusion:
         if run is not None:
             batch, clean = None, latent
             values = read_sigmas(sigmas)
-            if self.settings.batch == 0:
+            if self.settings.batch == 0 and run.tiling.batch > 1:
                 batch = fit_batch(guider.inner_model, run.tiling, noise)
             if self.clean_latent is not None:
                 clean = self._clean_for(latent).to(latent)
@@ -236,17 +238,17 @@ class TiledDiffusion:
 
     # ---- what the hooks need
 
-    def open_run(self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None) -> Run:
+    def open_run(
+        self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None, geometry: Geometry
+    ) -> Run:
         """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model."""
         height, width = latent.shape[-2:]
-        maps = build_denoise_maps(self.trees, self.settings, self.geometry, height, width)
+        maps = build_denoise_maps(self.trees, self.settings, geometry, height, width)
         if len(maps) > 1:
             maps = maps.repeat(len(latent) // len(maps), 1, 1)
         open_cells = None if noise_mask is None else (noise_mask > 0).flatten(0, -3).any(0).cpu()
         mode = self._choose_mode(noise, latent)
-        return create_run(
-            self, self.settings, self.geometry, maps, open_cells=open_cells, mode=mode
-        )
+        return create_run(self, self.settings, geometry, maps, open_cells=open_cells, mode=mode)
 
     def _open_run_without_hooks(self, noisy: Tensor) -> Run:
         """Return a run for a sampler that bypasses core's hooks: nothing is preserved."""

@@ -17,6 +17,9 @@ from ..windows.tiling import Cost, Tiling
 NATIVE_PX = {"SD15": 512, "SD20": 768, "Stable_Zero123": 256}
 DEFAULT_NATIVE_PX = 1024
 
+# Where `comfy_api.torch_helpers` notes in the model's options that it has compiled the model.
+TORCH_COMPILE_KWARGS = "torch_compile_kwargs"
+
 # Cells at which a network may be cut, by its class, where no attribute tells: stage B has patches
 # of 2 x 2 cells and halves them three times; stage C may be cut anywhere, since feature maps are
 # resized for it (`comfy.ldm.cascade`).
@@ -34,12 +37,17 @@ PLANNED_BATCH = 4
 # windows cost less.
 AUTOMATIC_REACH = 1.5
 
-# Fitted to the times of Flux-dev and SDXL on one H200 (`bench gpu`, benchmarks/h200_cost.json). A
-# transformer pays for its text in every window and for attention in large ones. A UNet is so light
-# there that starting a call costs as much as 112,000 cells; slower cards compute longer and start
-# as fast, so a quarter of that is taken, or windows would grow there without need.
-TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000)
-UNET_COST = Cost(per_call=28_000, per_window=0, quadratic=35_000)
+# Fitted to the times of Flux-dev on an H200 and of SDXL with CFG on an H100 (`bench gpu`;
+# benchmarks/h200_cost.json, benchmarks/h100_cost.json). A transformer pays for its text in every
+# window and for attention in large ones. A UNet is so light there that starting a call takes as
+# long as 32,000 cells, and the first call of a shape, for which cuDNN prepares every convolution,
+# as long as 48,000. Slower cards compute longer and start as fast, so half of that is taken, or
+# windows would grow there without need.
+TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000, per_shape=1500)
+UNET_COST = Cost(per_call=16_000, per_window=0, quadratic=90_000, per_shape=24_000)
+# Compiling a Flux of six blocks took 20 s a shape on an H100, as long as some millions of cells. At
+# this price a run has two or three shapes; at the full one its windows would be half as dear again.
+COMPILING_PER_SHAPE = 300_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,8 @@ class Geometry:
     """What a model's windows may be.
 
     `unit` is the smallest block it can be cut at, in cells; `native_px` its native image side;
-    `fewest` and `most` the cells along a side that its network takes.
+    `fewest` and `most` the cells along a side that its network takes. `compiled` tells that every
+    new shape of a call is compiled, so there are few, and one window in each call.
     """
 
     px_per_cell: int
@@ -69,6 +78,7 @@ class Geometry:
     cost: Cost
     fewest: int = 1
     most: int = LARGEST_PX
+    compiled: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
@@ -117,11 +127,11 @@ class Geometry:
         return Tiling(
             unit=self.unit,
             tile=tile,
-            smallest=min(tile, max(fewest, self.native_px // 2 // px)),
+            smallest=min(tile, max(fewest, min(self.native_px // 2 // px, ceil_div(5 * tile, 8)))),
             overlap=overlap,
             moving=method.moving,
-            cost=self.cost,
-            batch=PLANNED_BATCH,
+            cost=replace(self.cost, per_shape=COMPILING_PER_SHAPE) if self.compiled else self.cost,
+            batch=1 if self.compiled else PLANNED_BATCH,
             fewest=fewest,
         )
 
@@ -139,6 +149,12 @@ class Geometry:
             )
         automatic = max(fewest, int(AUTOMATIC_REACH * self.native_px) // px)
         return min(chosen or automatic, self.most // self.unit, whole)
+
+
+def is_compiled(model: Any) -> bool:
+    """Return whether torch.compile was applied to a ModelPatcher, or to a part of it."""
+    compiled_parts = any(hasattr(part, "_orig_mod") for part in model.object_patches.values())
+    return compiled_parts or TORCH_COMPILE_KWARGS in model.model_options
 
 
 def _find_native_px(model_config: object) -> int:

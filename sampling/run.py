@@ -141,10 +141,9 @@ class Run:
         self.hints: Hints = {}  # what ControlNets prepared once for this run
         self.devices: Devices | None = None  # where core spreads this run over several GPUs
         self.warned: set[str] = set()  # unknown conditioning entries that were reported
-        self.plans: dict[tuple[Box, int, bytes], tuple[Window, ...]] = {}
+        self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
-        self._planners: dict[Box, Planner] = {}
         self._latest: dict[tuple[torch.device, Box], Step] = {}
         self._largest_batch = 1  # windows in the largest model call of the latest step
         self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
@@ -162,6 +161,7 @@ class Run:
         leaves the number of windows per call as it is.
         """
         self.clock.start(sigmas)
+        self._forget_plans()
         self.clean = clean
         self.batch = self.batch if batch is None else batch
 
@@ -204,10 +204,12 @@ class Run:
         return several
 
     def _plan_with(self, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self._forget_plans()
+
+    def _forget_plans(self) -> None:
         with self._lock:
-            self.tiling = tiling
-            self._planners.clear()
-            self.plans.clear()
+            self._plans.clear()
             self._latest.clear()
 
     # ---- which windows are due, and how much they count
@@ -245,7 +247,7 @@ class Run:
     def _make_step(self, index: int, like: Tensor, area: Box) -> Step:
         windows = self.windows(index, area)
         weight = crop(self.plan.model_weight(index, self.clock.steps), area)
-        weight = expand_to_rank(weight.to(like.device, torch.float32), like.ndim)
+        weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
         margin = self.tiling.overlap * self.tiling.unit // 2
         window_weights = []
         for window, share in zip(
@@ -253,7 +255,7 @@ class Run:
             compute_shares(windows, (area.height, area.width), self.plan.method, margin),
             strict=True,
         ):
-            share = share.to(like.device, torch.float32)
+            share = send(share.float(), like.device)
             window_weights.append(share * crop(weight, window.box))
         return Step(
             index=index,
@@ -264,19 +266,20 @@ class Run:
         )
 
     def windows(self, index: int, area: Box | None = None) -> tuple[Window, ...]:
-        """Return the windows of a step, relative to the area (None: the whole canvas).
-
-        They are planned once per set of active cells, and per step where the lattice moves.
-        """
+        """Return the windows of a step, relative to the area (None: the whole canvas)."""
         area = self.plan.canvas if area is None else area
-        active = crop(self.plan.active(index, self.clock.steps), area)
-        units = mark_active_units(active, self.tiling.unit)
-        key = area, index if self.tiling.moving else 0, units.tobytes()
-        if key not in self.plans:
-            if area not in self._planners:
-                self._planners[area] = Planner((area.height, area.width), self.tiling)
-            self.plans[key] = self._planners[area].plan(units)
-        return self.plans[key]
+        if area not in self._plans:
+            self._plans[area] = self._plan_steps(area)
+        return self._plans[area][index]
+
+    def _plan_steps(self, area: Box) -> list[tuple[Window, ...]]:
+        """Return the windows of every step in an area: together, so that they share shapes."""
+        steps = self.clock.steps
+        units = []
+        for index in range(steps):
+            active = crop(self.plan.active(index, steps), area)
+            units.append(mark_active_units(active, self.tiling.unit))
+        return Planner((area.height, area.width), self.tiling).plan_run(units)
 
     # ---- the blend of the model's estimate with the base
 
@@ -305,6 +308,16 @@ class Run:
         if self.plan.mode is not Mode.PRESERVE or self.clean is None:
             return noisy
         return crop(self.clean, area).to(noisy)
+
+
+def send(cells: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device, without waiting for what the device still does.
+
+    A copy from ordinary memory would wait; one from pinned memory takes its turn on the device.
+    """
+    if device.type != "cuda":
+        return cells.to(device)
+    return cells.pin_memory().to(device, non_blocking=True)
 
 
 def expand_to_rank(cells: Tensor, rank: int) -> Tensor:
@@ -336,9 +349,8 @@ def create_run(
         denoise=denoise,
         open=open_cells,
     )
-    return Run(
-        plan, geometry.choose_tiling(settings, height, width), settings.batch or PLANNED_BATCH
-    )
+    batch = 1 if geometry.compiled else settings.batch or PLANNED_BATCH
+    return Run(plan, geometry.choose_tiling(settings, height, width), batch)
 
 
 def build_denoise_maps(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,7 +16,14 @@ BLOCK_CELLS = 7  # side of the blocks that random cells come in: no multiple of 
 
 
 def build_tiling(
-    *, unit: int, tile: int, overlap: int, smallest: int, moving: bool, batch: int
+    *,
+    unit: int,
+    tile: int,
+    overlap: int,
+    smallest: int,
+    moving: bool,
+    batch: int,
+    per_shape: int = 0,
 ) -> Tiling:
     """Build a tiling as `Geometry.tiling` does: half an overlap is always whole cells."""
     overlap = min(overlap, tile // 2)
@@ -26,7 +35,7 @@ def build_tiling(
         smallest=min(tile, smallest),
         overlap=overlap,
         moving=moving,
-        cost=TRANSFORMER,
+        cost=replace(TRANSFORMER, per_shape=per_shape),
         batch=batch,
     )
 
@@ -39,6 +48,7 @@ TILINGS = st.builds(
     smallest=st.integers(1, 12),
     moving=st.booleans(),
     batch=st.integers(1, 5),
+    per_shape=st.sampled_from([0, 3000, 10**6]),
 )
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cutting import AxisCutter, Cut
-from .shapes import predict_cost, share_shapes
+from .shapes import predict_cost, share_shapes, share_shapes_in_run
 from .strips import ActiveField, Strip
 from .tiling import PlannedWindow, Tiling, Window, to_cells
 
@@ -57,18 +57,38 @@ class Planner:
         self.recent_y: deque[Sequence[int]] = deque(maxlen=REMEMBERED_STEPS)
 
     def plan(self, active: np.ndarray) -> tuple[Window, ...]:
-        """Return the windows of the next step, in cells.
+        """Return the windows of one step, as `plan_run` does."""
+        return self.plan_run([active])[0]
 
-        `active` are units, from `mark_active_units`. The cores of the windows are disjoint and hold
-        every active cell; where nothing is active, there are no windows.
+    def plan_run(self, steps: Sequence[np.ndarray]) -> list[tuple[Window, ...]]:
+        """Return the windows of each step of a run, in cells.
+
+        `steps` has the active units of each step, from `mark_active_units`. The cores of a step's
+        windows are disjoint and hold every active cell; where nothing is active, there are no
+        windows. Unless the lattice moves, equal steps get equal windows.
         """
+        plans: list[list[PlannedWindow]] = []
+        known: dict[bytes, list[PlannedWindow]] = {}
+        for active in steps:
+            key = active.tobytes()
+            if self.tiling.moving or key not in known:
+                known[key] = self._plan_step(active)
+            plans.append(known[key])
+        if not plans:
+            return []
+        unit = self.tiling.unit
+        plans = share_shapes_in_run(plans, steps[0].shape, self.tiling)
+        return [tuple(to_cells(window, unit, self.size) for window in plan) for plan in plans]
+
+    def _plan_step(self, active: np.ndarray) -> list[PlannedWindow]:
+        """Return the cheapest windows of the next step, and note its borders."""
         if not active.any():
-            return ()
+            return []
         plan = PlanSearch(active, self.tiling, self.recent_y, self.recent_x).find_cheapest()
         if self.tiling.moving:
             self.recent_y.append(plan.borders_y)
             self.recent_x.append(plan.borders_x)
-        return tuple(to_cells(window, self.tiling.unit, self.size) for window in plan.windows)
+        return plan.windows
 
 
 class PlanSearch:

@@ -76,12 +76,15 @@ class Cost:
 
     A call costs `per_call`, however many windows it evaluates. Every window costs as many cells as
     it has and `per_window` more, which stands for the text that a transformer reads with every
-    window. In a window of `quadratic` cells attention takes as long as all the rest.
+    window. In a window of `quadratic` cells attention takes as long as all the rest. `per_shape` is
+    what the first call of a shape costs beyond that, once in a run: convolutions are prepared for
+    every shape, and compiled models are compiled for it.
     """
 
     per_call: float
     per_window: float
     quadratic: float
+    per_shape: float = 0.0
 
     def scale_cells(self, factor: float) -> Cost:
         """Return the same cost for cells of which `factor` times as many lie in a window."""
@@ -89,6 +92,7 @@ class Cost:
             per_call=self.per_call * factor,
             per_window=self.per_window * factor,
             quadratic=self.quadratic * factor,
+            per_shape=self.per_shape * factor,
         )
 
     @overload

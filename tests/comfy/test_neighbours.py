@@ -222,12 +222,33 @@ def test_at_cfg_1_the_positive_is_evaluated(patch, conds):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["flux", "sd15"])
-def test_few_shapes_reach_a_compiled_model(family, method):
+def test_few_shapes_reach_a_model(family, method):
     entry = entry_of(family)
     tree = tree_of([[0.0, 0.6, 0.3], [1.0, 0.1, 0.0]], 40, 56)
     spy = Spy(patched(entry, tree, method=method, overlap_px=32))
     sampled(Graph(family=family, steps=4), entry, spy.model, entry.latent(40, 56))
-    assert len({shape[-2:] for shape in spy.shapes}) == 1 and len(set(spy.shapes)) <= 3
+    assert len({shape[-2:] for shape in spy.shapes}) <= 2 and len(set(spy.shapes)) <= 3
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["compiled first", "compiled last"])
+def test_a_compiled_model_gets_fewer_shapes_of_one_window(first):
+    """Every shape of a call would be compiled, and the number of windows is part of the shape."""
+
+    def compiled(model):
+        return nodes_torch_compile.TorchCompileModel.execute(model, "eager").args[0]
+
+    def call_shapes(compiling):
+        model = compiled(entry.model) if compiling and first else entry.model
+        spy = Spy(patched(entry, tree, model=model, overlap_px=32))
+        model = compiled(spy.model) if compiling and not first else spy.model
+        sampled(Graph(steps=10), entry, model, entry.latent(80, 96))
+        return set(spy.shapes)
+
+    entry = entry_of("flux")
+    tree = tree_of([[0.9, 0.0, 0.3, 0.0], [0.0, 0.6, 0.1, 0.2], [0.4, 0.0, 0.0, 0.9]], 80, 96)
+    shapes = call_shapes(compiling=True)
+    assert {shape[0] for shape in shapes} == {2}  # of one window, two conds
+    assert len(shapes) <= 2 < len(call_shapes(compiling=False))
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Planning: windows cover what is active, fit the model and its grid, and are cheap."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
 
@@ -10,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from quadtree_pack.sampling.model import Geometry, Settings
+from quadtree_pack.sampling.model import TRANSFORMER_COST, UNET_COST, Geometry, Settings
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.plans import TILINGS, TRANSFORMER, plan_of, random_cells
-from quadtree_pack.utils import Box
+from quadtree_pack.utils import Box, ceil_div
+from quadtree_pack.windows.blending import METHODS
 from quadtree_pack.windows.cutting import compute_penalties
 from quadtree_pack.windows.planning import FINALISTS, Planner, mark_active_units
 from quadtree_pack.windows.shapes import share_shapes
@@ -63,6 +66,45 @@ def test_a_plan_answers_for_every_active_cell_once(tiling, height, width, share,
         assert box.y0 <= max(0, core.y0 - half) and box.y1 >= min(height, core.y1 + half)
         cores[core.slices] += 1
     assert cores.max() <= 1 and (cores[active] == 1).all()
+
+
+@given(TILINGS, st.integers(1, 60), st.integers(1, 60), st.booleans(), st.integers(0, 99))
+@examples(max_examples=80, deadline=None)
+def test_steps_share_shapes_where_that_is_cheaper_for_the_run(tiling, rows, columns, same, seed):
+    height, width = rows * tiling.unit, columns * tiling.unit
+
+    def plan_run(per_shape):
+        dear = replace(tiling, cost=replace(tiling.cost, per_shape=per_shape))
+        return Planner((height, width), dear).plan_run(units)
+
+    actives = [random_cells(height, width, 0.3, seed + step * (not same)) for step in range(4)]
+    units = [mark_active_units(active, tiling.unit) for active in actives]
+    free, dear = plan_run(0), plan_run(20_000)
+    for active, before, now in zip(actives, free, dear, strict=True):
+        assert [window.core for window in now] == [window.core for window in before]
+        cores = torch.zeros(height, width, dtype=torch.bool)
+        for old, new in zip(before, now, strict=True):
+            assert new.box.x0 <= old.box.x0 <= old.box.x1 <= new.box.x1 <= width
+            assert new.box.y0 <= old.box.y0 <= old.box.y1 <= new.box.y1 <= height
+            assert max(new.box.width, new.box.height) <= tiling.tile * tiling.unit
+            cores[new.core.slices] = True
+        assert cores[active].all()
+    assert len(shapes_of(dear)) <= len(shapes_of(free))
+    assert price_run(dear, tiling, 20_000) <= price_run(free, tiling, 20_000) * (1 + 1e-9)
+
+
+def shapes_of(steps):
+    return {(window.box.height, window.box.width) for windows in steps for window in windows}
+
+
+def price_run(steps, tiling, per_shape):
+    """What the planner predicts for the windows of a run, if all batches were full."""
+    total = per_shape * len(shapes_of(steps))
+    for windows in steps:
+        for window in windows:
+            cells = window.box.height * window.box.width
+            total += tiling.cost.predict_window(cells, tiling.batch)
+    return total
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(2, 1), (3, 1), (4, 1), (6, 3), (8, 3), (10, 5)])
@@ -326,3 +368,25 @@ def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():
         len({(window.box.height, window.box.width) for windows in plans[0] for window in windows})
         > 3
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("cost", "most"), [(TRANSFORMER_COST, 1.4), (UNET_COST, math.inf)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(128, 128), (128, 192), (160, 160), (192, 256), (144, 216), (256, 256)]
+)
+def test_small_tiles_evaluate_no_more_than_a_grid_of_them(method, cost, most, height, width):
+    geometry = Geometry(px_per_cell=8, unit=4, native_px=1024, cost=cost)
+    run = create_run(
+        None,
+        Settings(method=method, tile_px=512, overlap_px=64),
+        geometry,
+        torch.ones(1, height, width, dtype=torch.float64),
+    )
+    run.start([2.0, 1.0, 0.0])
+    tile, overlap = 512 // 8, 64 // 8
+    rows, columns = (ceil_div(side - overlap, tile - overlap) for side in (height, width))
+    for step in range(2):
+        boxes = [window.box for window in run.windows(step)]
+        evaluated = sum(box.height * box.width for box in boxes)
+        assert evaluated <= min(rows * columns * tile**2, most * height * width)
