@@ -41,6 +41,7 @@ from .sampling.steps import (
 )
 from .utils import info, warn
 
+CLEARLY_SMALLER = 0.6  # than the quadtree's image: a latent that may be a crop of it
 REPORTED = "quadtree_reported"  # marks an error that was told
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
 
@@ -105,7 +106,7 @@ class TiledDiffusion:
     ) -> Tensor:
         """Open the run, and copy what no step freed from the caller's own latent (OUTER_SAMPLE)."""
         options = executor.class_obj.model_options
-        refuse_options(options)
+        refuse_options({**options, "model_function_wrapper": self.previous})
         _check_latent(latent, executor.class_obj.model_patcher, self.trees)
         clean = self._clean_for(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
@@ -141,16 +142,17 @@ class TiledDiffusion:
         model: ModelPatcher,
         shape: Sequence[int],
         conds: Any,
-        model_options: Options,
         *args: Any,
+        model_options: Options | None = None,
         **kwargs: Any,
     ) -> Any:
         """Ask for the memory of the largest batch, not of the latent (PREPARE_SAMPLING)."""
-        run = _find_run(model_options)
+        run = _find_run(model_options or {})
         if run is not None:
             batched = shape_batch(shape, run.tiling, run.batch)
             shape = min(batched, list(shape), key=math.prod)
-        return executor(model, shape, conds, model_options, *args, **kwargs)
+        # By its name, as core passes it: other wrappers look for it there.
+        return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
 
     @report_errors
     def sampler_sample(
@@ -234,7 +236,8 @@ class TiledDiffusion:
             run = self._open_run_without_hooks(call["input"])
         if run.plan.owner is not self:
             return self.call_model(apply_model, call)
-        return Evaluator(run, apply_model, self.call_model, self.tell).denoise(call)
+        evaluator = Evaluator(run, apply_model, self.call_model, self.previous, self.tell)
+        return evaluator.denoise(call)
 
     # ---- what the hooks need
 
@@ -248,7 +251,20 @@ class TiledDiffusion:
             maps = maps.repeat(len(latent) // len(maps), 1, 1)
         open_cells = None if noise_mask is None else (noise_mask > 0).flatten(0, -3).any(0).cpu()
         mode = self._choose_mode(noise, latent)
-        return create_run(self, self.settings, geometry, maps, open_cells=open_cells, mode=mode)
+        run = create_run(self, self.settings, geometry, maps, open_cells=open_cells, mode=mode)
+        self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
+        return run
+
+    def _note_crop(self, run: Run, width_px: int, height_px: int) -> None:
+        """Warn where the latent may be a crop of the image that the tree was built from."""
+        tree = self.trees[0]
+        if width_px < CLEARLY_SMALLER * tree.width:
+            run.note(
+                f"the latent is {width_px} x {height_px} px and the quadtree's image {tree.width} "
+                f"x {tree.height} px, so the tiles are made smaller; if another node samples crops "
+                "of the image (UltimateSDUpscale, a detailer, a list of tiles), each crop needs a "
+                "quadtree of its own"
+            )
 
     def _open_run_without_hooks(self, noisy: Tensor) -> Run:
         """Return a run for a sampler that bypasses core's hooks: nothing is preserved."""

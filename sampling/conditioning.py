@@ -13,18 +13,23 @@ from torch import Tensor
 
 from ..utils import Box, ceil_div, warn
 from .cropping import Cropper, box_on_grid, crop, find_scale, grid_of, stack_windows
+from .patches import PatchCutter, ResizedMasks
 from .protocols import Conds, ModelCall
 from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
 
 
-def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, warned: set[str]) -> ModelCall:
+def crop_call(
+    call: ModelCall, boxes: Sequence[Box], *, unit: int, warned: set[str], resized: ResizedMasks
+) -> ModelCall:
     """Return a model call for a batch of windows of one shape; nothing of `call` is changed.
 
     `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Entries
     that may be spatial in a way that nobody declared are reported once and added to `warned`.
+    Masks in patches are cut for a single window; `resized` is `PatchCutter.resized`.
     """
     c = call["c"]
-    refuse_patches(c.get("transformer_options", {}))
+    options = c.get("transformer_options", {})
+    refuse_patches(options)
     conds = len(call["cond_or_uncond"])
     cropper = Cropper(
         call["input"], boxes, conds=conds, unit=unit, text_tokens=_count_text_tokens(c)
@@ -41,13 +46,20 @@ def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, warned: set[s
                 key,
             )
         cropped[key] = RULES.get(key, Cropper.crop_by_shape)(cropper, value)
-    cropped["transformer_options"] = dict(c.get("transformer_options", {}))  # models write into it
+    if len(boxes) == 1:
+        options = cutter_of(call, resized).cut(options, boxes[0])
+    cropped["transformer_options"] = dict(options)  # models write into it
     return {
         **call,
         "input": stack_windows(call["input"], boxes, conds),
         "timestep": cropper.pass_whole(call["timestep"]),
         "c": cropped,
     }
+
+
+def cutter_of(call: ModelCall, resized: ResizedMasks) -> PatchCutter:
+    """Return what cuts masks in the patches of this call."""
+    return PatchCutter(grid_of(call["input"]), _count_text_tokens(call["c"]), resized)
 
 
 def _count_text_tokens(c: Conds) -> int:

@@ -18,25 +18,26 @@ from ..utils import Box, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
-from .conditioning import crop_call, crop_to_area, select_call
+from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
 from .parallel import Devices, move_call
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
-from .rules import needs_one_row
+from .rules import has_foreign_wrapper, needs_one_row
 from .run import Run, Step
 
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
 # Core evaluates together what its own estimate, times this, says fits the free memory
 # (`comfy.samplers._calc_cond_batch`).
 CORE_MEMORY_FACTOR = 1.5
+PATCHES = "patches"  # in `Run.warned`: what patches hold was looked at
 
 
 class Evaluator:
     """Evaluates one model call of a run, which `apply_model` or another model function answers.
 
-    `call_model` is the wrapper that was set on the model before ours. `tell` is told in words how
-    far the step is.
+    `call_model` calls `previous`, the wrapper that was set on the model before ours, or the model.
+    `tell` is told in words how far the step is.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Evaluator:
         run: Run,
         apply_model: ModelFunction,
         call_model: ModelFunctionWrapper,
+        previous: ModelFunctionWrapper | None,
         tell: Callable[[str], None],
     ) -> None:
         self.run = run
         self.apply_model = apply_model
         self.call_model = call_model
+        self.previous = previous
         self.tell = tell
 
     def denoise(self, call: ModelCall) -> Tensor:
@@ -152,8 +155,7 @@ class Evaluator:
         if step.is_one_window:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
-        one_row = needs_one_row(call["c"].get("transformer_options", {}))
-        todo = batch_windows(step.windows, 1 if one_row else self.run.batch)
+        todo = batch_windows(step.windows, 1 if self._needs_single(call) else self.run.batch)
         conds = len(call["cond_or_uncond"])
         for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)
@@ -161,6 +163,25 @@ class Evaluator:
                 target = crop(total, step.windows[number].box)
                 target.addcmul_(self.run.split_images(part), step.window_weights[number])
         return total.flatten(0, 1)
+
+    def _needs_single(self, call: ModelCall) -> bool:
+        """Tell whether this call takes one window at a time; report what its patches cannot cut.
+
+        Masks in patches have rows for conds or for images, and a wrapper of another pack may take
+        the rows of a call for positive and negative: both are right with one window only.
+        """
+        options = call["c"].get("transformer_options", {})
+        cutter = cutter_of(call, self.run.resized_masks)
+        if PATCHES not in self.run.warned:
+            self.run.warned.add(PATCHES)
+            for owner in {found.owner for found in cutter.find_unknown([options, self.previous])}:
+                self.run.note(
+                    f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "
+                    "window sees all of it; if the result looks wrong, remove that node, or set "
+                    "tile_size to the image's longer side"
+                )
+        foreign = has_foreign_wrapper(options, self.previous)
+        return foreign or needs_one_row(options) or bool(cutter.find_masks(options))
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
         """Return what the model makes of a whole area in one window."""
@@ -226,7 +247,9 @@ class Evaluator:
         comfy.model_management.throw_exception_if_processing_interrupted()
         boxes = [step.windows[number].box for number in batch]
         unit, control = self.run.tiling.unit, call["c"].get("control")
-        window_call = crop_call(call, boxes, unit=unit, warned=self.run.warned)
+        window_call = crop_call(
+            call, boxes, unit=unit, warned=self.run.warned, resized=self.run.resized_masks
+        )
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .cropping import Cropper
-from .protocols import Options
+from .protocols import ModelFunctionWrapper, Options
 
 Rule = Callable[[Cropper, Any], Any]
 
@@ -130,6 +130,16 @@ UNCUT_PATCHES = {
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
 
+# Kinds of wrappers that run inside a call of the model (`comfy.patcher_extension.WrappersMP`), and
+# the packages whose wrappers take rows as ComfyUI gives them.
+MODEL_WRAPPERS = ("apply_model", "diffusion_model")
+KNOWN_PACKAGES = ("comfy.", "comfy_api.", "comfy_extras.", __name__.rpartition("sampling")[0])
+
+
+# In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
+CACHE_WORDS = ("cache", "rel_l1_thresh")
+
+
 def name_patches(transformer_options: Options) -> set[str]:
     """Return the class names of the patches in a model's transformer options."""
     names = set()
@@ -151,6 +161,25 @@ def needs_one_row(transformer_options: Options) -> bool:
     return not ONE_ROW_PATCHES.isdisjoint(name_patches(transformer_options))
 
 
+def has_foreign_wrapper(
+    transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
+) -> bool:
+    """Tell whether another pack wraps the model or its network; `function_wrapper` is one such."""
+    wrappers = _list_wrappers(transformer_options, function_wrapper)
+    return not all(getattr(one, "__module__", "").startswith(KNOWN_PACKAGES) for one in wrappers)
+
+
+def _list_wrappers(
+    transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
+) -> list[Any]:
+    wrappers = transformer_options.get("wrappers", {})
+    functions: list[Any] = [] if function_wrapper is None else [function_wrapper]
+    for kind in MODEL_WRAPPERS:
+        for keyed in wrappers.get(kind, {}).values():
+            functions += keyed
+    return functions
+
+
 class Refusal(NamedTuple):
     """Something in a model's options that does not work together with windows."""
 
@@ -162,6 +191,18 @@ class Refusal(NamedTuple):
 def _has_easycache(model_options: Options) -> bool:
     cache = model_options.get("transformer_options", {}).get("easycache")
     return type(cache).__name__ == "EasyCacheHolder"
+
+
+def _has_foreign_cache(model_options: Options) -> bool:
+    """Tell by its names whether a pack keeps what blocks returned, as TeaCache and others do."""
+    options = model_options.get("transformer_options", {})
+    wrappers = _list_wrappers(options, model_options.get("model_function_wrapper"))
+    named = [key for key in options if isinstance(key, str) and key != "easycache"]
+    for wrapper in wrappers:
+        module = getattr(wrapper, "__module__", "").replace("\\", "/").rpartition("/")[2]
+        if not module.startswith(KNOWN_PACKAGES):  # ComfyUI names a pack's module by its path
+            named.append(f"{module}.{getattr(wrapper, '__qualname__', '')}")
+    return any(word in name.lower() for name in named for word in CACHE_WORDS)
 
 
 def _has_context_windows(model_options: Options) -> bool:
@@ -178,6 +219,12 @@ def _has_attention_guidance(model_options: Options) -> bool:
 
 REFUSALS = (
     Refusal(_has_easycache, "EasyCache keeps one result per model call", "Use LazyCache."),
+    Refusal(
+        _has_foreign_cache,
+        "A cache of another pack (TeaCache, MagCache, First Block Cache) keeps one result per "
+        "model call",
+        "Use LazyCache.",
+    ),
     Refusal(_has_context_windows, "Context windows cut the latent, too", "Remove one of the two."),
     Refusal(
         _has_attention_guidance,

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..quadtree import Quadtree
-from ..utils import Box, ceil_div, cells_from_px
+from ..utils import Box, ceil_div, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import crop
 from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
+from .patches import ResizedMasks
 from .protocols import Control, Hints
 from .steps import StepClock
 
@@ -140,7 +141,9 @@ class Run:
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.hints: Hints = {}  # what ControlNets prepared once for this run
         self.devices: Devices | None = None  # where core spreads this run over several GPUs
+        self.resized_masks: ResizedMasks = {}  # of patches, see PatchCutter
         self.warned: set[str] = set()  # unknown conditioning entries that were reported
+        self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
@@ -164,6 +167,11 @@ class Run:
         self._forget_plans()
         self.clean = clean
         self.batch = self.batch if batch is None else batch
+
+    def note(self, words: str) -> None:
+        """Warn now, and on the node when the run has ended."""
+        warn("%s.", words)
+        self.notes.append(words)
 
     def place_area(self, cond_id: Hashable, area: Box) -> None:
         """Note where on the canvas a cond applies."""
@@ -225,10 +233,11 @@ class Run:
     def summarize(self) -> str:
         """Say in words what the run cost and kept."""
         kept = 100 * float(self.kept().double().mean())
-        return (
+        summary = (
             f"{self.clock.steps} steps, {100 * self.tally.share:.1f}% of the full model cost, "
             f"{kept:.1f}% of the latent kept"
         )
+        return ". ".join([summary, *(f"Warning: {note}" for note in self.notes)])
 
     def step(self, sigma: Tensor, like: Tensor, area: Box | None = None) -> Step:
         """Return the step of a model call at `sigma` [rows] in an area (None: the whole canvas).

@@ -92,6 +92,20 @@ class Spy:
         return self.samples
 
 
+def out_of_memory_above(model: Any, cells: int, seen: list[tuple[int, ...]]) -> Any:
+    """A clone that has memory for so many latent cells (times rows) in one call."""
+
+    def limited(apply_model: Callable, args: dict) -> Tensor:
+        seen.append(tuple(args["input"].shape))
+        if args["input"][:, 0].numel() > cells:
+            raise torch.OutOfMemoryError("simulated")
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(limited)
+    return model
+
+
 def pointwise(model: Any) -> Any:
     """A clone whose denoised at a cell depends on what the model gets at that very cell, so tiling
     must not show."""

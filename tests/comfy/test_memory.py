@@ -13,6 +13,7 @@ from quadtree_pack.testing.support import (
     error,
     free_cells,
     half_kept,
+    out_of_memory_above,
     patched,
     pointwise,
     tree_of,
@@ -34,20 +35,6 @@ def test_memory_is_asked_for_windows_not_for_the_whole_latent():
     )
     sample(entry, entry.latent(), model=model, steps=1)
     assert asked == [[2, 16, SIDE, SIDE]]
-
-
-def out_of_memory_above(model, cells, seen):
-    """A clone that has memory for so many latent cells (times rows) in one call."""
-
-    def limited(apply_model, args):
-        seen.append(tuple(args["input"].shape))
-        if args["input"][:, 0].numel() > cells:
-            raise torch.OutOfMemoryError("simulated")
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-    model = model.clone()
-    model.set_model_unet_function_wrapper(limited)
-    return model
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,14 @@ def test_a_run_without_a_step_reports_nothing(caplog):
             model, torch.randn_like(latent), *run, entry.positive, entry.negative, latent
         )
     assert "wrapper" not in caplog.text
+
+
+def test_a_latent_much_smaller_than_the_quadtree_s_image_may_be_a_crop_and_is_told(caplog):
+    entry = entry_of("flux")
+    told = []
+    for cells, warns in ((32, False), (16, True)):
+        caplog.clear()
+        model = attach(entry.model, [half_kept(32, 40)], Settings(tile_px=128), None, told.append)
+        with caplog.at_level(logging.WARNING):
+            sample(entry, entry.latent(cells, cells * 5 // 4), model=model, steps=2)
+        assert ("UltimateSDUpscale" in caplog.text) == warns == ("Warning: the latent" in told[-1])

@@ -1,0 +1,239 @@
+"""Masks that other packs keep in patches of attention are cut with the window; other pictures, and
+wrappers that hold one, are told."""
+
+import functools
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quadtree_pack.sampling.model import Settings
+from quadtree_pack.sampling.patches import PatchCutter
+from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
+from quadtree_pack.testing.support import Spy, error, patched, tree_of
+from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.tiled_diffusion import attach
+from quadtree_pack.utils import Box
+
+BLOCKS = [("input", 1), ("input", 2), ("middle", 0), ("output", 3), ("output", 4)]
+PX = 8
+
+
+def make_mask(height, width, rows=1):
+    """Stripes at an angle, so that no two windows see the same."""
+    y, x = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 5, width), indexing="ij")
+    return torch.stack([torch.sin(x + (row + 1) * y).clamp(0, 1) for row in range(rows)])
+
+
+def fit_mask(mask, options, tokens, rows):
+    """Resize a mask to the tokens of a layer, a row for each of the batch, as IP-Adapter does."""
+    height, width = options["original_shape"][-2:]
+    scale = (height * width / tokens) ** 0.5
+    planes = F.interpolate(mask[:, None], size=(round(height / scale), round(width / scale)))
+    conds = len(options["cond_or_uncond"])
+    planes = planes[:, 0].flatten(1)[..., None]
+    planes = torch.cat([planes, planes[-1:].repeat(max(0, rows // conds - len(planes)), 1, 1)])
+    return planes[: rows // conds].repeat(conds, 1, 1)
+
+
+class Adapter:
+    """Adds the same to the attention of every token that its mask names."""
+
+    def __init__(self, mask):
+        self.kwargs = [{"mask": mask, "weight": 2.0}]
+        self.calls = []
+
+    def __call__(self, q, k, v, options):
+        out = v.mean(1, keepdim=True) * torch.sigmoid(q)
+        for kwargs in self.kwargs:
+            out = out + kwargs["weight"] * fit_mask(kwargs["mask"], options, q.shape[1], len(q))
+        return out
+
+    def add(self, out, options, strength=2.0):
+        mask = self.kwargs[0]["mask"]
+        return out + strength * fit_mask(mask, options, out.shape[1], len(out))
+
+
+def replacing(model, mask):
+    for block in BLOCKS:
+        model.set_model_attn2_replace(Adapter(mask), *block)
+
+
+def closure(model, mask):
+    def add(out, options):
+        return out + 2.0 * fit_mask(mask, options, out.shape[1], len(out))
+
+    model.set_model_attn2_output_patch(add)
+
+
+def bound_method(model, mask):
+    model.set_model_attn2_output_patch(Adapter(mask).add)
+
+
+def partial(model, mask):
+    def add(region_masks, out, options):
+        return out + 2.0 * fit_mask(region_masks[0], options, out.shape[1], len(out))
+
+    masks = [mask]
+    model.set_model_attn2_output_patch(lambda *arguments: functools.partial(add, masks)(*arguments))
+
+
+def attn1_closure_in_closure(model, mask):
+    def outer(regions):
+        return lambda out, options: (
+            out + 2.0 * fit_mask(regions["mask"], options, out.shape[1], len(out))
+        )
+
+    model.set_model_attn1_output_patch(outer({"mask": mask}))
+
+
+def with_mask(how, model, mask):
+    model = model.clone()
+    how(model, mask)
+    return model
+
+
+@pytest.mark.parametrize(
+    "how", [replacing, closure, bound_method, partial, attn1_closure_in_closure]
+)
+@pytest.mark.parametrize(
+    ("size", "tolerance"),
+    [
+        ((HEIGHT * PX, WIDTH * PX), 1e-5),
+        ((HEIGHT, WIDTH), 1e-5),
+        ((64, 64), 1e-5),
+        ((300, 600), 2e-2),  # 18.75 px per cell: resized twice
+    ],
+    ids=["px", "cells", "other aspect", "other px"],
+)
+def test_a_mask_in_a_patch_of_attention_is_cut_with_the_window(how, size, tolerance):
+    entry = local("sd15_fine")
+    latent = entry.latent(HEIGHT, WIDTH)
+    mask = make_mask(*size)
+    kept = mask.clone()
+    model = with_mask(how, entry.model, mask)
+    spy = Spy(model)
+    everything = tree_of([[1.0]], HEIGHT, WIDTH)
+    plain = sample(entry, latent, model=model, steps=3)
+    without = sample(entry, latent, steps=3)
+    assert error(plain, without) > 0.02
+    tiled = patched(entry, everything, model=spy.model, overlap_px=0, method="MultiDiffusion")
+    for _ in range(2):
+        assert error(sample(entry, latent, model=tiled, steps=3), plain) < tolerance
+    assert torch.equal(mask, kept) and spy.calls > 6
+    assert torch.equal(sample(entry, latent, model=model, steps=3), plain)
+
+
+def test_masks_for_the_images_of_a_batch_stay_with_them():
+    entry = local("sd15_fine")
+    latent = entry.latent(HEIGHT, WIDTH, batch=2)
+    model = with_mask(replacing, entry.model, make_mask(HEIGHT * PX, WIDTH * PX, rows=2))
+    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model, overlap_px=0)
+    plain = sample(entry, latent, model=model, steps=3)
+    assert error(sample(entry, latent, model=tiled, steps=3), plain) < 1e-5
+
+
+def test_windows_are_evaluated_together_where_no_patch_has_a_mask():
+    entry = local("sd15_fine")
+    model = with_mask(closure, entry.model, torch.ones(1, 1, 1))  # holds nothing of the canvas
+    spies = [Spy(model), Spy(with_mask(closure, entry.model, make_mask(HEIGHT, WIDTH)))]
+    for spy in spies:
+        tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=spy.model)
+        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=2)
+    together, singly = ({shape[0] for shape in spy.shapes} for spy in spies)
+    assert max(together) > 1 and singly == {1}
+
+
+def test_a_mask_between_words_is_no_picture():
+    options = {"patches": {"attn2_patch": [Adapter(torch.ones(1, 77, 77))]}}
+    cutter = PatchCutter((64, 64), 77, {})
+    assert cutter.cut(options, Box(0, 0, 32, 32)) is options
+    assert not cutter.find_masks(options)
+
+
+def test_what_holds_no_mask_is_the_same_object_and_cycles_end():
+    patch = Adapter(make_mask(HEIGHT, WIDTH))
+    patch.itself = patch
+    other = Adapter(torch.ones(3))
+    options = {"patches": {"attn2_patch": [patch, other]}, "sigmas": torch.ones(3)}
+    cut = PatchCutter((HEIGHT, WIDTH), 77, {}).cut(options, Box(8, 4, 24, 12))
+    new, same = cut["patches"]["attn2_patch"]
+    assert same is other and new is not patch and cut["sigmas"] is options["sigmas"]
+    mask = new.kwargs[0]["mask"]
+    assert torch.equal(mask, patch.kwargs[0]["mask"][..., 4:12, 8:24])
+    assert new.kwargs[0]["weight"] == 2.0 and new.calls is patch.calls
+
+
+class Overlay:
+    """A patch of another pack that holds a picture over the canvas under a name of its own."""
+
+    def __init__(self):
+        self.layers = {"picture": torch.rand(1, 3, HEIGHT * PX, WIDTH * PX)}
+
+    def __call__(self, out, options):
+        return out
+
+
+def test_an_unknown_picture_in_a_patch_is_told_once_and_shown_on_the_node(caplog):
+    entry = local("sd15_fine")
+    told = []
+    model = entry.model.clone()
+    model.set_model_attn2_output_patch(Overlay())
+    tree, settings = tree_of([[1.0]], HEIGHT, WIDTH), Settings(tile_px=128, overlap_px=0)
+    tiled = attach(model, [tree], settings, progress=told.append)
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=3)
+    assert caplog.text.count("Overlay holds a picture that is not cut into windows") == 1
+    assert "Warning: Overlay holds a picture" in told[-1]
+    caplog.clear()
+    plain = attach(entry.model, [tree], settings, progress=told.append)
+    sample(entry, entry.latent(HEIGHT, WIDTH), model=plain, steps=3)
+    assert not caplog.records and "Warning" not in told[-1]
+
+
+def test_a_wrapper_that_takes_two_rows_for_positive_and_negative_gets_one_window():
+    """It adds a tenth of the second row to the first: with two windows, a tenth of another one."""
+
+    def mixing(apply_model, call):
+        out = apply_model(call["input"], call["timestep"], **call["c"])
+        return torch.cat([out[:1] + 0.1 * out[1:2], out[1:]]) if len(out) == 2 else out
+
+    entry = local("sd15_fine")
+    latent = entry.latent(HEIGHT, WIDTH)
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(mixing)
+    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model, overlap_px=0)
+    for cfg in (1.0, 4.0):
+        plain = sample(entry, latent, model=model, steps=3, cfg=cfg)
+        assert error(sample(entry, latent, model=tiled, steps=3, cfg=cfg), plain) < 1e-5
+
+
+def tea_cache(model):
+    model.model_options["transformer_options"]["rel_l1_thresh"] = 0.4
+
+
+def block_cache(model):
+    def unet_wrapper_function(apply_model, call):
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    unet_wrapper_function.__qualname__ = "ApplyFBCacheOnModel.patch.<locals>.wrapper"
+    model.set_model_unet_function_wrapper(unet_wrapper_function)
+
+
+def cache_around_the_network(model):
+    def wrapper(executor, *args, **kwargs):
+        return executor(*args, **kwargs)
+
+    wrapper.__module__ = "/comfy/custom_nodes/ComfyUI-MagCache.nodes"
+    model.add_wrapper_with_key("diffusion_model", "fast", wrapper)
+
+
+@pytest.mark.parametrize("cache", [tea_cache, block_cache, cache_around_the_network])
+def test_caches_of_other_packs_are_refused_in_words(cache):
+    """They keep one residual for the model, and a window would get that of another."""
+    entry = local("sd15_fine")
+    model = entry.model.clone()
+    cache(model)
+    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model)
+    with pytest.raises(ValueError, match=r"cache .* Use LazyCache"):
+        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
