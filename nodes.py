@@ -37,6 +37,7 @@ from .ui.inputs import (
     check_number,
     check_regions,
     check_samples,
+    check_sigmas,
     check_trees,
     check_visualizer_inputs,
     tell_alpha,
@@ -136,6 +137,7 @@ class QuadtreeDiffusion(io.ComfyNode):
         feather: int,
         skip_diffusion_below: int,
         clean_latent: dict | None = None,
+        all_sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         settings = Settings(
             method=check_choice("method", method, METHODS),
@@ -150,9 +152,9 @@ class QuadtreeDiffusion(io.ComfyNode):
         )
         clean = None if clean_latent is None else check_samples("clean_latent", clean_latent)
         progress = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
-        return io.NodeOutput(
-            attach(check_model(model), check_trees(quadtree), settings, clean, progress)
-        )
+        sigmas = None if all_sigmas is None else check_sigmas("all_sigmas", all_sigmas)
+        model, trees = check_model(model), check_trees(quadtree)
+        return io.NodeOutput(attach(model, trees, settings, clean, progress, sigmas))
 
 
 class QuadtreeComposite(io.ComfyNode):

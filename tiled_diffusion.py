@@ -82,6 +82,7 @@ class TiledDiffusion:
         clean_latent: Tensor | None,
         previous: ModelFunctionWrapper | None,
         progress: Callable[[str], None] | None = None,
+        all_sigmas: Tensor | None = None,
     ) -> None:
         self.trees = tuple(trees)
         self.settings = settings
@@ -89,6 +90,7 @@ class TiledDiffusion:
         self.clean_latent = clean_latent
         self.previous = previous
         self.progress = progress
+        self.all_sigmas = None if all_sigmas is None else read_sigmas(all_sigmas)
 
     # ---- the hooks, in the order in which core calls them
 
@@ -177,7 +179,7 @@ class TiledDiffusion:
             if self.clean_latent is not None:
                 clean = self._clean_for(latent).to(latent)
                 clean = guider.inner_model.process_latent_in(clean)
-            run.start(values, clean, batch)
+            run.start(values, clean, batch, self.all_sigmas)
             sampler = executor.class_obj
             callback = run.clock.follow(
                 callback,
@@ -380,14 +382,16 @@ def attach(
     settings: Settings,
     clean_latent: Tensor | None = None,
     progress: Callable[[str], None] | None = None,
+    all_sigmas: Tensor | None = None,
 ) -> ModelPatcher:
     """Return a clone of `model` that samples by windows and keeps what `trees` keep.
 
     There is one tree, or one for each image of the batch. `clean_latent` [B or 1, C, ..., H, W], as
     a LATENT holds it, is what is preserved; None takes the latent that is sampled. A model function
     wrapper that was set before is called for every window; an earlier Quadtree Diffusion is
-    replaced. `progress` is told in words how far a run is. Raises ValueError where the model cannot
-    be cut into windows.
+    replaced. `progress` is told in words how far a run is. `all_sigmas` [steps + 1] are those of a
+    whole schedule, where samplers run stages of it. Raises ValueError where the model cannot be cut
+    into windows.
     """
     geometry = Geometry.of(model)
     model = model.clone()
@@ -396,7 +400,13 @@ def attach(
         info("the model has a Quadtree Diffusion already; this later one replaces it.")
         previous = previous.previous
     tiled = TiledDiffusion(
-        trees, settings, geometry, clean_latent=clean_latent, previous=previous, progress=progress
+        trees,
+        settings,
+        geometry,
+        clean_latent=clean_latent,
+        previous=previous,
+        progress=progress,
+        all_sigmas=all_sigmas,
     )
     model.set_model_unet_function_wrapper(tiled)
     hooks = {

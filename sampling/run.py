@@ -24,7 +24,7 @@ from .cropping import crop
 from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
 from .patches import ResizedMasks
 from .protocols import Control, Hints
-from .steps import StepClock
+from .steps import StepClock, locate_stage
 
 if TYPE_CHECKING:
     from .parallel import Devices
@@ -135,6 +135,7 @@ class Run:
         self.plan = plan
         self.tally = Tally()
         self.clock = StepClock()
+        self.first_step, self.all_steps = 0, 1  # of the whole schedule; see `start`
         self.tiling = tiling
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
@@ -156,14 +157,23 @@ class Run:
         return self
 
     def start(
-        self, sigmas: Sequence[float], clean: Tensor | None = None, batch: int | None = None
+        self,
+        sigmas: Sequence[float],
+        clean: Tensor | None = None,
+        batch: int | None = None,
+        all_sigmas: Sequence[float] | None = None,
     ) -> None:
         """Start sampling with these sigmas [steps + 1].
 
         `clean` [B or 1, C, ..., H, W] is what is preserved, in the model's space; `batch` None
-        leaves the number of windows per call as it is.
+        leaves the number of windows per call as it is. `all_sigmas` are those of the whole
+        schedule, where this run is a stage of it; denoise counts their steps. ValueError if not.
         """
         self.clock.start(sigmas)
+        self.first_step, self.all_steps = 0, self.clock.steps
+        if all_sigmas is not None:
+            self.first_step = locate_stage(sigmas, all_sigmas)
+            self.all_steps = len(all_sigmas) - 1
         self._forget_plans()
         self.clean = clean
         self.batch = self.batch if batch is None else batch
@@ -224,7 +234,7 @@ class Run:
 
     def freedom(self, index: int) -> Tensor:
         """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
-        return self.plan.freedom(index, self.clock.steps)
+        return self.plan.freedom(self.first_step + index, self.all_steps)
 
     def kept(self) -> Tensor:
         """Return the cells, bool [B or 1, H, W], that no step frees."""
@@ -255,7 +265,8 @@ class Run:
 
     def _make_step(self, index: int, like: Tensor, area: Box) -> Step:
         windows = self.windows(index, area)
-        weight = crop(self.plan.model_weight(index, self.clock.steps), area)
+        weight = self.plan.model_weight(self.first_step + index, self.all_steps)
+        weight = crop(weight, area)
         weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
         margin = self.tiling.overlap * self.tiling.unit // 2
         window_weights = []
@@ -283,10 +294,9 @@ class Run:
 
     def _plan_steps(self, area: Box) -> list[tuple[Window, ...]]:
         """Return the windows of every step in an area: together, so that they share shapes."""
-        steps = self.clock.steps
         units = []
-        for index in range(steps):
-            active = crop(self.plan.active(index, steps), area)
+        for index in range(self.first_step, self.first_step + self.clock.steps):
+            active = crop(self.plan.active(index, self.all_steps), area)
             units.append(mark_active_units(active, self.tiling.unit))
         return Planner((area.height, area.width), self.tiling).plan_run(units)
 

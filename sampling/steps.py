@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..velocity import find_step
 
+SAME_SIGMA = 1e-3  # relative difference of two sigmas that are one, computed in different ways
+
 # ComfyUI's samplers that call the model once a step and then their callback, which tells that the
 # next step is due. For all others the step is read from sigma, which waits for the device.
 ONE_CALL_PER_STEP = frozenset(
@@ -87,6 +89,26 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
                 "sigmas that only fall; connect the model without it to this sampler."
             )
     return values
+
+
+def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:
+    """Return the step of a whole schedule at which a run with these sigmas begins.
+
+    The last sigma of a stage may be 0 in place of the schedule's, where a sampler was told to end
+    without noise. Raises ValueError where the sigmas are no part of the schedule.
+    """
+    count = len(sigmas) - 1
+    for first in range(len(all_sigmas) - count):
+        part = all_sigmas[first : first + count]
+        pairs = zip(sigmas, part)  # noqa: B905 - the last sigma is left out
+        if all(math.isclose(one, other, rel_tol=SAME_SIGMA) for one, other in pairs):
+            return first
+    raise ValueError(
+        f"all_sigmas has {len(all_sigmas) - 1} steps from {all_sigmas[0]:.4g} to "
+        f"{all_sigmas[-1]:.4g}, and the {count} steps from {sigmas[0]:.4g} of this sampler are no "
+        "part of them. Give BasicScheduler the scheduler, the number of steps and the model "
+        "(with its shift) of the sampler, or disconnect all_sigmas."
+    )
 
 
 class StepClock:

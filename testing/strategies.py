@@ -151,6 +151,9 @@ LATENTS = st.just({"samples": clean_latent((1, 16, 8, 8))})
 OTHER_LATENTS = st.sampled_from(
     [torch.zeros(1), torch.zeros(0, 16, 8, 8), None, [1], torch.full((1, 16, 8, 8), math.nan)]
 )
+OTHER_SIGMAS = st.sampled_from(
+    [torch.ones(1), torch.ones(2, 2), torch.tensor([1.0, math.nan]), torch.tensor([0.0, 1.0]), [1]]
+)
 BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits, and what does not
     "IMAGE": (images(), images(odd=True)),
     "MASK": (st.none() | masks(), masks(odd=True)),
@@ -160,6 +163,7 @@ BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits
         st.none() | LATENTS,
         st.just({}) | OTHER_LATENTS.map(lambda samples: {"samples": samples}),
     ),
+    "SIGMAS": (st.none() | st.just(torch.linspace(1, 0, 5)), OTHER_SIGMAS),
     "BOOLEAN": (st.booleans(), JUNK),
     "VAE": (st.sampled_from(["taesd", "qwen", "sd"]).map(vae_of), st.just(object())),
 }

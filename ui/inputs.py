@@ -248,6 +248,17 @@ def check_samples(name: str, latent: Any) -> torch.Tensor:
     return check_finite(name, samples)
 
 
+def check_sigmas(name: str, sigmas: Any) -> torch.Tensor:
+    """Return sigmas [steps + 1]; ValueError for anything else, and for fewer than two."""
+    sigmas = check_tensor(name, sigmas)
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(
+            f"{name} has shape {tuple(sigmas.shape)}; it must hold two or more sigmas in a row. "
+            "Connect the SIGMAS output of BasicScheduler or of another scheduler."
+        )
+    return sigmas
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False; raise ValueError for anything else."""
     if not isinstance(value, bool):

@@ -276,9 +276,16 @@ def diffusion_schema() -> io.Schema:
                 "clean_latent",
                 optional=True,
                 tooltip="The latent to preserve if the latent being sampled is already noisy, as "
-                "in the second stage of a KSampler (Advanced) chain. (A tile's denoise counts the "
-                "steps of that stage only.) If not connected, the latent being sampled is "
-                "preserved.",
+                "in the second stage of a KSampler (Advanced) chain. If not connected, the latent "
+                "being sampled is preserved.",
+            ),
+            io.Sigmas.Input(
+                "all_sigmas",
+                optional=True,
+                tooltip="The sigmas of the whole schedule, from BasicScheduler, where samplers "
+                "run parts of it (a KSampler (Advanced) chain, Split Sigmas, high and low noise "
+                "models). A tile's denoise then counts the steps of the whole schedule, and the "
+                "stages act as one run. If not connected, it counts the steps of each sampler.",
             ),
         ],
         outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],

@@ -181,7 +181,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
         for window, share in zip(
             windows, compute_shares(windows, (48, 40), run.plan.method, margin), strict=True
         ):
-            cut = crop_call(args, [window.box], unit=1, warned=set())
+            cut = crop_call(args, [window.box], unit=1, warned=set(), resized={})
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
             total[(..., *window.box.slices)] += denoised.double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
