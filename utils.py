@@ -9,6 +9,8 @@ import logging
 import reprlib
 from typing import Any, NamedTuple
 
+COMFYUI_PACKAGES = ("comfy", "comfy_api", "comfy_execution", "comfy_extras")
+OWN_PACKAGE = __name__.rpartition(".")[0].replace("\\", "/")
 LOG = logging.getLogger("quadtree_diffusion")
 SHOWN = reprlib.Repr()
 SHOWN.maxstring = SHOWN.maxother = 120
@@ -45,6 +47,19 @@ def info(message: str, *args: object) -> None:
 def warn(message: str, *args: object) -> None:
     """Log a WARNING line that says which pack it comes from; `args` fill in `message`."""
     LOG.warning(PREFIX + message, *args)
+
+
+def comes_with_comfyui(thing: Any) -> bool:
+    """Tell whether a class or function is ComfyUI's, or this pack's own.
+
+    ComfyUI names the modules of packs, and those of its own extra nodes, by their path.
+    """
+    module = (getattr(thing, "__module__", None) or "").replace("\\", "/")
+    if module.startswith(OWN_PACKAGE):
+        return True
+    if "/" in module:
+        return "/comfy_extras/" in module
+    return module.partition(".")[0] in COMFYUI_PACKAGES
 
 
 def ceil_div(a: int, b: int) -> int:

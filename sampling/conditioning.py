@@ -12,20 +12,27 @@ from typing import Any
 from torch import Tensor
 
 from ..utils import Box, ceil_div, warn
-from .cropping import Cropper, box_on_grid, crop, find_scale, grid_of, stack_windows
-from .patches import PatchCutter, ResizedMasks
+from .cropping import (
+    Cropper,
+    RunMemory,
+    box_on_grid,
+    crop,
+    find_scale,
+    grid_of,
+    stack_windows,
+)
+from .patch_controls import cut_controls
+from .patches import PatchCutter
 from .protocols import Conds, ModelCall
 from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
 
 
-def crop_call(
-    call: ModelCall, boxes: Sequence[Box], *, unit: int, warned: set[str], resized: ResizedMasks
-) -> ModelCall:
+def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory) -> ModelCall:
     """Return a model call for a batch of windows of one shape; nothing of `call` is changed.
 
     `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Entries
-    that may be spatial in a way that nobody declared are reported once and added to `warned`.
-    Masks in patches are cut for a single window; `resized` is `PatchCutter.resized`.
+    that may be spatial in a way that nobody declared are reported once. Masks in patches are cut
+    for a single window only.
     """
     c = call["c"]
     options = c.get("transformer_options", {})
@@ -38,16 +45,17 @@ def crop_call(
     for key, value in c.items():
         if key in ("control", "transformer_options"):
             continue
-        if key not in RULES and key not in warned and cropper.looks_spatial(value):
-            warned.add(key)
+        if key not in RULES and key not in memory.warned and cropper.looks_spatial(value):
+            memory.warned.add(key)
             warn(
                 "unknown conditioning entry %r looks spatial; it is passed uncropped to every "
                 "window.",
                 key,
             )
         cropped[key] = RULES.get(key, Cropper.crop_by_shape)(cropper, value)
+    options = cut_controls(options, call, cropper, memory.hints)
     if len(boxes) == 1:
-        options = cutter_of(call, resized).cut(options, boxes[0])
+        options = cutter_of(call, memory).cut(options, boxes[0])
     cropped["transformer_options"] = dict(options)  # models write into it
     return {
         **call,
@@ -57,9 +65,10 @@ def crop_call(
     }
 
 
-def cutter_of(call: ModelCall, resized: ResizedMasks) -> PatchCutter:
+def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:
     """Return what cuts masks in the patches of this call."""
-    return PatchCutter(grid_of(call["input"]), _count_text_tokens(call["c"]), resized)
+    canvas, text_tokens = grid_of(call["input"]), _count_text_tokens(call["c"])
+    return PatchCutter(canvas, text_tokens, memory.resized_masks)
 
 
 def _count_text_tokens(c: Conds) -> int:

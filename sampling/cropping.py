@@ -8,6 +8,7 @@ look for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from operator import floordiv
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import Box, ceil_div
+from .protocols import Hints
 
 Grid = tuple[int, int]  # rows and columns
 
@@ -90,6 +92,19 @@ def box_on_grid(box: Box, *, canvas: Grid, grid: Grid) -> Box:
     finer, coarser = scale
     x0, y0, x1, y1 = (ceil_div(edge * finer, coarser) for edge in box)
     return Box(x0, y0, min(x1, grid[1]), min(y1, grid[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """What cropping remembers for the length of a run.
+
+    `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
+    at another resolution, by the mask's id; `warned` is what was reported.
+    """
+
+    hints: Hints = field(default_factory=dict)
+    resized_masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
 
 
 class Cropper:

@@ -30,7 +30,7 @@ MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it n
 # Core evaluates together what its own estimate, times this, says fits the free memory
 # (`comfy.samplers._calc_cond_batch`).
 CORE_MEMORY_FACTOR = 1.5
-PATCHES = "patches"  # in `Run.warned`: what patches hold was looked at
+PATCHES = "patches"  # in `RunMemory.warned`: what patches hold was looked at
 
 
 class Evaluator:
@@ -171,9 +171,9 @@ class Evaluator:
         the rows of a call for positive and negative: both are right with one window only.
         """
         options = call["c"].get("transformer_options", {})
-        cutter = cutter_of(call, self.run.resized_masks)
-        if PATCHES not in self.run.warned:
-            self.run.warned.add(PATCHES)
+        cutter = cutter_of(call, self.run.memory)
+        if PATCHES not in self.run.memory.warned:
+            self.run.memory.warned.add(PATCHES)
             for owner in {found.owner for found in cutter.find_unknown([options, self.previous])}:
                 self.run.note(
                     f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "
@@ -247,9 +247,7 @@ class Evaluator:
         comfy.model_management.throw_exception_if_processing_interrupted()
         boxes = [step.windows[number].box for number in batch]
         unit, control = self.run.tiling.unit, call["c"].get("control")
-        window_call = crop_call(
-            call, boxes, unit=unit, warned=self.run.warned, resized=self.run.resized_masks
-        )
+        window_call = crop_call(call, boxes, unit=unit, memory=self.run.memory)
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features

@@ -19,19 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils import Box
+from ..utils import Box, comes_with_comfyui
 from .cropping import SHORTEST_PICTURE, Grid, crop, grid_of
 from .protocols import Options
 
 MASK_PX_PER_CELL = 8  # masks are resized to so many px per cell, where they are no whole multiple
 ASPECT_TOLERANCE = 0.02
 MOST_DEPTH = 8  # of what a patch holds within what it holds
-# Objects of these packages are not looked into: what core's hold has rules of its own.
-KNOWN = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "torch", "numpy")
-OURS = __name__.rpartition(".sampling")[0]
-
-
-ResizedMasks = dict[int, tuple[Tensor, Tensor]]  # a mask and its resized copy, by the mask's id
 
 
 class Found(NamedTuple):
@@ -46,11 +40,12 @@ class PatchCutter:
     """Cuts what patches hold to one window, or finds it.
 
     `canvas` is (rows, columns) of the latent's cells, `text_tokens` the length of the prompt: a
-    mask of that size is between words. `resized` keeps masks of the canvas' own resolution for the
-    length of a run, by the identity of the mask they were made from.
+    mask of that size is between words. `resized` is `RunMemory.resized_masks`.
     """
 
-    def __init__(self, canvas: Grid, text_tokens: int, resized: ResizedMasks) -> None:
+    def __init__(
+        self, canvas: Grid, text_tokens: int, resized: dict[int, tuple[Tensor, Tensor]]
+    ) -> None:
         self.canvas = canvas
         self.text_tokens = text_tokens
         self.resized = resized
@@ -192,13 +187,13 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    """Tell whether a value is an object of another pack, whose attributes may hold masks."""
-    if isinstance(value, (type, types.ModuleType, torch.nn.Module)) or not hasattr(
-        value, "__dict__"
-    ):
+    """Tell whether a value is an object of another pack, whose attributes may hold masks.
+
+    What ComfyUI's own objects hold has rules of its own.
+    """
+    if isinstance(value, (type, types.ModuleType, torch.nn.Module)):
         return False
-    module = type(value).__module__
-    return module.split(".")[0] not in KNOWN and not module.startswith(OURS)
+    return hasattr(value, "__dict__") and not comes_with_comfyui(type(value))
 
 
 class _Rebuilder:

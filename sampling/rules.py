@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..utils import comes_with_comfyui
 from .cropping import Cropper
 from .protocols import ModelFunctionWrapper, Options
 
@@ -118,8 +119,6 @@ LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_laten
 # Patches that look at a picture of the whole image, by their class: how the user knows them.
 UNCUT_PATCHES = {
     "Gligen": "GLIGEN boxes",
-    "DiffSynthCnetPatch": "a DiffSynth ControlNet",
-    "ZImageControlPatch": "a Z-Image ControlNet",
     "WanUni3CCnetPatch": "a Uni3C ControlNet",
     "AnimaLLLitePatch": "an Anima LLLite",
     "SUPIRPatch": "SUPIR",
@@ -130,10 +129,8 @@ UNCUT_PATCHES = {
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
 
-# Kinds of wrappers that run inside a call of the model (`comfy.patcher_extension.WrappersMP`), and
-# the packages whose wrappers take rows as ComfyUI gives them.
+# Kinds of wrappers that run inside a call of the model (`comfy.patcher_extension.WrappersMP`).
 MODEL_WRAPPERS = ("apply_model", "diffusion_model")
-KNOWN_PACKAGES = ("comfy.", "comfy_api.", "comfy_extras.", __name__.rpartition("sampling")[0])
 
 
 # In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
@@ -165,8 +162,7 @@ def has_foreign_wrapper(
     transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
 ) -> bool:
     """Tell whether another pack wraps the model or its network; `function_wrapper` is one such."""
-    wrappers = _list_wrappers(transformer_options, function_wrapper)
-    return not all(getattr(one, "__module__", "").startswith(KNOWN_PACKAGES) for one in wrappers)
+    return not all(map(comes_with_comfyui, _list_wrappers(transformer_options, function_wrapper)))
 
 
 def _list_wrappers(
@@ -199,8 +195,8 @@ def _has_foreign_cache(model_options: Options) -> bool:
     wrappers = _list_wrappers(options, model_options.get("model_function_wrapper"))
     named = [key for key in options if isinstance(key, str) and key != "easycache"]
     for wrapper in wrappers:
-        module = getattr(wrapper, "__module__", "").replace("\\", "/").rpartition("/")[2]
-        if not module.startswith(KNOWN_PACKAGES):  # ComfyUI names a pack's module by its path
+        if not comes_with_comfyui(wrapper):
+            module = getattr(wrapper, "__module__", "").replace("\\", "/").rpartition("/")[2]
             named.append(f"{module}.{getattr(wrapper, '__qualname__', '')}")
     return any(word in name.lower() for name in named for word in CACHE_WORDS)
 

@@ -20,9 +20,8 @@ from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
-from .cropping import crop
+from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
-from .patches import ResizedMasks
 from .protocols import Control, Hints
 from .steps import StepClock, locate_stage
 
@@ -140,10 +139,8 @@ class Run:
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
-        self.hints: Hints = {}  # what ControlNets prepared once for this run
+        self.memory = RunMemory()
         self.devices: Devices | None = None  # where core spreads this run over several GPUs
-        self.resized_masks: ResizedMasks = {}  # of patches, see PatchCutter
-        self.warned: set[str] = set()  # unknown conditioning entries that were reported
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
         self.times_shrunk = 0
@@ -190,7 +187,7 @@ class Run:
     def get_proxy(self, control: Control, make: Callable[[Control, Hints], Control]) -> Control:
         """Return the control's proxy; it is made once per run."""
         if control not in self._control_proxies:
-            self._control_proxies[control] = make(control, self.hints)
+            self._control_proxies[control] = make(control, self.memory.hints)
         return self._control_proxies[control]
 
     def spread_over(self, devices: Devices | None) -> None:

@@ -11,6 +11,7 @@ import comfy.samplers
 import pytest
 import torch
 from quadtree_pack.sampling.conditioning import crop_call
+from quadtree_pack.sampling.cropping import RunMemory
 from quadtree_pack.sampling.steps import ONE_CALL_PER_STEP
 from quadtree_pack.testing.registration import ROOT
 from quadtree_pack.testing.support import (
@@ -181,7 +182,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
         for window, share in zip(
             windows, compute_shares(windows, (48, 40), run.plan.method, margin), strict=True
         ):
-            cut = crop_call(args, [window.box], unit=1, warned=set(), resized={})
+            cut = crop_call(args, [window.box], unit=1, memory=RunMemory())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
             total[(..., *window.box.slices)] += denoised.double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)

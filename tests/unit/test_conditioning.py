@@ -4,6 +4,7 @@ import pytest
 import torch
 from quadtree_pack.sampling.conditioning import crop_call, crop_to_area, select_conds
 from quadtree_pack.sampling.cropping import (
+    RunMemory,
     box_on_grid,
     find_scale,
     repeat_rows,
@@ -22,7 +23,7 @@ def numbered(*shape):
 
 def cropped(args, boxes=BOXES):
     """Return the call for the windows; nothing was reported before."""
-    return crop_call(args, boxes, unit=2, warned=set(), resized={})
+    return crop_call(args, boxes, unit=2, memory=RunMemory())
 
 
 def arguments(conds=2, batch=3, **c):
@@ -147,7 +148,7 @@ def test_an_unknown_entry_that_looks_spatial_is_named_once(caplog):
     args = {**arguments(**entries), "input": numbered(6, 4, 16, 20)}
     warned = set()
     for _ in range(2):
-        c = crop_call(args, BOXES, unit=2, warned=warned, resized={})["c"]
+        c = crop_call(args, BOXES, unit=2, memory=RunMemory(warned=warned))["c"]
     assert warned == {"spread", "fine", "coarse", "nested"} and len(caplog.messages) == 4
     assert "unknown conditioning entry 'spread' looks spatial" in caplog.text
     assert torch.equal(c["fine"], repeat_rows(entries["fine"], windows=2, conds=2))

@@ -1,6 +1,6 @@
 import pytest
 from quadtree_pack.ui.inputs import check_number
-from quadtree_pack.utils import cells_from_px, round_down, round_up
+from quadtree_pack.utils import cells_from_px, comes_with_comfyui, round_down, round_up
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,23 @@ def test_whole_numbers_may_come_as_float_but_not_broken():
     assert check_number("tile", 64.0, 0, 100, kind=int) == 64
     with pytest.raises(ValueError, match="whole number"):
         check_number("tile", 64.5, 0, 100, kind=int)
+
+
+@pytest.mark.parametrize(
+    ("module", "known"),
+    [
+        ("comfy.ldm.flux.model", True),
+        ("comfy_extras.nodes_easycache", True),
+        ("/srv/ComfyUI/comfy_extras/nodes_easycache", True),  # as ComfyUI's server names it
+        ("C:\\ComfyUI\\comfy_extras\\nodes_pag", True),
+        ("quadtree_pack.sampling.run", True),
+        ("/srv/ComfyUI/custom_nodes/ComfyUI-TeaCache.nodes", False),
+        ("C:\\comfy_extras_copy\\custom_nodes\\some", False),
+        ("comfyui_pack", False),
+        ("functools", False),
+        (None, False),
+    ],
+)
+def test_what_comes_with_comfyui_is_told_by_its_module(module, known):
+    thing = type("Thing", (), {"__module__": module})
+    assert comes_with_comfyui(thing) == known
