@@ -1,13 +1,14 @@
 """The live preview: `POST /quadtree/preview` answers with the tree that the node would build.
 
-A request names an image by its file, as Load Image does, or by the key of an earlier run of
-Quadtree Visualizer. The sums of the last few images are kept, so a moved slider costs
-milliseconds.
+A request names an image by its file, as Load Image does, and the nodes that it passes `through`; or
+by the key of an earlier run of Quadtree Visualizer. The sums of the last few images are kept, so a
+moved slider costs milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 import uuid
@@ -27,6 +28,7 @@ from ..tree.detail import BlockSums
 from ..tree.regions import Painting
 from .building import build_tree
 from .inputs import check_visualizer_inputs
+from .passing import pass_through
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
@@ -43,24 +45,31 @@ class RequestError(ValueError):
         self.status = status
 
 
-class SumsCache:
-    """The sums of the last `size` images.
+class Kept(NamedTuple):
+    """What is kept of an image: its sums, and the file of a picture where Load Image shows none."""
+
+    sums: BlockSums
+    picture: dict[str, str] | None = None
+
+
+class ImageCache:
+    """What is kept of the last `size` images.
 
     Requests for the same image at the same time wait for one of them to read it.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.entries: OrderedDict[Any, BlockSums] = OrderedDict()
+        self.entries: OrderedDict[Any, Kept] = OrderedDict()
         self.locks: dict[Any, threading.Lock] = {}
         self.lock = threading.Lock()
 
     @overload
-    def get(self, key: Any) -> BlockSums | None: ...
+    def get(self, key: Any) -> Kept | None: ...
     @overload
-    def get(self, key: Any, read: Callable[[], BlockSums]) -> BlockSums: ...
-    def get(self, key: Any, read: Callable[[], BlockSums] | None = None) -> BlockSums | None:
-        """Return the sums of a key; where they are not known, `read` them, or return None."""
+    def get(self, key: Any, read: Callable[[], Kept]) -> Kept: ...
+    def get(self, key: Any, read: Callable[[], Kept] | None = None) -> Kept | None:
+        """Return what is kept of a key; where nothing is, `read` it, or return None."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
         with busy:
@@ -78,7 +87,7 @@ class SumsCache:
         return found
 
 
-IMAGES = SumsCache(KEPT_IMAGES)
+IMAGES = ImageCache(KEPT_IMAGES)
 
 
 def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
@@ -88,7 +97,13 @@ def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
     same image.
     """
     key = uuid.uuid4().hex
-    IMAGES.get(("run", key), lambda: sums)
+    picture = save_picture(image, key)
+    IMAGES.get(("run", key), lambda: Kept(sums, picture))
+    return {"quadtree_image": [picture], "quadtree_run": [{"key": key}]}
+
+
+def save_picture(image: torch.Tensor, key: str) -> dict[str, str]:
+    """Save a small picture of an image [H, W, C] for the panel; return its file as ComfyUI does."""
     # Skip px first, or an 8192 px image would be copied whole.
     step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))
     shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
@@ -98,34 +113,36 @@ def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"quadtree_{key}.jpg"
     picture.save(folder / name, quality=90)
-    return {
-        "quadtree_image": [{"filename": name, "subfolder": "", "type": "temp"}],
-        "quadtree_run": [{"key": key}],
-    }
+    return {"filename": name, "subfolder": "", "type": "temp"}
 
 
 class Source(NamedTuple):
-    """The sums of an image, and a token that changes with its pixels."""
+    """What is kept of an image, and a token that changes with its pixels."""
 
-    sums: BlockSums
+    kept: Kept
     token: str
 
 
 def find_source(request: dict[str, Any]) -> Source:
-    """Return the image that a request names by `image`, as Load Image does, or by `run`.
+    """Return the image that a request names by `image` and `through`, or by `run`.
 
-    Raises RequestError where there is none.
+    Raises RequestError where there is none, and PassingError where it passes through a node that
+    only a run can compute.
     """
     key = request.get("run")
     if key is not None:
-        sums = IMAGES.get(("run", key)) if isinstance(key, str) else None
-        if sums is None:
+        kept = IMAGES.get(("run", key)) if isinstance(key, str) else None
+        if kept is None:
             raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
-        return Source(sums, key)
-    path = resolve_path(request.get("image"))
+        return Source(kept, key)
+    name, through = request.get("image"), request.get("through") or []
+    path = resolve_path(name)
     state = path.stat()
     token = f"{state.st_mtime_ns:x}-{state.st_size:x}"
-    return Source(IMAGES.get((path, token), lambda: _read_sums(request["image"])), token)
+    if through:
+        told = json.dumps([token, through], sort_keys=True)
+        token = hashlib.sha256(told.encode()).hexdigest()[:32]
+    return Source(IMAGES.get((path, token), lambda: _read_image(name, through)), token)
 
 
 def resolve_path(name: Any) -> Path:
@@ -148,15 +165,20 @@ def resolve_path(name: Any) -> Path:
     return real
 
 
-def _read_sums(name: str) -> BlockSums:
-    """Return the sums of an image file; raise RequestError for a file that cannot be read."""
+def _read_image(name: Any, through: Any) -> Kept:
+    """Return what is kept of an image file that passes through these nodes.
+
+    Raises RequestError for a file that cannot be read.
+    """
     import nodes  # ComfyUI's own, so that the pixels are those that Load Image gives to a run
 
     try:
         image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
     except Exception:  # of any decoder; its message may contain a path
         raise RequestError("This file cannot be read as an image.", 415) from None
-    return BlockSums.of_image(image[0], edges=True, octaves=True)
+    passed = pass_through(image[:1], through)[0]
+    sums = BlockSums.of_image(passed, edges=True, octaves=True)
+    return Kept(sums, save_picture(passed, uuid.uuid4().hex) if through else None)
 
 
 def answer_request(request: Any) -> dict[str, Any]:
@@ -172,11 +194,13 @@ def answer_request(request: Any) -> dict[str, Any]:
     limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
     source = find_source(request)
-    regions = painting.select_regions(source.sums.width, source.sums.height)
-    tree, choice = build_tree(source.sums, regions=regions or (), **limits)
+    sums = source.kept.sums
+    regions = painting.select_regions(sums.width, sums.height)
+    tree, choice = build_tree(sums, regions=regions or (), **limits)
     answer = describe_tree(tree)
     answer["found"] = choice and choice.found
     answer["token"] = source.token
+    answer["picture"] = source.kept.picture
     answer["notice"] = (
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )

@@ -9,7 +9,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { clearCanvas, drawLeaves } from "./quadtree_drawing.js";
 import {
-  allGraphs, findHosts, findInput, findLoadedFile, findWidget, isLinked, readInput,
+  allGraphs, findHosts, findInput, findLoadedImage, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
 import {
@@ -84,6 +84,12 @@ function viewUrl(name, token) {
     v: token,
   };
   return api.apiURL(`/view?${new URLSearchParams(query)}`);
+}
+
+/** Returns the URL of an image: the picture that the server made of it, or its own file. */
+function pictureUrl(name, { picture, token }) {
+  if (!picture) return viewUrl(name, token);
+  return api.apiURL(`/view?${new URLSearchParams(picture)}`);
 }
 
 /** Passes a pointer event on to the graph; Nodes 2.0 does this by itself. */
@@ -189,7 +195,10 @@ class Panel {
 
   // ---- Requesting the tree
 
-  /** Returns the body of a request; it has neither `image` nor `run` while there is no image. */
+  /**
+   * Returns the body of a request; it has neither `image` nor `run` while there is no image. An
+   * image that only a run computes is that of the last run.
+   */
   request() {
     const hosts = findHosts(this.node.graph);
     const body = {};
@@ -198,10 +207,9 @@ class Panel {
       const unknown = value === undefined || value?.node; // computed by a node during the run
       body[name] = unknown ? findWidget(this.node, name)?.value : value;
     }
-    const file = findLoadedFile(this.node, hosts);
-    if (file) body.image = file;
-    else if (this.lastRun) body.run = this.lastRun.key;
-    return body;
+    const loaded = findLoadedImage(this.node, hosts);
+    const onlyByRun = this.lastRun && (!loaded || JSON.stringify(loaded) === this.onlyByRun);
+    return onlyByRun ? { ...body, run: this.lastRun.key } : { ...body, ...loaded };
   }
 
   /** Requests the tree if anything has changed; this is all that an idle panel does. */
@@ -258,11 +266,18 @@ class Panel {
     const answer = await api.fetchApi("/quadtree/preview", message);
     const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
+    if (!answer.ok && body.through?.length && this.lastRun) {
+      this.onlyByRun = JSON.stringify({ image: body.image, through: body.through });
+      return this.ask(cost);
+    }
     if (!answer.ok)
       return this.show(null, tree.error ?? `The server rejected the preview (${answer.status}).`);
     const hasMask = isLinked(findInput(this.node, "mask"));
-    this.show(tree, describeTree(tree) + (hasMask ? "; the preview ignores the mask" : ""), false);
-    const url = body.image ? viewUrl(body.image, tree.token) : this.lastRun.url;
+    const notes = [describeTree(tree)];
+    if (body.run) notes.push("of the last run");
+    if (hasMask) notes.push("the preview ignores the mask");
+    this.show(tree, notes.join("; "), false);
+    const url = body.run ? this.lastRun.url : pictureUrl(body.image, tree);
     if (this.image.getAttribute("src") !== url) this.image.src = url;
     if (!cost) this.settle = setTimeout(() => this.refresh(true), SETTLED_MS);
   }

@@ -8,6 +8,8 @@ import { app } from "../../scripts/app.js";
 const SUBGRAPH_INPUTS = -10; // the node id that links from a subgraph's own inputs have
 const MUTED = 2; // values of node.mode
 const BYPASSED = 4;
+const IMAGE_NAMES = new Set(["image", "images", "input"]); // inputs through which an image passes
+const MOST_NODES = 16; // that an image may pass through
 
 // Subgraph -> the node through which it was last opened; several nodes may share a subgraph.
 const openedFrom = new WeakMap();
@@ -62,8 +64,11 @@ function followLink(graph, id, hosts) {
     const inner = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
     return inner === undefined ? undefined : followLink(node.subgraph, inner, [...hosts, node]);
   }
-  if (node.isVirtualNode)
+  if (node.isVirtualNode) {
+    const setter = findSetter(graph, node);
+    if (setter) return follow(setter.inputs?.[0]);
     return node.inputs?.length ? follow(node.inputs[0]) : node.widgets?.[0]?.value;
+  }
   if (node.comfyClass?.startsWith("Primitive")) return readInput(node, "value", hosts);
   return { node, hosts };
 }
@@ -84,10 +89,36 @@ function bypassInput(node, slot) {
   return [node.inputs[slot], ...node.inputs].find(fits);
 }
 
-/** Returns the file that a Load Image gives to the node's image input, or null. */
-export function findLoadedFile(node, hosts) {
-  const origin = readInput(node, "image", hosts);
-  if (origin?.node?.comfyClass !== "LoadImage") return null;
-  const name = readInput(origin.node, "image", origin.hosts);
-  return typeof name === "string" && name ? name : null;
+/** Returns the Set node that a Get node of KJNodes names, or undefined. */
+function findSetter(graph, node) {
+  if (node.type !== "GetNode") return undefined;
+  const name = node.widgets?.[0]?.value;
+  return graph.nodes.find((one) => one.type === "SetNode" && one.widgets?.[0]?.value === name);
+}
+
+/**
+ * Returns the file of the Load Image that a node's image comes from, and the nodes that it passes
+ * through, from Load Image on; null where there is none. The server knows which nodes it can apply.
+ */
+export function findLoadedImage(node, hosts) {
+  const through = [];
+  let origin = readInput(node, "image", hosts);
+  while (origin?.node && origin.node.comfyClass !== "LoadImage") {
+    const input = origin.node.inputs?.find((one) => isLinked(one) && IMAGE_NAMES.has(one.name));
+    if (!input || through.length === MOST_NODES) return null;
+    through.unshift({ node: origin.node.comfyClass, inputs: readValues(origin) });
+    origin = readInput(origin.node, input.name, origin.hosts);
+  }
+  const image = origin?.node && readInput(origin.node, "image", origin.hosts);
+  return typeof image === "string" && image ? { image, through } : null;
+}
+
+/** Returns the plain values of a node's widgets by their names. */
+function readValues({ node, hosts }) {
+  const values = {};
+  for (const { name } of node.widgets ?? []) {
+    const value = readInput(node, name, hosts);
+    if (["string", "number", "boolean"].includes(typeof value)) values[name] = value;
+  }
+  return values;
 }

@@ -235,3 +235,77 @@ def test_with_a_budget_the_answer_names_the_threshold_whose_tree_it_is(running):
         and refused["error"]
         == "cost_budget is 0.01; it must be 0 (off) or a number from 0.05 to 1."
     )
+
+
+THROUGH = [
+    ("ImageScaleBy", {"upscale_method": "lanczos", "scale_by": 1.5}),
+    ("ImageScale", {"upscale_method": "bicubic", "width": 512, "height": 0, "crop": "disabled"}),
+    ("ImageScale", {"upscale_method": "area", "width": 320, "height": 320, "crop": "center"}),
+    (
+        "ResizeImageMaskNode",
+        {
+            "resize_type": "scale by multiplier",
+            "resize_type.multiplier": 0.7,
+            "scale_method": "area",
+        },
+    ),
+    ("ImageSharpen", {"sharpen_radius": 1, "sigma": 1.0, "alpha": 1.0}),
+    ("ImageCrop", {"width": 300, "height": 200, "x": 20, "y": 30}),
+    ("ImageRotate", {"rotation": "90 degrees"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), THROUGH)
+def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
+    through = [
+        {"node": "ImageInvert", "inputs": {}},
+        {"node": kind, "inputs": {**inputs, "control_after_generate": "fixed"}},
+    ]
+    status, live = ask(running, {"image": "a.jpg", "through": through, **VALUES})
+    assert status == 200, live
+    name = "input" if kind == "ResizeImageMaskNode" else "image"
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.jpg"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": kind, "inputs": {name: ["2", 0], **inputs}},
+        "4": {
+            "class_type": "QuadtreeVisualizer",
+            "inputs": {"image": ["3", 0], **VALUES, "line_thickness": 2},
+        },
+    }
+    run = demo.run_prompt(running.url, prompt)
+    _, of_run = ask(running, {"run": run.outputs["4"]["quadtree_run"][0]["key"], **VALUES})
+    same = ("width", "height", "count", "sides", "tiles", "denoise", "detail")
+    assert {part: live[part] for part in same} == {part: of_run[part] for part in same}
+    assert live["picture"]["type"] == "temp" and live["token"] != of_run["token"]
+
+
+@pytest.mark.parametrize(
+    ("through", "words"),
+    [
+        ([{"node": "VAEDecode", "inputs": {}}], "VAEDecode is computed during the run"),
+        ([{"node": "SaveImage", "inputs": {}}], "SaveImage is computed during the run"),
+        ([{"node": "ImageScaleBy", "inputs": {}}], "ImageScaleBy cannot be applied"),
+        (
+            [
+                {
+                    "node": "ImageScale",
+                    "inputs": {
+                        "upscale_method": "lanczos",
+                        "width": 16384,
+                        "height": 16384,
+                        "crop": "disabled",
+                    },
+                }
+            ],
+            "16384 x 16384 px, too large for the preview",
+        ),
+        ([{"node": 3, "inputs": {}}], "Each entry of through"),
+        (["ImageInvert"], "Each entry of through"),
+        ("ImageInvert", "through must be a list"),
+        ([{"node": "ImageInvert", "inputs": {}}] * 17, "at most 16 nodes"),
+    ],
+)
+def test_nodes_that_a_preview_cannot_apply_are_named(running, through, words):
+    status, answer = ask(running, {"image": "a.jpg", "through": through, **VALUES})
+    assert status == 400 and words in answer["error"]

@@ -163,23 +163,91 @@ def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
     assert page.text() == found, "the budget decides, not content_threshold"
 
 
-def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
+def behind(kind, *inputs, values=()):
+    """Load Image -> a node of this kind -> Quadtree Visualizer; the loader goes to all its inputs."""
     graph = workflow()
-    graph["nodes"].append(
-        node(3, "ImageInvert", [("image", "IMAGE", 1)], [("IMAGE", "IMAGE", [2])])
-    )
-    graph["links"] = [[1, LOADER, 0, 3, 0, "IMAGE"], [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
+    links = [[10 + slot, LOADER, 0, 3, slot, "IMAGE"] for slot in range(len(inputs))]
+    linked = [(name, "IMAGE", 10 + slot) for slot, name in enumerate(inputs)]
+    graph["nodes"].append(node(3, kind, linked, [("IMAGE", "IMAGE", [2])], values=values))
+    graph["links"] = [*links, [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
+    graph["nodes"][0]["outputs"][0]["links"] = [link[0] for link in links]
     graph["nodes"][1]["inputs"][0]["link"] = 2
-    page.load(graph)
+    return graph
+
+
+def test_a_run_shows_the_same_tree_and_serves_an_image_that_no_file_holds(page):
+    page.load(behind("ImageBlend", "image1", "image2", values=(0.5, "normal")))
     page.line("^Connect Load Image, or queue")
     assert page.run() == "execution_success"
-    page.line(COST)
+    page.line(COST[:-1] + "; of the last run$")
     before = tiles(page)
     page.set("content_threshold", 60.0)
     page.page.wait_for_function(
         f"() => parseInt(document.querySelector('.qt-line').textContent) < {before}"
     )
     assert "quadtree_" in page.page.locator(".qt-view img").first.get_attribute("src")
+
+
+def test_an_image_is_followed_through_a_resize_before_any_run(page):
+    page.load()
+    page.line(COST)
+    alone = page.text()
+    page.load(behind("ImageScaleBy", "image", values=("lanczos", 2.0)))
+    page.line(COST)
+    assert page.text() != alone
+    assert "quadtree_" in page.page.locator(".qt-view img").first.get_attribute("src")
+    live = page.text()
+    assert page.run() == "execution_success"
+    page.page.wait_for_timeout(500)
+    assert page.text() == live
+    page.set("scale_by", 1.0, node=3)
+    page.page.wait_for_function(
+        "text => document.querySelector('.qt-line').textContent === text", arg=alone
+    )
+
+
+def test_of_a_node_that_only_a_run_computes_the_last_run_is_shown_and_said(page):
+    page.load(behind("ImageAddNoise", "image", values=(7, "fixed", 0.1)))
+    page.line("^ImageAddNoise is computed during the run. Queue the workflow once.$")
+    assert page.run() == "execution_success"
+    page.line("; of the last run$")
+    page.set("content_threshold", 40.0)
+    page.line("; of the last run$")
+    page.errors.clear()  # the browser itself logs each refused request
+
+
+def test_set_and_get_nodes_are_seen_through(page):
+    """As KJNodes defines them: the browser alone knows them, and joins them by a name."""
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """([loader, visualizer]) => {
+            for (const kind of ["SetNode", "GetNode"]) {
+                class Joint extends LiteGraph.LGraphNode {
+                    constructor() {
+                        super(kind);
+                        this.isVirtualNode = true;
+                        if (kind === "SetNode") this.addInput("IMAGE", "*");
+                        this.addOutput("IMAGE", "*");
+                        this.addWidget("text", "Constant", "photo", () => {});
+                    }
+                }
+                LiteGraph.registerNodeType(kind, Joint);
+            }
+            const [set, get] = ["SetNode", "GetNode"].map((kind) => LiteGraph.createNode(kind));
+            app.graph.add(set);
+            app.graph.add(get);
+            const node = app.graph.getNodeById(visualizer);
+            node.disconnectInput(0);
+            app.graph.getNodeById(loader).connect(0, set, 0);
+            get.connect(0, node, 0);
+        }""",
+        [LOADER, VISUALIZER],
+    )
+    page.page.wait_for_timeout(1000)
+    page.line(COST)
+    page.set("content_threshold", 50.0)
+    page.line(COST)
 
 
 def test_bypassed_nodes_and_reroutes_are_seen_through(page):
