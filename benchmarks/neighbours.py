@@ -151,12 +151,13 @@ def shorten_paths(text: str, folder: Path) -> str:
 def check(pack: Pack) -> Iterator[tuple[str, str]]:
     """Yield each node of the pack that has a graph, and the verdict on it."""
     from quadtree_pack.testing.beside import judge
+    from quadtree_pack.testing.pack_graphs import NEIGHBOURS
     from quadtree_pack.testing.packs import neighbours_of
 
     if pack.problem:
         yield "-", f"did not load: {pack.problem}"
         return
-    found = neighbours_of(pack.name)
+    found = neighbours_of(pack.name, NEIGHBOURS)
     if not found:
         yield "-", "loads; no graph for it"
     for node, neighbour in found.items():
@@ -171,5 +172,7 @@ def make_head() -> str:
 
 
 def format_table(rows: list[tuple[str, ...]]) -> str:
-    lines = [TITLES, ("---",) * len(TITLES), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in lines)
+    lines = [" | ".join(cell.replace("|", "/") for cell in row) for row in (TITLES, *rows)]
+    lines = [f"| {line} |" for line in lines]
+    lines.insert(1, "|---" * len(TITLES) + "|")
+    return "".join(f"{line}\n" for line in lines)

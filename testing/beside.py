@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -13,7 +17,7 @@ from .local_models import HEIGHT, WIDTH, entry_of, local
 from .neighbours import Graph, around, everything, orders, sampled
 from .outcomes import of_the_pack
 from .packs import Neighbour
-from .support import Spy, error, free_cells, half_kept, tree_of
+from .support import Spy, error, free_cells, half_kept, patched, tree_of
 
 SEED, OTHER_SEED = 42, 7
 SHOWN = 300  # characters of an error or a refusal
@@ -23,7 +27,7 @@ class Watch(Spy):
     """Also notes at which of the sampler's steps the model was first evaluated."""
 
     def __init__(self, model: Any) -> None:
-        self.step = 0
+        self.step = self.steps = 0
         self.first_step: int | None = None
         super().__init__(model)
 
@@ -47,6 +51,7 @@ class Watch(Spy):
             if callback is not None:
                 callback(*values)
 
+        self.steps = len(sigmas) - 1
         return super()._sampler_sample(executor, guider, sigmas, extra_args, count, *args, **kwargs)
 
 
@@ -62,9 +67,10 @@ class Trial:
     def sample(self, model: Any, seed: int = SEED) -> Tensor:
         return self.neighbour.sample(self.graph, self.entry, model, self.latent, seed=seed)
 
-    def sample_without_both(self) -> Tensor:
-        bare = Graph(family=self.graph.family, steps=self.graph.steps, guider=self.graph.guider)
-        return sampled(bare, self.entry, self.entry.model, self.latent, seed=SEED)
+    def sample_bare(self, model: Any) -> Tensor:
+        """Sample without the node."""
+        bare = Graph(family=self.graph.family, steps=self.graph.steps)
+        return sampled(bare, self.entry, model, self.latent, seed=SEED)
 
     def without_ours(self) -> Any:
         return self.graph.model(self.entry.model)
@@ -98,7 +104,7 @@ def check_release(trial: Trial, _plain: Tensor) -> Iterator[str]:
     )
     trial.sample(watch.model)
     trial.sample(alone.model)
-    steps = alone.step
+    steps = alone.steps
     if watch.first_step != steps - steps // 2:
         yield (
             f"a tile with denoise 0.5 is first evaluated at step {watch.first_step} of {steps}, "
@@ -122,7 +128,51 @@ def check_windows(trial: Trial, plain: Tensor) -> Iterator[str]:
         yield f"windows differ by {difference:.1e} from the run on its own"
 
 
-CHECKS = (check_kept, check_release, check_one_window, check_windows)
+@contextlib.contextmanager
+def same_draws() -> Iterator[None]:
+    """Let a node that draws noise for a window draw the same for each, however many there are."""
+
+    def anew(draw: Callable) -> Callable:
+        def drawn(*args: Any, **options: Any) -> Tensor:
+            torch.manual_seed(0)
+            return draw(*args, **options)
+
+        return drawn
+
+    with contextlib.ExitStack() as patches:
+        for name in ("randn", "randn_like"):
+            patches.enter_context(mock.patch.object(torch, name, anew(getattr(torch, name))))
+        yield
+
+
+def check_apart(trial: Trial, _plain: Tensor) -> Iterator[str]:
+    """Where a node mixes cells, what a window shows still depends on that window only."""
+    if not trial.neighbour.mixes:
+        return
+    half = WIDTH // 2
+    settings = {"method": "MultiDiffusion", "batch": 1}
+    with same_draws():
+        both, alone = (
+            trial.sample(trial.with_ours(tree_of([row], HEIGHT, WIDTH), **settings))
+            for row in ([0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0])
+        )
+    if (difference := error(both[..., half:], alone[..., half:])) > trial.graph.tolerance:
+        yield f"a window differs by {difference:.1e} where another is evaluated before it"
+
+
+def check_effect(trial: Trial, plain: Tensor) -> Iterator[str]:
+    """Where a node mixes cells, it does so in windows, too."""
+    if not trial.neighbour.mixes or trial.graph.neutral:
+        return
+    with_node = trial.sample(trial.with_ours(everything()))
+    alone = trial.sample_bare(patched(trial.entry, everything()))
+    half = WIDTH // 2
+    for name, part in (("left", slice(half)), ("right", slice(half, None))):
+        if torch.equal(with_node[..., part], alone[..., part]):
+            yield f"the node has no effect in the {name} window"
+
+
+CHECKS = (check_effect, check_kept, check_release, check_one_window, check_windows, check_apart)
 
 
 def judge(neighbour: Neighbour) -> str:
@@ -149,9 +199,13 @@ def judge_order(neighbour: Neighbour, order: str) -> str:
         plain = trial.sample(trial.without_ours())
         repeats = torch.equal(trial.sample(trial.without_ours()), plain)
     except Exception as problem:
+        traceback.print_exc()
         return f"error on its own: {in_words(problem)}"
     verdict = judge_trial(trial, plain)
-    if not trial.graph.neutral and torch.equal(trial.sample_without_both(), plain):
+    changes = not torch.equal(trial.sample_bare(trial.entry.model), plain)
+    if trial.graph.neutral and changes:
+        verdict += "; wrong: the node, which should change nothing, changes the result"
+    if not trial.graph.neutral and not changes:
         verdict += "; the node changes nothing here"
     if repeats and not torch.equal(trial.sample(trial.without_ours()), plain):
         verdict += "; wrong: afterwards, a run without Quadtree Diffusion differs"
@@ -160,11 +214,33 @@ def judge_order(neighbour: Neighbour, order: str) -> str:
 
 def judge_trial(trial: Trial, plain: Tensor) -> str:
     try:
-        wrong = [words for check in CHECKS for words in check(trial, plain)]
+        with warnings_told() as told:
+            wrong = [words for check in CHECKS for words in check(trial, plain)]
     except Exception as problem:
-        kind = "refused" if is_refusal(problem) else "error"
-        return f"{kind}: {in_words(problem)}"
-    return f"wrong: {', '.join(wrong)}" if wrong else "right"
+        if is_refusal(problem):
+            return f"refused: {in_words(problem)}"
+        traceback.print_exc()
+        return f"error: {in_words(problem)}"
+    if not wrong:
+        return "right"
+    return f"wrong: {', '.join(wrong)}" + "".join(f" (warned: {words})" for words in told)
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[dict[str, None]]:
+    """Collect what the pack warns of, each only once and up to its first colon."""
+    told: dict[str, None] = {}
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told[record.getMessage().removeprefix("Quadtree: ").split(": ")[0]] = None
+
+    collect = Collect(logging.WARNING)
+    logging.getLogger("quadtree_diffusion").addHandler(collect)
+    try:
+        yield told
+    finally:
+        logging.getLogger("quadtree_diffusion").removeHandler(collect)
 
 
 def is_refusal(problem: BaseException | None) -> bool:

@@ -82,6 +82,7 @@ class Graph:
     family: str = "sd15"
     sampler: Any = "euler"  # its name, or what a node that makes samplers put out
     steps: int = 3
+    sigmas: Tensor | None = None  # in place of the scheduler's, as a node put them out
     neutral: bool = False  # it changes nothing, with or without us
     tolerance: float = 1e-5
 
@@ -95,9 +96,11 @@ def sampled(
     seed: int = 42,
 ) -> Tensor:
     guider = graph.guider(model, *graph.conds(entry))
-    sigmas = comfy.samplers.calculate_sigmas(
-        model.get_model_object("model_sampling"), "normal", graph.steps
-    )
+    sigmas = graph.sigmas
+    if sigmas is None:
+        sigmas = comfy.samplers.calculate_sigmas(
+            model.get_model_object("model_sampling"), "normal", graph.steps
+        )
     inputs = (
         {"samples": latent} if noise_mask is None else {"samples": latent, "noise_mask": noise_mask}
     )

@@ -1,16 +1,15 @@
-"""Graphs of nodes from other public packs around ours; the packs themselves are not part of this
-project.
+"""Nodes of other packs that are loaded: how they are called, and in which graph each is checked.
 
-A graph is chosen by the id of its node, among the nodes that are loaded.
+The packs themselves are not part of this project.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
-
-import comfy.samplers
 
 import nodes as core
 
@@ -29,14 +28,19 @@ class Neighbour:
     mixes: bool = False
 
 
-def call(node_id: str, *, output: int = 0, **inputs: Any) -> Any:
-    """Return an output of a node that is loaded; inputs that are not given have their defaults."""
+def call(node_id: str, **inputs: Any) -> Any:
+    """Return the first output of a node that is loaded."""
+    return call_all(node_id, **inputs)[0]
+
+
+def call_all(node_id: str, **inputs: Any) -> tuple:
+    """Return the outputs of a node that is loaded; inputs that are not given have defaults."""
     kind = core.NODE_CLASS_MAPPINGS[node_id]
     values = {**default_inputs(kind), **inputs}
     result = getattr(kind(), kind.FUNCTION)(**values)
     if isinstance(result, dict):
         result = result["result"]
-    return getattr(result, "args", result)[output]
+    return tuple(getattr(result, "args", result))
 
 
 def default_inputs(kind: Any) -> dict[str, Any]:
@@ -52,38 +56,19 @@ def default_inputs(kind: Any) -> dict[str, Any]:
     return found
 
 
-def on_model(node_id: str, **inputs: Any) -> Callable[[Any], Any]:
-    return lambda model: call(node_id, model=model, **inputs)
+def module_beside(node_id: str, name: str) -> ModuleType:
+    """Return a module of a node's pack that lies beside the node's own."""
+    package = core.NODE_CLASS_MAPPINGS[node_id].__module__.rpartition(".")[0]
+    return sys.modules[f"{package}.{name}"]
 
 
 def patched_by(node_id: str, family: str = "sd15", **inputs: Any) -> Callable[[], Graph]:
-    return lambda: Graph(on_model(node_id, **inputs), family=family, steps=6)
+    """Return what makes the graph of a node on the model."""
 
+    def patch(model: Any) -> Any:
+        return call(node_id, model=model, **inputs)
 
-def sampled_by(node_id: str, family: str = "flux", **inputs: Any) -> Callable[[], Graph]:
-    """A node that makes samplers out of samplers."""
-
-    def make() -> Graph:
-        euler = comfy.samplers.sampler_object("euler")
-        sampler = call(node_id, sampler=euler, **inputs)
-        return Graph(sampler=sampler, family=family, steps=10)
-
-    return make
-
-
-# By the node's id. Its inputs are those at which it does something to the tiny models.
-NEIGHBOURS: dict[str, Neighbour] = {
-    "DetailDaemonSamplerNode": Neighbour(
-        sampled_by("DetailDaemonSamplerNode", detail_amount=2.0, cfg_scale_override=2.0)
-    ),
-    "LyingSigmaSampler": Neighbour(sampled_by("LyingSigmaSampler")),
-    "TeaCache": Neighbour(
-        patched_by("TeaCache", "flux", rel_l1_thresh=0.4, cache_device="cpu"), mixes=True
-    ),
-    "ApplyFBCacheOnModel": Neighbour(
-        patched_by("ApplyFBCacheOnModel", residual_diff_threshold=0.3), mixes=True
-    ),
-}
+    return lambda: Graph(patch, family=family, steps=6)
 
 
 def model_nodes(pack: str) -> list[str]:
@@ -109,14 +94,14 @@ def pack_of(kind: Any) -> str:
     return name if parent == "custom_nodes" else ""
 
 
-def neighbours_of(pack: str) -> dict[str, Neighbour]:
-    """Return the graphs of a pack's nodes.
+def neighbours_of(pack: str, table: Mapping[str, Neighbour]) -> dict[str, Neighbour]:
+    """Return the graphs of a pack's nodes; a row of the table begins with the node's id.
 
     A pack that is not in the table gets one for each node that needs a model and nothing else.
     """
     known = {
-        node_id: neighbour
-        for node_id, neighbour in NEIGHBOURS.items()
-        if pack_of(core.NODE_CLASS_MAPPINGS.get(node_id)) == pack
+        name: neighbour
+        for name, neighbour in table.items()
+        if pack_of(core.NODE_CLASS_MAPPINGS.get(name.split(",")[0])) == pack
     }
     return known or {node_id: Neighbour(patched_by(node_id)) for node_id in model_nodes(pack)}
