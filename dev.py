@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Entry point for all development tasks: sets up what a command needs, then runs it.
 
-    python dev.py demo | serve | test | fuzz | bench | lint | figures | pack
+    python dev.py demo | serve | test | fuzz | bench | neighbours | lint | figures | pack
 
 `python dev.py --help` says what each of them does. Standard library only.
 """

@@ -13,6 +13,7 @@ from .browser import CHROMIUM_STEP, chromium
 from .checks import lint
 from .comfyui import COMFYUI_STEP, comfyui_folder, command_env
 from .imports import IMPORTS_STEP
+from .neighbours import neighbours
 from .packages import PACKAGES_STEP, tool_step
 from .running import ExpectedError, run_child, say, tool_env
 from .setup import VENV_STEP, Step, set_up
@@ -76,6 +77,12 @@ COMMANDS = {
         "feed every node hostile and odd values, 500 for each test",
     ),
     "bench": Command(bench, REAL_COMFYUI, "[name] [arguments]", "run the benchmarks"),
+    "neighbours": Command(
+        neighbours,
+        REAL_COMFYUI,
+        "--packs DIR ...",
+        "run this pack beside others that you have",
+    ),
     "lint": Command(
         lint,
         (VENV_STEP, tool_step("checks")),
@@ -101,7 +108,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    commands = "\n".join(f"  {name:8}{one.args:22}{one.about}" for name, one in COMMANDS.items())
+    commands = "\n".join(f"  {name:12}{one.args:22}{one.about}" for name, one in COMMANDS.items())
     return f"""\
 usage: python dev.py [--comfyui PATH] COMMAND [arguments]
 

@@ -58,13 +58,18 @@ class CellNorm(torch.nn.Module):
         ).movedim(-1, 1)
 
 
-def made_local(entry: Entry) -> Entry:
-    for module in list(entry.model.model.diffusion_model.modules()):
+def localize(network: torch.nn.Module) -> None:
+    """Make the norms and convolutions local; attention is not."""
+    for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, torch.nn.GroupNorm):
                 setattr(module, name, CellNorm(child))
             elif isinstance(child, torch.nn.Conv2d) and child.kernel_size == (3, 3):
                 child.weight.data *= F.pad(torch.full((1, 1), 3.0), (1, 1, 1, 1))
+
+
+def made_local(entry: Entry) -> Entry:
+    localize(entry.model.model.diffusion_model)
     entry.model.model_options["transformer_options"]["optimized_attention_override"] = own_token
     return entry
 
@@ -78,6 +83,17 @@ def sd15_fine() -> Entry:
     return Entry(
         "sd15_fine", build(supported.SD15, {**UNET, **depths}), lambda seed: cond(77, seed)
     )
+
+
+def sd15_deep() -> Entry:
+    """SD1.5 with all of its blocks, for nodes that name them by their numbers."""
+    blocks = {
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    }
+    model = build(supported.SD15, {**UNET, **blocks})
+    return Entry("sd15_deep", model, lambda seed: cond(77, seed))
 
 
 def unclip() -> Entry:
@@ -114,7 +130,7 @@ def flux2() -> Entry:
     return Entry("flux2", model, lambda seed: cond(12, seed, **values))
 
 
-FAMILIES = {**ZOO, "sd15_fine": sd15_fine, "unclip": unclip, "flux2": flux2}
+FAMILIES = {**ZOO, "sd15_fine": sd15_fine, "sd15_deep": sd15_deep, "unclip": unclip, "flux2": flux2}
 
 
 @cache

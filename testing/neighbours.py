@@ -80,24 +80,33 @@ class Graph:
     conds: Callable[[Entry], tuple[list, list]] = own_conds
     guider: Callable = field(default_factory=lambda: cfg_guider(3.0))
     family: str = "sd15"
-    sampler: str = "euler"
+    sampler: Any = "euler"  # its name, or what a node that makes samplers put out
     steps: int = 3
+    sigmas: Tensor | None = None  # in place of the scheduler's, as a node put them out
     neutral: bool = False  # it changes nothing, with or without us
     tolerance: float = 1e-5
 
 
 def sampled(
-    graph: Graph, entry: Entry, model: Any, latent: Tensor, noise_mask: Tensor | None = None
+    graph: Graph,
+    entry: Entry,
+    model: Any,
+    latent: Tensor,
+    noise_mask: Tensor | None = None,
+    seed: int = 42,
 ) -> Tensor:
     guider = graph.guider(model, *graph.conds(entry))
-    sigmas = comfy.samplers.calculate_sigmas(
-        model.get_model_object("model_sampling"), "normal", graph.steps
-    )
+    sigmas = graph.sigmas
+    if sigmas is None:
+        sigmas = comfy.samplers.calculate_sigmas(
+            model.get_model_object("model_sampling"), "normal", graph.steps
+        )
     inputs = (
         {"samples": latent} if noise_mask is None else {"samples": latent, "noise_mask": noise_mask}
     )
-    sampler = comfy.samplers.sampler_object(graph.sampler)
-    noise = nodes_custom_sampler.Noise_RandomNoise(42)
+    named = isinstance(graph.sampler, str)
+    sampler = comfy.samplers.sampler_object(graph.sampler) if named else graph.sampler
+    noise = nodes_custom_sampler.Noise_RandomNoise(seed)
     torch.manual_seed(0)  # HyperTile and token merging draw from the global generator
     return nodes_custom_sampler.SamplerCustomAdvanced.execute(
         noise, guider, sampler, sigmas, inputs

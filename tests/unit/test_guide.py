@@ -37,6 +37,8 @@ RUN_BY = {
     "test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
     "test": "tests/unit/test_guide.py::test_the_command_test_runs_what_is_named",
     "fuzz": "tests/unit/test_dev_running.py::test_fuzz_runs_its_tests_with_so_many_examples",
+    "neighbours": "tests/server/test_neighbours_command.py::"
+    "test_packs_are_judged_and_one_that_does_not_load_ends_nothing",
     "lint": "tests/unit/test_guide.py::test_the_command_lint_repairs_what_it_can",
     "figures": "tests/unit/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
     "pack": "tests/server/test_archive.py::test_the_archive_holds_the_pack_and_nothing_else",
