@@ -31,7 +31,7 @@ from .sampling.protocols import (
     ModelFunctionWrapper,
     Options,
 )
-from .sampling.rules import refuse_options
+from .sampling.rules import refuse_controls, refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     count_calls_per_step,
@@ -230,6 +230,7 @@ class TiledDiffusion:
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
+                refuse_controls(cond)
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
         return executor(model, deferred, noisy, sigma, model_options)
@@ -371,10 +372,10 @@ def _report(run: Run) -> None:
     if len(run.clock.sigmas) < 2:
         return  # without a step, no model is called
     if tally.canvas_cells == 0:
-        warn(
+        run.note(
             "another node replaced the model function wrapper after Quadtree Diffusion, so it had "
-            "no effect on the model: nothing was saved, and the image was not cut into windows. "
-            "Tiles with denoise 0 were kept all the same."
+            "no effect on the model: nothing was saved, and the image was not cut into windows; "
+            "tiles with denoise 0 were kept all the same; put Quadtree Diffusion after that node"
         )
         return
     info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summarize())

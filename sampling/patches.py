@@ -191,7 +191,7 @@ def _is_object(value: Any) -> bool:
 
     What ComfyUI's own objects hold has rules of its own.
     """
-    if isinstance(value, (type, types.ModuleType, torch.nn.Module)):
+    if isinstance(value, (type, types.ModuleType, super, torch.nn.Module)):
         return False
     return hasattr(value, "__dict__") and not comes_with_comfyui(type(value))
 
