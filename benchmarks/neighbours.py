@@ -38,6 +38,9 @@ Diffusion where it is a node on the model:
 - several windows equal that run, too, unless the node makes a cell depend on the whole window
 - a run without Quadtree Diffusion gives the same result before and after
 
+Words after a node's id tell how it was set. A pack without a graph of its own in
+`testing/pack_graphs.py` is tried with each of its nodes that needs a model and nothing else.
+
 **refused** means that Quadtree Diffusion stopped the run with these words. **error** is what the
 run ended with otherwise; "on its own" means without Quadtree Diffusion.
 

@@ -381,10 +381,21 @@ def queued(graph: Graph, entry: Entry, model: Any, latent: Tensor, *, seed: int)
     return Keep.kept.pop()
 
 
+def three_at_once() -> Graph:
+    """IPAdapter on the model, Advanced ControlNet on the conditioning, Detail Daemon around."""
+    on_model, on_conds = ip_adapter()(), advanced_control(local_control, timestep_kf=strengths)()
+    euler = comfy.samplers.sampler_object("euler")
+    sampler = call("DetailDaemonSamplerNode", sampler=euler, detail_amount=1.0)
+    return Graph(on_model.model, on_conds.conds, sampler=sampler, steps=STEPS)
+
+
 # A row begins with the node's id. Its inputs are those at which it does something to the models.
 NEIGHBOURS: dict[str, Neighbour] = {
     "DetailDaemonSamplerNode": Neighbour(
         wrapped_euler("DetailDaemonSamplerNode", detail_amount=2.0, cfg_scale_override=2.0)
+    ),
+    "DetailDaemonSamplerNode, with IPAdapter and Advanced ControlNet": Neighbour(
+        three_at_once, needs=("IPAdapterEmbeds", "ACN_AdvancedControlNetApply_v2")
     ),
     "LyingSigmaSampler": Neighbour(wrapped_euler("LyingSigmaSampler")),
     "MultiplySigmas": Neighbour(multiplied_sigmas),
@@ -404,7 +415,7 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "ClownGuide_Beta": Neighbour(lambda: Graph(family="flux", steps=STEPS), clownshark_guided),
     "ClownRegionalConditioning2": Neighbour(regional_flux, clownshark_regional),
     "TeaCache": Neighbour(
-        patched_by("TeaCache", "flux", rel_l1_thresh=0.4, cache_device="cpu"), mixes=True
+        patched_by("TeaCache", "flux", rel_l1_thresh=10.0, cache_device="cpu"), mixes=True
     ),
     "ApplyFBCacheOnModel": Neighbour(
         patched_by("ApplyFBCacheOnModel", residual_diff_threshold=0.3), mixes=True

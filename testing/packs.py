@@ -21,11 +21,13 @@ class Neighbour:
     """A node of another pack, and the graph that it stands in.
 
     `mixes` tells that a cell of its result depends on the whole window, so that windows may show.
+    `needs` names nodes of other packs that stand in the same graph.
     """
 
     make: Callable[[], Graph]
     sample: Callable = sampled
     mixes: bool = False
+    needs: tuple[str, ...] = ()
 
 
 def call(node_id: str, **inputs: Any) -> Any:
@@ -103,5 +105,6 @@ def neighbours_of(pack: str, table: Mapping[str, Neighbour]) -> dict[str, Neighb
         name: neighbour
         for name, neighbour in table.items()
         if pack_of(core.NODE_CLASS_MAPPINGS.get(name.split(",")[0])) == pack
+        and core.NODE_CLASS_MAPPINGS.keys() >= set(neighbour.needs)
     }
     return known or {node_id: Neighbour(patched_by(node_id)) for node_id in model_nodes(pack)}
