@@ -35,7 +35,8 @@ Diffusion where it is a node on the model:
 - the same prompt gives the same result again, after one with another seed
 - one window over the whole image at denoise 1 equals the run without Quadtree Diffusion, bit for
   bit
-- several windows equal that run, too, unless the node makes a cell depend on the whole window
+- several windows equal that run, too; where the node makes a cell depend on the whole window, it
+  has an effect in every window, and what a window shows does not depend on those before it
 - a run without Quadtree Diffusion gives the same result before and after
 
 Words after a node's id tell how it was set. A pack without a graph of its own in

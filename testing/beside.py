@@ -46,13 +46,15 @@ class Watch(Spy):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        def count(*values: Any) -> None:
-            self.step += 1
+        def follow(step: int, *values: Any) -> None:
+            self.step = step + 1
             if callback is not None:
-                callback(*values)
+                callback(step, *values)
 
         self.steps = len(sigmas) - 1
-        return super()._sampler_sample(executor, guider, sigmas, extra_args, count, *args, **kwargs)
+        return super()._sampler_sample(
+            executor, guider, sigmas, extra_args, follow, *args, **kwargs
+        )
 
 
 class Trial:

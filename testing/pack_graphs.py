@@ -80,6 +80,12 @@ def clownshark_in_tiles(*args: Any, **kwargs: Any) -> Tensor:
     return clownshark(*args, options=tiles, **kwargs)
 
 
+def clownshark_implicit(*args: Any, **kwargs: Any) -> Tensor:
+    """With a second evaluation of every step."""
+    options = call("ClownOptions_ImplicitSteps_Beta", implicit_steps=1)
+    return clownshark(*args, options=options, **kwargs)
+
+
 def clownshark_guided(*args: Any, **kwargs: Any) -> Tensor:
     """With a guide: a latent that the left half is drawn towards."""
     guide = {"samples": local("flux").latent(HEIGHT, WIDTH, seed=3)}
@@ -411,6 +417,9 @@ NEIGHBOURS: dict[str, Neighbour] = {
     ),
     "ClownOptions_Tile_Beta": Neighbour(
         lambda: Graph(family="flux", steps=STEPS), clownshark_in_tiles
+    ),
+    "ClownOptions_ImplicitSteps_Beta": Neighbour(
+        lambda: Graph(family="flux", steps=STEPS), clownshark_implicit
     ),
     "ClownGuide_Beta": Neighbour(lambda: Graph(family="flux", steps=STEPS), clownshark_guided),
     "ClownRegionalConditioning2": Neighbour(regional_flux, clownshark_regional),
