@@ -31,7 +31,7 @@ from .sampling.protocols import (
     ModelFunctionWrapper,
     Options,
 )
-from .sampling.rules import refuse_controls, refuse_options
+from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     count_calls_per_step,
@@ -230,7 +230,6 @@ class TiledDiffusion:
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
-                refuse_controls(cond)
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
         return executor(model, deferred, noisy, sigma, model_options)

@@ -108,6 +108,14 @@ class DeferredControl(UserDict[str, list[Tensor | None]]):
         call = ControlCall(*map(move_value, self.call))
         return DeferredControl(self.control.get_instance_for_device(device), self.hints, call)
 
+    def evaluate_foreign(self) -> None:
+        """Ask controls of other packs before windows are cut: they may mark the call's options."""
+        link = self.control
+        while link is not None and _is_core_control(link):
+            link = link.previous_controlnet
+        if link is not None:
+            self._evaluate_canvas(link)
+
     def evaluate_windows(
         self, boxes: Sequence[Box], unit: int, window_call: ModelCall
     ) -> Features | None:

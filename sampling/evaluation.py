@@ -247,6 +247,8 @@ class Evaluator:
         comfy.model_management.throw_exception_if_processing_interrupted()
         boxes = [step.windows[number].box for number in batch]
         unit, control = self.run.tiling.unit, call["c"].get("control")
+        if isinstance(control, DeferredControl):
+            control.evaluate_foreign()
         window_call = crop_call(call, boxes, unit=unit, memory=self.run.memory)
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..utils import comes_with_comfyui
 from .cropping import Cropper
-from .protocols import Conds, ModelFunctionWrapper, Options
+from .protocols import ModelFunctionWrapper, Options
 
 Rule = Callable[[Cropper, Any], Any]
 
@@ -125,8 +125,6 @@ UNCUT_PATCHES = {
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
     "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
 }
-# Controls of other packs that take what the whole image sees for what a window sees.
-UNCUT_CONTROLS = {"ReferenceAdvanced": "what a Reference ControlNet compares with its reference"}
 # These fail on more than one row at a time, in ComfyUI itself too.
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
@@ -153,16 +151,6 @@ def refuse_patches(transformer_options: Options) -> None:
     """Raise ValueError if a patch needs the whole image."""
     for name in UNCUT_PATCHES.keys() & name_patches(transformer_options):
         raise refusal(UNCUT_PATCHES[name], "Remove it")
-
-
-def refuse_controls(cond: Conds) -> None:
-    """Raise ValueError if a control of this cond, or one before it in its chain, cannot be cut."""
-    control = cond.get("control")
-    while control is not None:
-        what = UNCUT_CONTROLS.get(type(control).__name__)
-        if what is not None:
-            raise refusal(what, "Use an IP-Adapter")
-        control = getattr(control, "previous_controlnet", None)
 
 
 def needs_one_row(transformer_options: Options) -> bool:

@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.sample
 import pytest
 import torch
+from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.sampling.parallel import deal
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
@@ -398,3 +399,33 @@ def test_batches_are_dealt_to_whoever_is_done_first():
     fast, slow = deal([1.0] * 9, [2.0, 1.0])
     assert len(fast) == 6 and sorted(fast + slow) == list(range(9))
     assert deal([], [1.0]) == [[]]
+
+
+class Marking(ControlBase):
+    """A control of another pack that speaks through the options of a call."""
+
+    def get_control(self, noisy, sigma, cond, conds, options):
+        options["marked"] = True
+
+    def copy(self):
+        return Marking()
+
+    def get_models(self):
+        return []
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_another_pack_s_control_marks_in_a_call_reaches_every_window(batch):
+    entry = copy.copy(entry_of("flux"))
+    entry.positive = [[entry.positive[0][0], {**entry.positive[0][1], "control": Marking()}]]
+    marks = []
+
+    def note(executor, *args, **options):
+        found = next(value for value in args if isinstance(value, dict) and "sigmas" in value)
+        marks.append(found.get("marked"))
+        return executor(*args, **options)
+
+    tiled = patched(entry, tree_of([[1.0]], 32, 40), method="MultiDiffusion", batch=batch)
+    tiled.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "note", note)
+    sample(entry, entry.latent(), model=tiled, steps=2)
+    assert len(marks) >= 4 and all(marks)

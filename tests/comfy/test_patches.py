@@ -1,14 +1,12 @@
 """Masks that other packs keep in patches of attention are cut with the window; other pictures, and
 wrappers that hold one, are told."""
 
-import copy
 import functools
 import logging
 
 import pytest
 import torch
 import torch.nn.functional as F
-from comfy.controlnet import ControlBase
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.sampling.patches import PatchCutter
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
@@ -238,18 +236,4 @@ def test_caches_of_other_packs_are_refused_in_words(cache):
     cache(model)
     tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model)
     with pytest.raises(ValueError, match=r"cache .* Use LazyCache"):
-        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
-
-
-class ReferenceAdvanced(ControlBase):
-    """As Advanced-ControlNet's: what it keeps of one window, another would get."""
-
-
-def test_a_reference_controlnet_is_refused_in_words_wherever_it_is_in_the_chain():
-    entry = copy.copy(local("sd15_fine"))
-    control = ControlBase()
-    control.previous_controlnet = ReferenceAdvanced()
-    entry.positive = [[entry.positive[0][0], {"control": control}]]
-    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH))
-    with pytest.raises(ValueError, match=r"Reference ControlNet .* Use an IP-Adapter"):
         sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
