@@ -34,8 +34,8 @@ from .sampling.protocols import (
 from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
-    calls_once_per_step,
-    may_stop_early,
+    count_calls_per_step,
+    is_foreign,
     numbers_its_steps,
     read_sigmas,
 )
@@ -123,7 +123,7 @@ class TiledDiffusion:
             return samples
         _report(run)
         self.tell(run.summarize())
-        stopped_early = may_stop_early(sampler) and not run.clock.reached_last_step
+        stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
         if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0 or stopped_early:
             return samples  # what is held has the noise of the sigma that was reached
         # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are
@@ -179,7 +179,8 @@ class TiledDiffusion:
             sampler = executor.class_obj
             callback = run.clock.follow(
                 callback,
-                announces=calls_once_per_step(sampler),
+                calls_per_step=count_calls_per_step(sampler),
+                foreign=is_foreign(sampler),
                 numbers=numbers_its_steps(sampler),
             )
             sigmas = sigmas.clone()  # uni_pc writes into what it gets, which a scheduler may keep
@@ -194,10 +195,13 @@ class TiledDiffusion:
         """
         denoised = executor(noisy, sigma, model_options, *args)
         run = _find_run(model_options)
-        if run is None or run.plan.mode is not Mode.PRESERVE or run.clean is None:
+        if run is None:
             return denoised
-        held = run.step(sigma, noisy).model_weight == 0
-        return torch.where(held, run.clean.to(denoised), denoised)
+        if run.plan.mode is Mode.PRESERVE and run.clean is not None:
+            held = run.step(sigma, noisy).model_weight == 0
+            denoised = torch.where(held, run.clean.to(denoised), denoised)
+        run.clock.note_call()
+        return denoised
 
     @report_errors
     def calc_cond_batch(

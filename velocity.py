@@ -107,8 +107,8 @@ def find_step(sigma: float, sigmas: list[float]) -> int:
     """Return the index of the step that a model call at `sigma` belongs to, 0..len(sigmas) - 2.
 
     Step i owns the sigmas above sigmas[i + 1] and up to sigmas[i]. Samplers also call the model
-    between steps (dpm_2, dpmpp_sde) and at the next step's sigma (heun: that call has the next
-    step's freedom). Sigmas carry rounding noise, for which a thousandth of the step's length is
+    between steps (dpm_2, dpmpp_sde) and at the next step's sigma (heun), which then is taken for
+    the next step. Sigmas carry rounding noise, for which a thousandth of the step's length is
     tolerated.
     """
     for step in range(len(sigmas) - 2):

@@ -11,36 +11,57 @@ from torch import Tensor
 
 from ..velocity import find_step
 
-# ComfyUI's samplers that call the model once a step and then their callback, which tells that the
-# next step is due. For all others the step is read from sigma, which waits for the device.
-ONE_CALL_PER_STEP = frozenset(
-    f"sample_{name}"
-    for name in [
-        "euler",
-        "euler_ancestral",
-        "euler_cfg_pp",
-        "euler_ancestral_cfg_pp",
-        "lms",
-        "ddpm",
-        "lcm",
-        "ipndm",
-        "ipndm_v",
-        "deis",
-        "er_sde",
-        "dpmpp_2m",
-        "dpmpp_2m_cfg_pp",
-        "dpmpp_2m_sde",
-        "dpmpp_2m_sde_gpu",
-        "dpmpp_3m_sde",
-        "dpmpp_3m_sde_gpu",
-        "res_multistep",
-        "res_multistep_cfg_pp",
-        "res_multistep_ancestral",
-        "res_multistep_ancestral_cfg_pp",
-        "gradient_estimation",
-        "gradient_estimation_cfg_pp",
-    ]
-)
+# How often ComfyUI's samplers call the model in a step. They call their callback after the first
+# call of a step. Of the last step they make only that one. For all others the step is read from
+# sigma, which waits for the device.
+CALLS_PER_STEP = {
+    f"sample_{name}": calls
+    for calls, names in {
+        1: [
+            "euler",
+            "euler_ancestral",
+            "euler_cfg_pp",
+            "euler_ancestral_cfg_pp",
+            "lms",
+            "ddpm",
+            "lcm",
+            "ipndm",
+            "ipndm_v",
+            "deis",
+            "er_sde",
+            "dpmpp_2m",
+            "dpmpp_2m_cfg_pp",
+            "dpmpp_2m_sde",
+            "dpmpp_2m_sde_gpu",
+            "dpmpp_2m_sde_heun",
+            "dpmpp_2m_sde_heun_gpu",
+            "dpmpp_3m_sde",
+            "dpmpp_3m_sde_gpu",
+            "res_multistep",
+            "res_multistep_cfg_pp",
+            "res_multistep_ancestral",
+            "res_multistep_ancestral_cfg_pp",
+            "gradient_estimation",
+            "gradient_estimation_cfg_pp",
+            "sa_solver",
+        ],
+        2: [
+            "heun",
+            "exp_heun_2_x0",
+            "exp_heun_2_x0_sde",
+            "dpm_2",
+            "dpm_2_ancestral",
+            "dpmpp_2s_ancestral",
+            "dpmpp_2s_ancestral_cfg_pp",
+            "dpmpp_sde",
+            "dpmpp_sde_gpu",
+            "seeds_2",
+        ],
+        3: ["seeds_3"],
+    }.items()
+    for name in names
+}
+SAME_SIGMA = 1e-4  # relative difference of two sigmas that are taken for the same
 
 
 def find_module(sampler: Any) -> str:
@@ -48,11 +69,19 @@ def find_module(sampler: Any) -> str:
     return getattr(getattr(sampler, "sampler_function", None), "__module__", "")
 
 
-def calls_once_per_step(sampler: Any) -> bool:
-    """Tell whether a `comfy.samplers.KSAMPLER` is one of ONE_CALL_PER_STEP."""
-    if find_module(sampler) != "comfy.k_diffusion.sampling":
-        return False
-    return getattr(sampler.sampler_function, "__name__", "") in ONE_CALL_PER_STEP
+def unwrap(sampler: Any) -> Any:
+    """Return the sampler that a wrapper holds in its options, as Detail Daemon's does."""
+    options = getattr(sampler, "extra_options", {}).values() if is_foreign(sampler) else ()
+    wrapped = [option for option in options if hasattr(option, "sampler_function")]
+    return unwrap(wrapped[0]) if len(wrapped) == 1 else sampler
+
+
+def count_calls_per_step(sampler: Any) -> int | None:
+    """Return CALLS_PER_STEP of a `comfy.samplers.KSAMPLER`, or of the one that it wraps."""
+    inner = unwrap(sampler)
+    if find_module(inner) != "comfy.k_diffusion.sampling":
+        return None
+    return CALLS_PER_STEP.get(getattr(inner.sampler_function, "__name__", ""))
 
 
 def numbers_its_steps(sampler: Any) -> bool:
@@ -61,11 +90,14 @@ def numbers_its_steps(sampler: Any) -> bool:
     dpm_fast and dpm_adaptive, which core wraps in functions of `comfy.samplers`, choose steps of
     their own.
     """
-    return find_module(sampler) != "comfy.samplers"
+    return find_module(unwrap(sampler)) != "comfy.samplers"
 
 
-def may_stop_early(sampler: Any) -> bool:
-    """Tell whether a sampler may end before its last sigma, as those of other packs may."""
+def is_foreign(sampler: Any) -> bool:
+    """Tell whether a sampler is another pack's.
+
+    It may end before its last sigma, and show the model another sigma than that of its step.
+    """
     return not find_module(sampler).startswith("comfy.")
 
 
@@ -90,14 +122,16 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
 
 
 class StepClock:
-    """Tells the step that is due. It does not run before it is started with the run's sigmas."""
+    """Tells the step that is due. It does not run before it is started with the run's sigmas.
+
+    What the sampler itself tells goes first, since wrappers of samplers show the model another
+    sigma than that of the step: its callback numbers the step, and the calls since then show
+    whether the next one has begun. Sigma decides where the sampler tells nothing, or where its
+    steps differ in their number of calls.
+    """
 
     def __init__(self) -> None:
-        self.sigmas: list[float] = []
-        self.announced: int | None = None  # the step that is due, where the sampler tells
-        self.told: int | None = None  # the latest step that the sampler's callback told
-        self.first_shown: float | None = None  # sigma of the first model call
-        self.latest = 0  # the latest step that a model call or the sampler's callback was in
+        self.start([])
 
     @property
     def started(self) -> bool:
@@ -110,50 +144,115 @@ class StepClock:
     def start(self, sigmas: Sequence[float]) -> None:
         """Start a run with these sigmas [steps + 1]."""
         self.sigmas = list(sigmas)
-        self.announced = self.told = None
-        self.first_shown = None
-        self.latest = 0
+        self.latest = 0  # the latest step that a model call or the sampler's callback was in
+        self.told: int | None = None  # the step that the sampler's callback told last
+        self.calls = 0  # that ended since then
+        self.calls_per_step: int | None = None  # from one callback to the next, where known
+        self.calls_ahead = 1  # of the first step, before its callback
+        self.is_foreign = False
+        self.is_numbered = False  # whether the callback gets the number of the step
+        self.is_regular = True  # whether all steps have the same number of calls
+        self.restarted_at: int | None = None  # the step that the call before the callback is in
+        self.first_shown = math.nan  # sigma of the first model call
+        self.shown = math.inf  # sigma of the latest
+        self.times_lowered = -1  # how often it was lower than that of the call before
 
     @property
     def reached_last_step(self) -> bool:
         return self.latest >= self.steps - 1
 
     def follow(
-        self, callback: Callable[..., None] | None, *, announces: bool, numbers: bool
+        self,
+        callback: Callable[..., None] | None,
+        *,
+        calls_per_step: int | None,
+        foreign: bool,
+        numbers: bool,
     ) -> Callable[..., None]:
         """Return the sampler's callback, which also tells this clock where the run is.
 
-        Where the sampler `announces` its steps, the next one is due then. Where it `numbers` them,
-        model calls are in the step that it told last, or in the next.
+        Where the sampler `numbers` its steps, model calls are in the step that it told last, or in
+        the next; `calls_per_step` tells which of them. Of a `foreign` sampler it may become known
+        when two steps were told.
         """
-        if announces:
-            self.announced = 0
+        self.calls_per_step, self.is_foreign, self.is_numbered = calls_per_step, foreign, numbers
+        self.is_regular = foreign or calls_per_step is not None
 
         def note_step(step: int, *args: Any) -> None:
             self.latest = max(self.latest, step)
-            if announces:
-                self.announced = min(step + 1, self.steps - 1)
-            if numbers:
-                self.told = step
+            if self.is_numbered:
+                self._note_told(step)
             if callback is not None:
                 callback(step, *args)
 
         return note_step
 
+    def note_call(self) -> None:
+        """Note that a model call of the sampler has ended."""
+        self.calls += 1
+
+    def _note_told(self, step: int) -> None:
+        if self.told is None:
+            self.calls_ahead = self.calls
+        elif self.calls_per_step is None:
+            self.calls_per_step = self.calls
+        elif self.calls != self.calls_per_step:
+            self.is_regular = False
+        self.told, self.calls = step, 0
+        if self.restarted_at not in (None, step):  # it numbers more steps than the run has
+            self.told, self.is_numbered = None, False
+        self.restarted_at = None
+
     def index_at(self, sigma: Tensor) -> int:
-        """Return the step of a model call at `sigma` [rows]; reads it only if no step was told."""
-        if self.announced is not None:
-            return self.announced
-        shown = float(sigma[0])
-        if self.first_shown is None:
-            self.first_shown = shown
-        # Wrappers of samplers show the model another sigma than that of the step, so what the
-        # callback tells goes first. Before it tells anything, the sigma of the first call is that
-        # of the first step, whatever it is.
-        index = find_step(shown, self.sigmas)
-        if self.told is not None:
-            index = min(max(index, self.told), self.told + 1, self.steps - 1)
-        elif shown == self.first_shown:
-            index = 0
+        """Return the step of a model call at `sigma` [rows]; reads it only where it must."""
+        index = self._index_by_calls()
+        if self.is_foreign or index is None:
+            index = self._check_sigma(float(sigma[0]), index)
         self.latest = max(self.latest, index)
         return index
+
+    def _index_by_calls(self) -> int | None:
+        if not (self.is_regular and self.is_numbered) or self.calls_per_step is None:
+            return None
+        if self.told is None:  # in the first step, unless nothing is told at all
+            return 0 if self.calls < self.calls_per_step else None
+        is_next = self.calls >= self.calls_per_step - self.calls_ahead
+        return min(self.told + is_next, self.steps - 1)
+
+    def _check_sigma(self, shown: float, by_calls: int | None) -> int:
+        """Return the step of a model call that was shown this sigma, and `by_calls` is in."""
+        if math.isnan(self.first_shown):
+            self.first_shown = shown
+        is_higher, is_lower = shown > self.shown, shown < self.shown
+        self.shown = shown
+        self.times_lowered += is_lower
+        if self.told is not None and is_higher:
+            self.restarted_at = self._find_restart(shown, self.told)
+        if self.restarted_at is not None:
+            return self.restarted_at
+        return self._index_by_sigma(shown) if by_calls is None else by_calls
+
+    def _find_restart(self, shown: float, told: int) -> int | None:
+        """Return the step that a sampler goes back to, if that is what a higher sigma means."""
+        for step in range(told + 1):
+            if _is_same(shown, self.sigmas[step]):
+                return step
+        return None
+
+    def _index_by_sigma(self, shown: float) -> int:
+        """Return the step of a model call that was shown this sigma.
+
+        The first call is in the first step, whatever it is shown.
+        """
+        if self.told is not None:
+            above = max(0.0, self.first_shown - self.sigmas[0])
+            index = find_step(shown - above, self.sigmas)
+            return min(max(index, self.told), self.told + 1, self.steps - 1)
+        if not _is_same(self.first_shown, self.sigmas[0]):
+            # It shows sigmas of its own and tells nothing: a lower one is taken for a new step.
+            return min(self.times_lowered, self.steps - 1)
+        return 0 if shown == self.first_shown else find_step(shown, self.sigmas)
+
+
+def _is_same(sigma: float, other: float) -> bool:
+    return math.isclose(sigma, other, rel_tol=SAME_SIGMA)

@@ -1,13 +1,10 @@
 """Samplers that write into their sigmas, and samplers of other packs that stop early."""
 
-from itertools import pairwise
-
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from comfy.k_diffusion.sampling import sample_euler
-from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.support import error, free_cells, half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 
@@ -98,37 +95,3 @@ def test_a_foreign_sampler_that_runs_to_its_end_keeps_exactly(tells):
     latent, _, samples = sample_with(entry, sampler, sigmas_of(entry))
     held = ~free_cells(half_kept(32, 40), latent)
     assert torch.equal(samples[..., held], latent[..., held])
-
-
-def show_another_sigma(factor):
-    """Return a sampler of another pack: core's euler, whose model sees sigma times a factor."""
-
-    def sample_lying(model, x, sigmas, **options):
-        return sample_euler(
-            lambda noisy, sigma, **extra: model(noisy, sigma * factor, **extra),
-            x,
-            sigmas,
-            **options,
-        )
-
-    return comfy.samplers.KSAMPLER(sample_lying)
-
-
-@pytest.mark.parametrize("factor", [0.5, 0.8, 0.95])
-@pytest.mark.parametrize("denoise", [0.1, 0.35, 0.5, 0.75, 0.9])
-def test_a_tile_is_released_at_the_sampler_s_own_step(factor, denoise):
-    entry = entry_of("flux")
-    latent = entry.latent()
-    sigmas = comfy.samplers.KSampler(entry.model, 20, "cpu", "euler", "simple").sigmas
-    tree = tree_of([[denoise]], 32, 40)
-    model = patched(entry, tree)
-    spy = Spy(model)
-    noise = comfy.sample.prepare_noise(latent, 0)
-    run = (1.0, show_another_sigma(factor), sigmas, entry.positive, entry.negative, latent)
-    seen = []
-    comfy.sample.sample_custom(
-        spy.model, noise, *run, disable_pbar=True, callback=lambda *_: seen.append(spy.calls)
-    )
-    held = sum(calls == 0 for calls in seen)
-    assert held == 20 - round(denoise * 20)
-    assert all(before < after for before, after in pairwise(seen[held:]))  # and it stays free

@@ -17,7 +17,7 @@ from quadtree_pack.nodes import (
 )
 from quadtree_pack.sampling.model import Geometry
 from quadtree_pack.sampling.run import estimate_cost
-from quadtree_pack.sampling.steps import ONE_CALL_PER_STEP
+from quadtree_pack.sampling.steps import CALLS_PER_STEP
 from quadtree_pack.testing.hostile import fuzz
 from quadtree_pack.testing.outcomes import clear_error_or_right, names_of, of_the_pack
 from quadtree_pack.testing.strategies import (
@@ -165,7 +165,7 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
     if case.extra or case.options["noise_mask"] is not None or not clean.any():
         return
     function = comfy.samplers.sampler_object(case.options["sampler"]).sampler_function.__name__
-    if function in ONE_CALL_PER_STEP:
+    if CALLS_PER_STEP.get(function) == 1:
         sigmas = comfy.samplers.KSampler(
             spy.model,
             case.options["steps"],

@@ -11,7 +11,7 @@ import comfy.samplers
 import pytest
 import torch
 from quadtree_pack.sampling.conditioning import crop_call
-from quadtree_pack.sampling.steps import ONE_CALL_PER_STEP
+from quadtree_pack.sampling.steps import CALLS_PER_STEP
 from quadtree_pack.testing.registration import ROOT
 from quadtree_pack.testing.support import (
     Spy,
@@ -141,26 +141,28 @@ def test_samplers_that_call_between_steps_find_the_right_step(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_sampler_that_announces_its_steps_announces_what_sigma_says(sampler):
+def test_the_step_of_a_sampler_of_core_is_known_without_its_sigma(sampler):
     entry = entry_of("flux")
     latent = entry.latent(16, 24)
     model = patched(entry, tree_of([[0.5]], 16, 24), model=pointwise(entry.model))
     patch = model.model_options["model_function_wrapper"]
-    announced = []
+    known, read = [], []
 
     def look(apply_model, args):
-        run = args["c"]["transformer_options"][KEY]
-        if run.clock.announced is not None:
-            announced.append(
-                (run.clock.announced, find_step(float(args["timestep"][0]), run.clock.sigmas))
-            )
+        clock = args["c"]["transformer_options"][KEY].clock
+        known.append(clock._index_by_calls())
+        read.append(find_step(float(args["timestep"][0]), clock.sigmas))
         return patch(apply_model, args)
 
     model.set_model_unet_function_wrapper(look)
     sample(entry, latent, model=model, sampler=sampler, steps=6, cfg=3.0)
-    assert all(told == read for told, read in announced)
     name = comfy.samplers.sampler_object(sampler).sampler_function.__name__
-    assert len(announced) == (6 if name in ONE_CALL_PER_STEP else 0)
+    calls = CALLS_PER_STEP.get(name)
+    if calls is None:
+        assert set(known) == {None}
+    else:
+        assert known == [step for step in range(5) for _ in range(calls)] + [5]
+        assert read[::calls] == list(range(6))  # the first call of each step
 
 
 @families(["sd15", "flux", "qwen_image"])

@@ -1,0 +1,327 @@
+"""A sampler's step is the sampler's: a tile is released at it, whatever wraps sampler or model.
+
+The model is local, so that every tile of one run equals a plain run of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+import torch.nn.functional as F
+from comfy.k_diffusion.sampling import sample_euler, sample_heun
+from comfy.patcher_extension import WrappersMP
+from quadtree_pack.testing.local_models import local
+from quadtree_pack.testing.support import SIDE, error, patched, tree_of
+from quadtree_pack.velocity import count_free_steps, hold
+
+STEPS = 20
+DENOISE = [[0.0, 0.1, 0.2, 0.3, 0.33, 0.35, 0.4, 0.45], [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0]]
+SIZE = len(DENOISE) * SIDE, len(DENOISE[0]) * SIDE
+PLACES = {denoise: (y, x) for y, row in enumerate(DENOISE) for x, denoise in enumerate(row)}
+KSAMPLER = comfy.samplers.KSAMPLER
+
+
+# --- Samplers of other packs ----------------------------------------------------------------------
+
+
+def wrap(
+    change: Callable[[float], float], inner: Callable = sample_euler, *, tells: bool = True
+) -> Any:
+    """Return a sampler whose model sees another sigma, as Detail Daemon and lying sigmas do."""
+
+    def sample_lying(model, x, sigmas, *, wrapped, callback=None, **options):
+        def show(noisy, sigma, **extra):
+            return model(noisy, torch.full_like(sigma, change(float(sigma[0]))), **extra)
+
+        callback = callback if tells else None
+        return wrapped.sampler_function(show, x, sigmas, callback=callback, **options)
+
+    return KSAMPLER(sample_lying, {"wrapped": KSAMPLER(inner)})
+
+
+def hide(sampler: Any) -> Any:
+    """Return the sampler within a function that does not show what it wraps."""
+
+    def sample_hidden(model, x, sigmas, **options):
+        return sampler.sampler_function(model, x, sigmas, **options, **sampler.extra_options)
+
+    return KSAMPLER(sample_hidden)
+
+
+def euler_loop(
+    *, tells: bool = True, steps: int | None = None, restart: tuple | None = None
+) -> Any:
+    """Return another pack's own euler, which may stop after some steps, or restart once.
+
+    `restart` is (step, earlier step, how the steps after it are numbered).
+    """
+
+    def sample_own(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        order = list(range(len(sigmas) - 1))[:steps]
+        if restart is not None:
+            order[restart[0] : restart[0]] = range(restart[1], restart[0])
+        previous = -1
+        for number, step in enumerate(order):
+            if step <= previous:
+                x = x + (sigmas[step] - sigmas[previous + 1]) * torch.ones_like(x)
+            denoised = model(x, sigmas[step] * x.new_ones(len(x)), **(extra_args or {}))
+            if tells:
+                told = number if restart is not None and restart[2] == "on" else step
+                callback({"x": x, "i": told, "denoised": denoised})
+            x = denoised + (x - denoised) / sigmas[step] * sigmas[step + 1]
+            previous = step
+        return x
+
+    return KSAMPLER(sample_own)
+
+
+def midpoint_loop(change: Callable[[float], float]) -> Any:
+    """Return another pack's sampler of two calls per step that tells its steps at their end."""
+
+    def sample_midpoint(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        def estimate(x, sigma):
+            return model(x, change(float(sigma)) * x.new_ones(len(x)), **(extra_args or {}))
+
+        for step in range(len(sigmas) - 1):
+            here, below = sigmas[step], sigmas[step + 1]
+            denoised, middle = estimate(x, here), (here + below) / 2
+            inner = denoised + (x - denoised) / here * middle
+            denoised = estimate(inner, middle)
+            x = x + (inner - denoised) / middle * (below - here)
+            callback({"x": x, "i": step, "denoised": denoised})
+        return x
+
+    return KSAMPLER(sample_midpoint)
+
+
+def daemon(strongest: float) -> Callable[[float], float]:
+    """Return what multiplies sigma in the middle of the run."""
+    return lambda sigma: sigma * (strongest if 0.25 < sigma < 0.75 else 1.0)
+
+
+def add(offset: float) -> Callable[[float], float]:
+    """Return what adds to sigma, as lying sigmas do."""
+    return lambda sigma: abs(sigma + offset)
+
+
+def multiply(factor: float) -> Callable[[float], float]:
+    return lambda sigma: sigma * factor
+
+
+# --- Nodes before ours that change the timestep ---------------------------------------------------
+
+
+def shift_calls(model: Any) -> Any:
+    """Set a model function wrapper, as nodes before ours do."""
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply_model, args: apply_model(args["input"], args["timestep"] * 0.7, **args["c"])
+    )
+    return model
+
+
+def shift_by(kind: str) -> Callable[[Any], Any]:
+    """Return what sets a wrapper of this kind, whose second argument is the timestep."""
+
+    def shift(executor, noisy, timestep, *args, **kwargs):
+        return executor(noisy, timestep * 0.7, *args, **kwargs)
+
+    def set_wrapper(model: Any) -> Any:
+        model = model.clone()
+        model.add_wrapper_with_key(kind, "shift", shift)
+        return model
+
+    return set_wrapper
+
+
+# --- The cases ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A sampler, the step that each of its model calls is in, and what else is unusual.
+
+    `calls`: once or twice a step (the last step of heun and dpm_2 has one call), or as listed.
+    `remembers`: what it did while a tile was held counts after the release, so that no plain run
+    is comparable.
+    """
+
+    sampler: Any
+    calls: str | list[int] = "once"
+    before: Callable[[Any], Any] = lambda model: model
+    sigmas: Callable[[torch.Tensor], torch.Tensor] = lambda sigmas: sigmas
+    remembers: bool = False
+
+    def list_calls(self, steps: int) -> list[int]:
+        if self.calls == "once":
+            return list(range(steps))
+        if self.calls == "twice":
+            return sorted([*range(steps), *range(steps - 1)])
+        return self.calls
+
+
+EULER, HEUN, DPM_2, ANCESTRAL = map(
+    comfy.samplers.sampler_object, ["euler", "heun", "dpm_2", "euler_ancestral"]
+)
+RESTARTED = [*range(8), *range(3, STEPS)]
+EACH_TWICE = sorted([*range(STEPS), *range(STEPS)])
+CASES = {
+    "euler": Case(sampler=EULER),
+    "heun": Case(sampler=HEUN, calls="twice"),
+    "dpm_2": Case(sampler=DPM_2, calls="twice"),
+    "euler_ancestral": Case(sampler=ANCESTRAL, remembers=True),
+    "half in the middle": Case(sampler=wrap(daemon(0.5))),
+    "higher in the middle": Case(sampler=wrap(daemon(1.1))),
+    "double in the middle": Case(sampler=wrap(daemon(2.0))),
+    "double in the middle, hidden": Case(sampler=hide(wrap(daemon(2.0)))),
+    "double in the middle, heun": Case(
+        sampler=wrap(daemon(2.0), sample_heun), calls="twice", remembers=True
+    ),
+    "times 0.5": Case(sampler=wrap(multiply(0.5))),
+    "times 0.8": Case(sampler=wrap(multiply(0.8))),
+    "times 1.05": Case(sampler=wrap(multiply(1.05))),
+    "lower": Case(sampler=wrap(add(-0.05))),
+    "higher": Case(sampler=wrap(add(0.05))),
+    "higher, hidden": Case(sampler=hide(wrap(add(0.05)))),
+    "higher, heun": Case(sampler=wrap(add(0.05), sample_heun), calls="twice"),
+    "lower, tells nothing": Case(sampler=wrap(add(-0.05), tells=False)),
+    "higher, tells nothing": Case(sampler=wrap(add(0.05), tells=False)),
+    "times 1.05, tells nothing": Case(sampler=wrap(multiply(1.05), tells=False)),
+    "own loop": Case(sampler=euler_loop()),
+    "own loop, tells nothing": Case(sampler=euler_loop(tells=False)),
+    "told at the end of two calls": Case(sampler=midpoint_loop(add(0)), calls=EACH_TWICE),
+    "told at the end of two calls, higher": Case(
+        sampler=midpoint_loop(add(0.05)), calls=EACH_TWICE
+    ),
+    "restart": Case(sampler=euler_loop(restart=(8, 3, "back")), calls=RESTARTED, remembers=True),
+    "restart, numbered on": Case(
+        sampler=euler_loop(restart=(8, 3, "on")), calls=RESTARTED, remembers=True
+    ),
+    "restart, tells nothing": Case(
+        sampler=euler_loop(restart=(8, 3, "back"), tells=False), calls=RESTARTED, remembers=True
+    ),
+    "stops early": Case(sampler=euler_loop(steps=15), calls=list(range(15))),
+    "apply model": Case(sampler=EULER, before=shift_by(WrappersMP.APPLY_MODEL)),
+    "diffusion model": Case(sampler=EULER, before=shift_by(WrappersMP.DIFFUSION_MODEL)),
+    "model function": Case(sampler=EULER, before=shift_calls),
+    "multiplied sigmas": Case(sampler=EULER, sigmas=lambda sigmas: sigmas * 0.9),
+    "a first sigma twice": Case(
+        sampler=EULER, sigmas=lambda sigmas: torch.cat([sigmas[:1], sigmas])
+    ),
+}
+KNOWN_FROM_THE_START = [name for name in CASES if CASES[name].calls in ("once", "twice")]
+KNOWN_FROM_THE_START.remove("double in the middle, hidden")  # its second call could be a midpoint
+
+
+# --- The property ---------------------------------------------------------------------------------
+
+
+@cache
+def given() -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """Return the model, the latent and its noise."""
+    entry = local("flux")
+    latent = entry.latent(*SIZE)
+    return entry, latent, comfy.sample.prepare_noise(latent, 0)
+
+
+def sigmas_of(steps: int) -> torch.Tensor:
+    """Return sigmas from below sigma_max, where no model scales noise in its own way."""
+    model = given()[0].model
+    return comfy.samplers.KSampler(model, steps, "cpu", "euler", "simple", denoise=0.7).sigmas
+
+
+def run(
+    model: Any, sampler: Any, sigmas: torch.Tensor, noisy: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sample as SamplerCustom does, on the latent, or without adding noise on a noisy one."""
+    entry, latent, noise = given()
+    if noisy is not None:
+        latent, noise = noisy, torch.zeros_like(noise)
+    chosen = 1.0, sampler, sigmas, entry.positive, entry.negative, latent
+    return comfy.sample.sample_custom(model, noise, *chosen, disable_pbar=True, seed=3)
+
+
+def tile(row: int, column: int) -> tuple[Any, ...]:
+    return ..., slice(row * SIDE, (row + 1) * SIDE), slice(column * SIDE, (column + 1) * SIDE)
+
+
+def run_watched(
+    case: Case, sigmas: torch.Tensor, noisy: torch.Tensor | None = None
+) -> tuple[torch.Tensor, list]:
+    """Return the samples, and for each model call which tiles were held [rows][columns]."""
+    entry, latent, _ = given()
+    clean = entry.model.model.process_latent_in(latent)
+    before, tree = case.before(entry.model), tree_of(DENOISE, *SIZE)
+    model = patched(entry, tree, model=before, clean_latent=None if noisy is None else latent)
+    calls = []
+
+    def look(executor, *args):
+        denoised = executor(*args)
+        same = (denoised == clean).all(1, keepdim=True).float()
+        calls.append(F.avg_pool2d(same, SIDE)[0, 0] == 1)
+        return denoised
+
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "watch", look)
+    return run(model, case.sampler, sigmas, noisy), calls
+
+
+def check_releases(case: Case, sigmas: torch.Tensor, calls: list) -> None:
+    steps = len(sigmas) - 1
+    expected = case.list_calls(steps)
+    assert len(calls) == len(expected)
+    for number, (step, held) in enumerate(zip(expected, calls, strict=True)):
+        due = hold(torch.tensor(DENOISE), step, steps) == 0
+        assert torch.equal(held, due), f"call {number}, in step {step}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_tile_is_released_at_the_sampler_s_own_step(name):
+    case = CASES[name]
+    sigmas = case.sigmas(sigmas_of(STEPS))
+    _, calls = run_watched(case, sigmas)
+    check_releases(case, sigmas, calls)
+
+
+@pytest.mark.parametrize("name", KNOWN_FROM_THE_START)
+def test_with_few_steps_a_tile_is_released_at_the_sampler_s_own_step(name):
+    case = CASES[name]
+    sigmas = case.sigmas(sigmas_of(4))
+    _, calls = run_watched(case, sigmas)
+    check_releases(case, sigmas, calls)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].remembers])
+def test_a_released_tile_is_what_a_plain_run_from_that_step_makes(name):
+    case = CASES[name]
+    entry, latent, _ = given()
+    sigmas = case.sigmas(sigmas_of(STEPS))
+    steps = len(sigmas) - 1
+    samples, _ = run_watched(case, sigmas)
+    late = {}
+    for denoise, place in PLACES.items():
+        free = float(count_free_steps(torch.tensor(denoise), steps))
+        if free == 0 or free % 1 or max(case.list_calls(steps)) < steps - 1:
+            continue  # a partly free step, or an end in noise, has no plain run to compare with
+        plain = run(case.before(entry.model), case.sampler, sigmas[steps - int(free) :])
+        late[denoise] = error((samples - latent)[tile(*place)], (plain - latent)[tile(*place)])
+    assert all(difference < 1e-4 for difference in late.values()), late
+
+
+def test_each_stage_of_a_chain_counts_its_own_steps():
+    entry, latent, _ = given()
+    sigmas = sigmas_of(STEPS)
+    first, calls = run_watched(CASES["euler"], sigmas[:11])
+    check_releases(CASES["euler"], sigmas[:11], calls)
+    second, calls = run_watched(CASES["euler"], sigmas[10:], first)
+    check_releases(CASES["euler"], sigmas[10:], calls)
+    kept, free = tile(*PLACES[0.0]), tile(*PLACES[1.0])
+    assert torch.equal(second[kept], latent[kept])
+    plain = run(entry.model, EULER, sigmas)
+    assert error((second - latent)[free], (plain - latent)[free]) < 1e-4
