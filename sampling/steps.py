@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..velocity import find_step
 
-# How often ComfyUI's samplers call the model in a step. They call their callback after the first
-# call of a step. Of the last step they make only that one. For all others the step is read from
-# sigma, which waits for the device.
+# How often ComfyUI's samplers call the model in a step, their callback after the first call. It is
+# at most as often as there are steps left: the last step of heun has one call, and heunpp2 has two
+# in the one before. For all others the step is read from sigma, which waits for the device.
 CALLS_PER_STEP = {
     f"sample_{name}": calls
     for calls, names in {
@@ -57,7 +57,7 @@ CALLS_PER_STEP = {
             "dpmpp_sde_gpu",
             "seeds_2",
         ],
-        3: ["seeds_3"],
+        3: ["heunpp2"],
     }.items()
     for name in names
 }
@@ -216,8 +216,10 @@ class StepClock:
             return None
         if self.told is None:  # in the first step, unless nothing is told at all
             return 0 if self.calls < self.calls_per_step else None
-        is_next = self.calls >= self.calls_per_step - self.calls_ahead
-        return min(self.told + is_next, self.steps - 1)
+        rest = self.calls_per_step - self.calls_ahead  # that follow the callback
+        if not self.is_foreign:
+            rest = min(rest, self.steps - 1 - self.told)
+        return min(self.told + (self.calls >= rest), self.steps - 1)
 
     def _check_sigma(self, shown: float, by_calls: int | None) -> int:
         """Return the step of a model call that was shown this sigma, and `by_calls` is in."""

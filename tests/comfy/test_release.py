@@ -148,9 +148,9 @@ def shift_by(kind: str) -> Callable[[Any], Any]:
 class Case:
     """A sampler, the step that each of its model calls is in, and what else is unusual.
 
-    `calls`: once or twice a step (the last step of heun and dpm_2 has one call), or as listed.
-    `remembers`: what it did while a tile was held counts after the release, so that no plain run
-    is comparable.
+    `calls`: so often a step, at most as often as there are steps left; or as listed.
+    `remembers`: what was before the release still counts after it, be it noise, earlier steps or
+    the first sigma, so that no plain run is comparable.
     """
 
     sampler: Any
@@ -160,22 +160,22 @@ class Case:
     remembers: bool = False
 
     def list_calls(self, steps: int) -> list[int]:
-        if self.calls == "once":
-            return list(range(steps))
-        if self.calls == "twice":
-            return sorted([*range(steps), *range(steps - 1)])
-        return self.calls
+        if isinstance(self.calls, list):
+            return self.calls
+        return [step for step in range(steps) for _ in range(min(OFTEN[self.calls], steps - step))]
 
 
-EULER, HEUN, DPM_2, ANCESTRAL = map(
-    comfy.samplers.sampler_object, ["euler", "heun", "dpm_2", "euler_ancestral"]
+EULER, HEUN, HEUNPP2, DPM_2, ANCESTRAL = map(
+    comfy.samplers.sampler_object, ["euler", "heun", "heunpp2", "dpm_2", "euler_ancestral"]
 )
+OFTEN = {"once": 1, "twice": 2, "three times": 3}
 RESTARTED = [*range(8), *range(3, STEPS)]
 EACH_TWICE = sorted([*range(STEPS), *range(STEPS)])
 CASES = {
     "euler": Case(sampler=EULER),
     "heun": Case(sampler=HEUN, calls="twice"),
     "dpm_2": Case(sampler=DPM_2, calls="twice"),
+    "heunpp2": Case(sampler=HEUNPP2, calls="three times", remembers=True),
     "euler_ancestral": Case(sampler=ANCESTRAL, remembers=True),
     "half in the middle": Case(sampler=wrap(daemon(0.5))),
     "higher in the middle": Case(sampler=wrap(daemon(1.1))),
@@ -216,7 +216,7 @@ CASES = {
         sampler=EULER, sigmas=lambda sigmas: torch.cat([sigmas[:1], sigmas])
     ),
 }
-KNOWN_FROM_THE_START = [name for name in CASES if CASES[name].calls in ("once", "twice")]
+KNOWN_FROM_THE_START = [name for name in CASES if isinstance(CASES[name].calls, str)]
 KNOWN_FROM_THE_START.remove("double in the middle, hidden")  # its second call could be a midpoint
 
 
