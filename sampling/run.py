@@ -90,6 +90,16 @@ class RunPlan:
             return torch.ones_like(self.denoise)
         return SCHEDULES[self.schedule](self.denoise, index, steps)
 
+    def find_release(self, steps: int) -> Tensor:
+        """Return the step, int64 [B or 1, H, W], that releases each cell; `steps` where none does.
+
+        It is 0 for cells that are never held.
+        """
+        release = torch.zeros_like(self.denoise, dtype=torch.long)
+        for index in range(steps):
+            release += self.freedom(index, steps) == 0
+        return release
+
     def active(self, index: int, steps: int) -> Tensor:
         """Return the cells, bool [H, W], that are evaluated at a step."""
         return (self.freedom(index, steps) > 0).any(0) & self.open
