@@ -21,6 +21,7 @@ from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.evaluation import Evaluator, fit_batch, shape_batch
+from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import Devices
 from .sampling.protocols import (
@@ -118,8 +119,9 @@ class TiledDiffusion:
         run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry)
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
+        late = forget_held(sampler, lambda: run.find_release(read_sigmas(sigmas), self.all_sigmas))
         try:
-            samples = executor(noise, latent, sampler, sigmas, noise_mask, *args, **kwargs)
+            samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
         finally:
             del carrier[KEY]
         if not run.clock.started:

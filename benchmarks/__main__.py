@@ -9,7 +9,18 @@ import json
 from testing.registration import PACKAGE, ROOT, register_pack
 
 RESULTS = ROOT / "benchmarks" / "output"
-NAMES = ("build", "plan", "overhead", "gpu", "families", "web", "decode", "quality", "decide")
+NAMES = (
+    "build",
+    "plan",
+    "overhead",
+    "gpu",
+    "families",
+    "web",
+    "decode",
+    "quality",
+    "release",
+    "decide",
+)
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 From the bottom up: `protocols` (types of what ComfyUI hands over), `model` (settings, and what is
 known of the model), `steps` (which step a call belongs to), `cropping` (crop a tensor to windows),
-`run` (plan, state and tally; also predicts a run's cost without ComfyUI), `rules` (the tables: how
-each entry is cropped, and what is refused), `patches` (masks in the patches of other packs),
-`patch_controls` (ControlNets that patch the model), `conditioning` (crop a whole call), `control`
-(ControlNets), `parallel` (several GPUs) and `evaluation` (evaluate the windows and blend them).
+`run` (plan, state and tally; also predicts a run's cost without ComfyUI), `history` (multistep
+samplers forget what was held), `rules` (the tables: how each entry is cropped, and what is
+refused), `patches` (masks in the patches of other packs), `patch_controls` (ControlNets that patch
+the model), `conditioning` (crop a whole call), `control` (ControlNets), `parallel` (several GPUs)
+and `evaluation` (evaluate the windows and blend them).
 
 May import tree, windows, quadtree, velocity and utils.
 """

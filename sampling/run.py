@@ -23,7 +23,7 @@ from ..windows.tiling import Tiling, Window
 from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
 from .protocols import Control, Hints
-from .steps import StepClock, locate_stage
+from .steps import StepClock, place_stage
 
 if TYPE_CHECKING:
     from .parallel import Devices
@@ -167,10 +167,7 @@ class Run:
         schedule, where this run is a stage of it; denoise counts their steps. ValueError if not.
         """
         self.clock.start(sigmas)
-        self.first_step, self.all_steps = 0, self.clock.steps
-        if all_sigmas is not None:
-            self.first_step = locate_stage(sigmas, all_sigmas)
-            self.all_steps = len(all_sigmas) - 1
+        self.first_step, self.all_steps = place_stage(sigmas, all_sigmas)
         self._forget_plans()
         self.clean = clean
         self.batch = self.batch if batch is None else batch
@@ -232,6 +229,18 @@ class Run:
     def freedom(self, index: int) -> Tensor:
         """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
         return self.plan.freedom(self.first_step + index, self.all_steps)
+
+    def find_release(self, sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> Tensor:
+        """Return the step of these sigmas, int64 [B or 1, H, W], that releases each cell.
+
+        It is 0 for cells that are free from the start, and the number of steps for those that are
+        held to the end. See `start` for the arguments; the run need not have started.
+        """
+        first, steps = place_stage(sigmas, all_sigmas)
+        release = torch.zeros_like(self.plan.denoise, dtype=torch.long)
+        for index in range(first, first + len(sigmas) - 1):
+            release += self.plan.freedom(index, steps) == 0
+        return release
 
     def kept(self) -> Tensor:
         """Return the cells, bool [B or 1, H, W], that no step frees."""

@@ -121,6 +121,16 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
     return values
 
 
+def place_stage(sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> tuple[int, int]:
+    """Return the step at which a run with these sigmas begins, and the steps of the schedule.
+
+    `all_sigmas` are those of the schedule that the run is a stage of; None: it is the whole of it.
+    """
+    if all_sigmas is None:
+        return 0, max(1, len(sigmas) - 1)
+    return locate_stage(sigmas, all_sigmas), len(all_sigmas) - 1
+
+
 def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:
     """Return the step of a whole schedule at which a run with these sigmas begins.
 

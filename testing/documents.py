@@ -20,7 +20,7 @@ BENCHMARKS = ast.literal_eval(
     re.search(
         r"^NAMES = (\(.*?\))",
         (ROOT / "benchmarks" / "__main__.py").read_text(encoding="utf-8"),
-        re.MULTILINE,
+        re.MULTILINE | re.DOTALL,
     )[1]
 )
 REPOSITORY = "quadtree-diffusion/comfyui-quadtree-diffusion"

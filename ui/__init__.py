@@ -2,7 +2,8 @@
 
 `inputs` checks what comes in. `building` builds the tree that the inputs ask for: `coverage` by the
 share of the detail, `budget` by a threshold or the cost. `preview` answers the live preview, and
-`passing` applies the nodes before it. `facts` summarizes trees, and `overlay` draws them. `schemas` holds the nodes' inputs and outputs.
+`passing` applies the nodes before it. `facts` summarizes trees, and `overlay` draws them. `schemas`
+holds the nodes' inputs and outputs.
 
 May import everything but tiled_diffusion and nodes.
 """

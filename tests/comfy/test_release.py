@@ -19,12 +19,14 @@ from comfy.k_diffusion.sampling import sample_euler, sample_heun
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.testing.local_models import local
 from quadtree_pack.testing.support import SIDE, error, patched, tree_of
+from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.velocity import count_free_steps, hold
 
 STEPS = 20
-DENOISE = [[0.0, 0.1, 0.2, 0.3, 0.33, 0.35, 0.4, 0.45], [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0]]
+DENOISE = [[0.0, 0.05, 0.1, 0.2, 0.3, 0.33, 0.35, 0.4], [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0]]
 SIZE = len(DENOISE) * SIDE, len(DENOISE[0]) * SIDE
 PLACES = {denoise: (y, x) for y, row in enumerate(DENOISE) for x, denoise in enumerate(row)}
+COMPARED = 0.05, 0.3, 0.5, 0.8  # with a plain run each
 KSAMPLER = comfy.samplers.KSAMPLER
 
 
@@ -216,6 +218,19 @@ CASES = {
         sampler=EULER, sigmas=lambda sigmas: torch.cat([sigmas[:1], sigmas])
     ),
 }
+# Multistep samplers, which remember the estimates of earlier steps.
+CASES |= {
+    name: Case(sampler=comfy.samplers.sampler_object(name))
+    for name in [
+        "lms",
+        "ipndm",
+        "deis",
+        "dpmpp_2m",
+        "res_multistep",
+        "gradient_estimation",
+        "uni_pc",
+    ]
+}
 KNOWN_FROM_THE_START = [name for name in CASES if isinstance(CASES[name].calls, str)]
 KNOWN_FROM_THE_START.remove("double in the middle, hidden")  # its second call could be a midpoint
 
@@ -305,13 +320,39 @@ def test_a_released_tile_is_what_a_plain_run_from_that_step_makes(name):
     steps = len(sigmas) - 1
     samples, _ = run_watched(case, sigmas)
     late = {}
-    for denoise, place in PLACES.items():
+    for denoise in COMPARED:
+        place = PLACES[denoise]
         free = float(count_free_steps(torch.tensor(denoise), steps))
-        if free == 0 or free % 1 or max(case.list_calls(steps)) < steps - 1:
+        if free % 1 or max(case.list_calls(steps)) < steps - 1:
             continue  # a partly free step, or an end in noise, has no plain run to compare with
         plain = run(case.before(entry.model), case.sampler, sigmas[steps - int(free) :])
         late[denoise] = error((samples - latent)[tile(*place)], (plain - latent)[tile(*place)])
     assert all(difference < 1e-4 for difference in late.values()), late
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image", "sd15"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "deis"])
+def test_each_image_of_a_batch_forgets_what_was_held_at_its_own_release(family, sampler):
+    entry = local(family)
+    latent = entry.latent(16, 24, batch=2)
+    noise = comfy.sample.prepare_noise(latent, 0)
+    denoises = 0.75, 0.25
+    trees = [tree_of([[denoise]], 16, 24) for denoise in denoises]
+    options = {"steps": 8, "sampler": sampler, "denoise": 0.7, "noise": noise}
+    samples = sample(entry, latent, model=patched(entry, *trees), **options)
+    for number, denoise in enumerate(denoises):
+        plain = sample(entry, latent, start_step=8 - int(8 * denoise), **options)
+        assert error((samples - latent)[number], (plain - latent)[number]) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lms", "heun"])
+def test_a_multistep_run_that_frees_all_or_nothing_is_left_as_it_is(sampler):
+    entry, latent, noise = given()
+    options = {"steps": 6, "sampler": sampler, "denoise": 0.7, "noise": noise}
+    for denoise in (0.0, 1.0):
+        model = patched(entry, tree_of([[denoise]], *SIZE), tile_px=0)
+        expected = sample(entry, latent, **options) if denoise else latent
+        assert torch.equal(sample(entry, latent, model=model, **options), expected)
 
 
 def test_each_stage_of_a_chain_counts_its_own_steps():

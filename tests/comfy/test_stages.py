@@ -84,3 +84,13 @@ def test_a_stage_is_found_in_its_schedule(sigmas, first):
 def test_a_stage_that_is_no_part_is_refused(sigmas):
     with pytest.raises(ValueError, match="no part of them"):
         locate_stage(sigmas, [4.0, 3.0, 2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "res_multistep", "heun"])
+def test_stages_of_other_samplers_keep_what_is_held_and_free_what_is_not(sampler):
+    entry = entry_of("flux")
+    latent = entry.latent(HEIGHT, WIDTH)
+    samples, spies = run_stages(entry, entry.model, latent, (7, STEPS), sampler)
+    held = ~free_cells(TREE, latent)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert error(samples, latent) > 0.05 and all(spy.calls for spy in spies)

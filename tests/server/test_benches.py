@@ -53,6 +53,7 @@ SMALL = {
     "web": "it.REPEATS = 2",
     "decode": "it.VAES, it.SHARES = ('taesd',), (0.25,)",
     "quality": ONE_PHOTO,
+    "release": "it.SAMPLERS, it.MODELS, it.DENOISES = ('euler',), ('flux',), (0.5, 0.5, 0.5)",
     "decide": FEW_PICTURES,
 }
 RUN = """
