@@ -56,6 +56,7 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
         "quadtree",
         *DIFFUSION,
         "clean_latent",
+        "all_sigmas",
     ]
     assert {
         entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION
@@ -227,6 +228,9 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"model": "flux"}, "model is str, not a model"),
         ({"clean_latent": torch.zeros(1, 16, 8, 8)}, "clean_latent is Tensor, not a latent"),
         ({"clean_latent": {}}, "clean_latent is NoneType"),
+        ({"all_sigmas": [1.0, 0.0]}, "all_sigmas is list"),
+        ({"all_sigmas": torch.ones(1)}, r"all_sigmas has shape \(1,\); it must hold two or more"),
+        ({"all_sigmas": torch.tensor([0.0, 1.0])}, "The sigmas of this run rise"),
         ({"clean_latent": {"samples": torch.zeros(0, 16, 8, 8)}}, "clean_latent has shape"),
         (
             {"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}},
