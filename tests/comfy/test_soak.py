@@ -215,7 +215,7 @@ def test_three_hundred_runs_leave_nothing_behind():
     assert outcomes["right"] >= RUNS // 2 and all(
         outcomes[how] >= 10 for how in ("broken", "interrupted", "refused")
     ), outcomes
-    assert outcomes["went on: out of memory"] >= 10, outcomes
+    assert outcomes["went on: out of memory"] >= 5, outcomes
     assert objects[1:] == objects[1:2] * (len(objects) - 1)
     assert (
         not {"Run", "RunPlan", "Step", "Planner", "TiledDiffusion", "Window", "DeferredControl"}
