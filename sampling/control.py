@@ -10,7 +10,6 @@ objects are never written to: windows use shallow copies of them.
 from __future__ import annotations
 
 import copy
-import threading
 from collections import UserDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -23,9 +22,8 @@ from torch import Tensor
 from ..utils import Box
 from .conditioning import select_conds
 from .cropping import Cropper
+from .patch_controls import PREPARING
 from .protocols import Conds, Control, Features, Hints, ModelCall, Options
-
-PREPARING = threading.Lock()  # a hint may need the VAE, which threads of several GPUs share
 
 
 class ControlCall(NamedTuple):

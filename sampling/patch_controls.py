@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..utils import Box
+from ..utils import Box, round_up
 from .cropping import Cropper
 from .protocols import Hints, ModelCall, Options
 
-PREPARING = threading.Lock()  # a picture needs the VAE, which threads of several GPUs share
+# Hints and pictures may need the VAE, which threads of several GPUs share.
+PREPARING = threading.Lock()
 
 
 class _PictureReadyError(Exception):
@@ -89,7 +90,7 @@ def _make_stand_in(
     noisy, boxes, unit = call["input"], cropper.boxes, cropper.unit
     if kind.padded:
         noisy = noisy[..., :1, :1].expand(*noisy.shape[:-2], *(n * unit for n in cropper.units))
-        boxes = [_pad_to_units(box, unit) for box in boxes]
+        boxes = [Box(*(round_up(edge, unit) for edge in box)) for box in boxes]
         cropper = Cropper(noisy, boxes, conds=cropper.conds, unit=unit)
     picture = _prepare(patch, kind, noisy, hints)
     stand_in = copy.copy(patch)
@@ -98,10 +99,6 @@ def _make_stand_in(
     stand_in.encoded_image_size = boxes[0].height * px, boxes[0].width * px
     stand_in.temp_data = None  # what a Z-Image patch hands from block to block
     return stand_in
-
-
-def _pad_to_units(box: Box, unit: int) -> Box:
-    return Box(box.x0, box.y0, -(-box.x1 // unit) * unit, -(-box.y1 // unit) * unit)
 
 
 def _prepare(patch: Any, kind: PatchKind, noisy: Tensor, hints: Hints) -> Tensor:

@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
     owner: str
     name: str
-    picture: Tensor
+    picture: Any  # a tensor, once it was found
 
 
 class PatchCutter:
@@ -114,33 +114,19 @@ class PatchCutter:
 
 def find_tensors(value: Any) -> list[Found]:
     """Return every tensor of two or more dimensions that a value reaches."""
-    found: list[Found] = []
-
-    def note(name: str, tensor: Tensor, owner: str) -> None:
-        if tensor.ndim >= 2:
-            found.append(Found(owner, name, tensor))
-
-    _walk("", value, "", 0, set(), note)
-    return found
+    return [found for found in _walk(Found("", "", value), 0, set()) if found.picture.ndim >= 2]
 
 
-def _walk(
-    name: str,
-    value: Any,
-    owner: str,
-    depth: int,
-    seen: set[int],
-    note: Callable[[str, Tensor, str], None],
-) -> None:
+def _walk(held: Found, depth: int, seen: set[int]) -> Iterator[Found]:
+    """Yield every tensor that a patch, or a part of it, reaches."""
+    owner, name, value = held
     if isinstance(value, Tensor):
-        note(name, value, owner)
-        return
-    if depth > MOST_DEPTH or id(value) in seen:
-        return
-    seen.add(id(value))
-    owner = _name_owner(value) or owner
-    for part_name, part in _parts(name, value):
-        _walk(part_name, part, owner, depth + 1, seen, note)
+        yield held
+    elif depth <= MOST_DEPTH and id(value) not in seen:
+        seen.add(id(value))
+        owner = _name_owner(value) or owner
+        for part_name, part in _parts(name, value):
+            yield from _walk(Found(owner, part_name, part), depth + 1, seen)
 
 
 def _name_owner(value: Any) -> str:

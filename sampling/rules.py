@@ -128,10 +128,8 @@ UNCUT_PATCHES = {
 # These fail on more than one row at a time, in ComfyUI itself too.
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
-
 # Kinds of wrappers that run inside a call of the model (`comfy.patcher_extension.WrappersMP`).
 MODEL_WRAPPERS = ("apply_model", "diffusion_model")
-
 
 # In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
 CACHE_WORDS = ("cache", "rel_l1_thresh")

@@ -140,7 +140,7 @@ def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:
     count = len(sigmas) - 1
     for first in range(len(all_sigmas) - count):
         part = all_sigmas[first : first + count]
-        pairs = zip(sigmas, part)  # noqa: B905 - the last sigma is left out
+        pairs = zip(sigmas[:count], part, strict=True)
         if all(math.isclose(one, other, rel_tol=SAME_SIGMA) for one, other in pairs):
             return first
     raise ValueError(
