@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quadtree_pack.testing.refiner import record_runs
 from quadtree_pack.testing.registration import ROOT
 
 from .gpu_models import SHALLOW, GpuModel, make_flux
@@ -221,14 +222,7 @@ def _attach(
 
     patched = attach(base or model.patcher, [build_default_tree(image)], Settings())
     if runs is not None:
-        tiled = patched.model_options["model_function_wrapper"]
-        open_run = tiled.open_run
-
-        def note(*arguments: Any) -> Any:
-            runs.append(open_run(*arguments))
-            return runs[-1]
-
-        tiled.open_run = note
+        record_runs(patched.model_options["model_function_wrapper"], runs)
     return patched
 
 

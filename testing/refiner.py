@@ -138,6 +138,12 @@ def attach_recorded(
         patch.geometry = replace(
             patch.geometry, native_px=TRAINED_PX, cost=full_cost.scale_cells(shrink)
         )
+    record_runs(patch, runs)
+    return model
+
+
+def record_runs(patch: Any, runs: list) -> None:
+    """Append to `runs` each run that a TiledDiffusion opens from here on."""
     opened = patch.open_run
 
     def open_and_record(*args: Any) -> Any:
@@ -145,4 +151,3 @@ def attach_recorded(
         return runs[-1]
 
     patch.open_run = open_and_record
-    return model
