@@ -20,10 +20,11 @@ from torch import Tensor
 from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
-from .sampling.evaluation import Evaluator, fit_batch, shape_batch
+from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import Devices
+from .sampling.patches import name_owner, reaches
 from .sampling.protocols import (
     Conds,
     Executor,
@@ -109,14 +110,15 @@ class TiledDiffusion:
     ) -> Tensor:
         """Open the run, and copy what no step freed from the caller's own latent (OUTER_SAMPLE)."""
         options = executor.class_obj.model_options
-        refuse_options({**options, "model_function_wrapper": self.previous})
+        inner = self._stand_before_model(options)
+        refuse_options({**options, "model_function_wrapper": inner})
         _check_latent(latent, executor.class_obj.model_patcher, self.trees)
         clean = self._clean_for(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
         redrawn = "denoise_mask_function" in options
         geometry = replace(self.geometry, compiled=is_compiled(executor.class_obj.model_patcher))
-        run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry)
+        run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry, inner)
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
         late = forget_held(sampler, lambda: run.find_release(read_sigmas(sigmas), self.all_sigmas))
@@ -243,14 +245,34 @@ class TiledDiffusion:
         if run is None or not run.clock.started:
             run = self._open_run_without_hooks(call["input"])
         if run.plan.owner is not self:
-            return self.call_model(apply_model, call)
-        evaluator = Evaluator(run, apply_model, self.call_model, self.previous, self.tell)
-        return evaluator.denoise(call)
+            return call_model(self.previous, apply_model, call)
+        return Evaluator(run, apply_model, self.tell).denoise(call)
 
     # ---- what the hooks need
 
+    def _stand_before_model(self, options: Options) -> ModelFunctionWrapper | None:
+        """Make this run's options call ours; return the other node's wrapper that ours calls.
+
+        That is the one that was set before ours, or one that was set after it and would drop it.
+        """
+        outermost = options.get("model_function_wrapper")
+        if outermost is None or reaches(outermost, self):
+            return self.previous
+        info(
+            "%s was set on the model after Quadtree Diffusion; it is called for every window, as "
+            "if it had been set before.",
+            name_owner(outermost) or "another wrapper",
+        )
+        options["model_function_wrapper"] = self
+        return outermost
+
     def open_run(
-        self, noise: Tensor, latent: Tensor, noise_mask: Tensor | None, geometry: Geometry
+        self,
+        noise: Tensor,
+        latent: Tensor,
+        noise_mask: Tensor | None,
+        geometry: Geometry,
+        inner: ModelFunctionWrapper | None,
     ) -> Run:
         """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model."""
         height, width = latent.shape[-2:]
@@ -259,7 +281,15 @@ class TiledDiffusion:
             maps = maps.repeat(len(latent) // len(maps), 1, 1)
         open_cells = None if noise_mask is None else (noise_mask > 0).flatten(0, -3).any(0).cpu()
         mode = self._choose_mode(noise, latent)
-        run = create_run(self, self.settings, geometry, maps, open_cells=open_cells, mode=mode)
+        run = create_run(
+            self,
+            self.settings,
+            geometry,
+            maps,
+            open_cells=open_cells,
+            mode=mode,
+            inner=inner,
+        )
         self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
         return run
 
@@ -281,7 +311,9 @@ class TiledDiffusion:
             "windows only."
         )
         everything = torch.ones(1, *noisy.shape[-2:], dtype=torch.float64)
-        run = create_run(self, self.settings, self.geometry, everything, mode=Mode.FREE)
+        run = create_run(
+            self, self.settings, self.geometry, everything, mode=Mode.FREE, inner=self.previous
+        )
         run.start([math.inf, 0.0])
         return run
 
@@ -324,12 +356,6 @@ class TiledDiffusion:
                 "for each of the batch."
             )
         return clean
-
-    def call_model(self, apply_model: ModelFunction, call: ModelCall) -> Tensor:
-        """Evaluate a model call, with the wrapper that was set on the model before this one."""
-        if self.previous is not None:
-            return self.previous(apply_model, call)
-        return apply_model(call["input"], call["timestep"], **call["c"])
 
     def tell(self, words: str) -> None:
         """Tell the node's progress display how far the run is."""
@@ -374,9 +400,9 @@ def _report(run: Run) -> None:
         return  # without a step, no model is called
     if tally.canvas_cells == 0:
         run.note(
-            "another node replaced the model function wrapper after Quadtree Diffusion, so it had "
-            "no effect on the model: nothing was saved, and the image was not cut into windows; "
-            "tiles with denoise 0 were kept all the same; put Quadtree Diffusion after that node"
+            "another node answered the model's calls in place of Quadtree Diffusion, so it had no "
+            "effect on the model: nothing was saved, and the image was not cut into windows; tiles "
+            "with denoise 0 were kept all the same; remove that node"
         )
         return
     info("%d model calls on %d windows in %s", tally.calls, tally.windows, run.summarize())

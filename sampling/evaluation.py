@@ -36,22 +36,13 @@ PATCHES = "patches"  # in `RunMemory.warned`: what patches hold was looked at
 class Evaluator:
     """Evaluates one model call of a run, which `apply_model` or another model function answers.
 
-    `call_model` calls `previous`, the wrapper that was set on the model before ours, or the model.
     `tell` is told in words how far the step is.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        apply_model: ModelFunction,
-        call_model: ModelFunctionWrapper,
-        previous: ModelFunctionWrapper | None,
-        tell: Callable[[str], None],
-    ) -> None:
+    def __init__(self, run: Run, apply_model: ModelFunction, tell: Callable[[str], None]) -> None:
         self.run = run
         self.apply_model = apply_model
-        self.call_model = call_model
-        self.previous = previous
+        self.inner = run.plan.inner
         self.tell = tell
 
     def denoise(self, call: ModelCall) -> Tensor:
@@ -174,13 +165,13 @@ class Evaluator:
         cutter = cutter_of(call, self.run.memory)
         if PATCHES not in self.run.memory.warned:
             self.run.memory.warned.add(PATCHES)
-            for owner in {found.owner for found in cutter.find_unknown([options, self.previous])}:
+            for owner in {found.owner for found in cutter.find_unknown([options, self.inner])}:
                 self.run.note(
                     f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "
                     "window sees all of it; if the result looks wrong, remove that node, or set "
                     "tile_size to the image's longer side"
                 )
-        foreign = has_foreign_wrapper(options, self.previous)
+        foreign = has_foreign_wrapper(options, self.inner)
         return foreign or needs_one_row(options) or bool(cutter.find_masks(options))
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
@@ -191,7 +182,7 @@ class Evaluator:
             features = control.evaluate_windows([whole], self.run.tiling.unit, call)
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
-        denoised = self.call_model(self.apply_model, call)
+        denoised = call_model(self.inner, self.apply_model, call)
         self._report(call, step, windows=1, done=1)
         return denoised
 
@@ -253,7 +244,7 @@ class Evaluator:
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features
-        denoised = self.call_model(apply_model, window_call)
+        denoised = call_model(self.inner, apply_model, window_call)
         done.append(len(boxes))
         self._report(window_call, step, windows=len(boxes), done=sum(done))
         return denoised
@@ -266,6 +257,15 @@ class Evaluator:
             f"step {step.index + 1}/{self.run.clock.steps}, {done} of {len(step.windows)} windows, "
             f"{100 * tally.share:.0f}% of full cost so far"
         )
+
+
+def call_model(
+    inner: ModelFunctionWrapper | None, apply_model: ModelFunction, call: ModelCall
+) -> Tensor:
+    """Answer a model call by another node's wrapper, or where there is none by the model."""
+    if inner is not None:
+        return inner(apply_model, call)
+    return apply_model(call["input"], call["timestep"], **call["c"])
 
 
 def _find_areas(run: Run, call: ModelCall) -> list[Box]:

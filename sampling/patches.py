@@ -29,11 +29,11 @@ MOST_DEPTH = 8  # of what a patch holds within what it holds
 
 
 class Found(NamedTuple):
-    """A picture in a patch: whose it is, under which name, and itself."""
+    """Something that a patch holds: whose it is, under which name, and itself."""
 
     owner: str
     name: str
-    picture: Any  # a tensor, once it was found
+    value: Any
 
 
 class PatchCutter:
@@ -93,7 +93,7 @@ class PatchCutter:
         A mask is stretched to the canvas whatever its own aspect. One of two dimensions may also be
         of words [rows, tokens], so it has to have the canvas' aspect.
         """
-        name, mask = found.name.lower(), found.picture
+        name, mask = found.name.lower(), found.value
         if "mask" not in name or "text" in name or mask.ndim < 2:
             return False
         grid = grid_of(mask)
@@ -102,10 +102,8 @@ class PatchCutter:
         return mask.ndim > 2 or self._has_its_aspect(grid)
 
     def _lies_on_canvas(self, found: Found) -> bool:
-        grid = grid_of(found.picture)
-        return (
-            found.picture.ndim > 2 and min(grid) >= SHORTEST_PICTURE and self._has_its_aspect(grid)
-        )
+        grid = grid_of(found.value)
+        return found.value.ndim > 2 and min(grid) >= SHORTEST_PICTURE and self._has_its_aspect(grid)
 
     def _has_its_aspect(self, grid: Grid) -> bool:
         ratio = grid[0] * self.canvas[1] / (grid[1] * self.canvas[0])
@@ -114,22 +112,27 @@ class PatchCutter:
 
 def find_tensors(value: Any) -> list[Found]:
     """Return every tensor of two or more dimensions that a value reaches."""
-    return [found for found in _walk(Found("", "", value), 0, set()) if found.picture.ndim >= 2]
+    found = _walk(Found("", "", value), 0, set())
+    return [one for one in found if isinstance(one.value, Tensor) and one.value.ndim >= 2]
+
+
+def reaches(value: Any, target: object) -> bool:
+    """Tell whether a value is the target, or holds it in whatever way."""
+    return any(found.value is target for found in _walk(Found("", "", value), 0, set()))
 
 
 def _walk(held: Found, depth: int, seen: set[int]) -> Iterator[Found]:
-    """Yield every tensor that a patch, or a part of it, reaches."""
+    """Yield a patch, or a part of it, and everything that it reaches."""
     owner, name, value = held
-    if isinstance(value, Tensor):
-        yield held
-    elif depth <= MOST_DEPTH and id(value) not in seen:
+    yield held
+    if not isinstance(value, Tensor) and depth <= MOST_DEPTH and id(value) not in seen:
         seen.add(id(value))
-        owner = _name_owner(value) or owner
+        owner = name_owner(value) or owner
         for part_name, part in _parts(name, value):
             yield from _walk(Found(owner, part_name, part), depth + 1, seen)
 
 
-def _name_owner(value: Any) -> str:
+def name_owner(value: Any) -> str:
     """Return what a patch is called, or "" for a mere container."""
     if isinstance(value, types.MethodType):
         return type(value.__self__).__name__

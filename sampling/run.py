@@ -22,7 +22,7 @@ from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
-from .protocols import Control, Hints
+from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RunPlan:
 
     `owner` is the patch that opened it: of two in one chain only the later one acts. `denoise` is
     float64 [B or 1, H, W] in 0..1, and `open` is bool [H, W]: the cells that core's noise mask lets
-    change.
+    change. `inner` is a wrapper of another node, which is called in the model's place.
     """
 
     owner: object
@@ -79,6 +79,7 @@ class RunPlan:
     schedule: str
     denoise: Tensor
     open: Tensor
+    inner: ModelFunctionWrapper | None = None
 
     @property
     def canvas(self) -> Box:
@@ -358,10 +359,12 @@ def create_run(
     *,
     open_cells: Tensor | None = None,
     mode: Mode = Mode.PRESERVE,
+    inner: ModelFunctionWrapper | None = None,
 ) -> Run:
     """Create a run on latents of `denoise`'s [B or 1, H, W].
 
-    `open_cells`, bool [H, W], are the cells that may change; None: all of them.
+    `open_cells`, bool [H, W], are the cells that may change; None: all of them. See `RunPlan` for
+    `owner` and `inner`.
     """
     height, width = denoise.shape[-2:]
     if open_cells is None:
@@ -373,6 +376,7 @@ def create_run(
         schedule=settings.schedule,
         denoise=denoise,
         open=open_cells,
+        inner=inner,
     )
     batch = 1 if geometry.compiled else settings.batch or PLANNED_BATCH
     return Run(plan, geometry.choose_tiling(settings, height, width), batch)

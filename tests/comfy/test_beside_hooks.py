@@ -102,12 +102,48 @@ def test_differential_diffusion_and_the_tree_both_hold():
     )
 
 
-def test_a_wrapper_set_afterwards_that_drops_ours_is_reported(caplog):
+def with_spy_set_afterwards(tiled, inner=None):
+    """Return a model with a wrapper set after ours, which calls `inner` or the model, and what it
+    saw."""
+    seen = []
+
+    def spying(apply_model, args):
+        seen.append(tuple(args["input"].shape[-2:]))
+        if inner is not None:
+            return inner(apply_model, args)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = tiled.clone()
+    model.set_model_unet_function_wrapper(spying)
+    return model, seen
+
+
+def test_a_wrapper_set_afterwards_that_drops_ours_is_called_for_every_window():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tiled = patched(entry, half_kept(32, 40), batch=1)
+    model, seen = with_spy_set_afterwards(tiled)
+    assert torch.equal(sample(entry, latent, model=model), sample(entry, latent, model=tiled))
+    assert seen and (32, 40) not in seen
+    dropping = model.model_options["model_function_wrapper"]
+    assert dropping is not tiled.model_options["model_function_wrapper"]  # the graph's is as it was
+
+
+def test_a_wrapper_set_afterwards_that_calls_ours_sees_the_whole_canvas():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    tiled = patched(entry, half_kept(32, 40))
+    model, seen = with_spy_set_afterwards(tiled, tiled.model_options["model_function_wrapper"])
+    assert torch.equal(sample(entry, latent, model=model), sample(entry, latent, model=tiled))
+    assert set(seen) == {(32, 40)}
+
+
+def test_a_node_that_answers_the_model_s_calls_itself_is_reported(caplog):
     entry = entry_of("flux")
     model = patched(entry, half_kept(32, 40))
-    model.set_model_unet_function_wrapper(
-        lambda apply_model, args: apply_model(args["input"], args["timestep"], **args["c"])
-    )
+    model.model_options["sampler_calc_cond_batch_function"] = lambda args: [
+        args["input"] for _ in args["conds"]
+    ]
     with caplog.at_level(logging.WARNING):
         sample(entry, entry.latent(), model=model, steps=2)
     assert "had no effect" in caplog.text
