@@ -3,6 +3,7 @@
 Three kinds of image: a photo scaled up (the usual case), flat (the fewest leaves) and noise (the
 most leaves). Five ways: by color, by color and edges, by both with a cost budget, the measure of
 fine detail alone, and the tree by coverage, which measures it and chooses tiles by their windows.
+The sixth row of an image is the overlay that Quadtree Visualizer draws of the tree by coverage.
 
 Memory is the peak of the process above what it held before, in float32 images; it is measured on
 Linux only, and every case in a process of its own. The limits are targets on two CPU cores;
@@ -35,8 +36,10 @@ WAYS: dict[str, dict] = {  # the first has no budget
     "budget": {"budget": 0.4},
     "detail": {},
     "coverage": {"content_threshold": 0.0},
+    "overlay": {"content_threshold": 0.0},
 }
-WITHOUT_LIMIT = ("coverage",)
+WITHOUT_LIMIT = ("coverage", "overlay")
+LINE_PX = 2
 OPTIONS = {  # of every build, unless its way says otherwise; the others are the node's defaults
     "detail_metric": "color",
     "content_threshold": 25.0,
@@ -93,19 +96,28 @@ def measure(kind: str, side: int, min_tile_px: int, way: str) -> dict:
     from quadtree_pack.tree.detail import BlockSums, needs_edges
     from quadtree_pack.tree.octaves import sum_octaves
     from quadtree_pack.ui.building import build_tree
+    from quadtree_pack.ui.overlay import draw_overlay
 
     options: dict[str, Any] = {**OPTIONS, "min_tile_px": min_tile_px, **WAYS[way]}
     by_coverage = not options["content_threshold"]
     with_edges = needs_edges(options["detail_metric"])
 
+    def build_from(image: Any) -> Any:
+        sums = BlockSums.of_image(image, with_edges, by_coverage)
+        return build_tree(sums, **options)[0]
+
     def build(image: Any) -> int:
         if way == "detail":
             return sum_octaves(image)[..., 0].numel()
-        sums = BlockSums.of_image(image, with_edges, by_coverage)
-        tree, _ = build_tree(sums, **options)
-        return len(tree.leaves)
+        if way == "overlay" and image.shape[0] == side:
+            draw_overlay(image, denoise, tree, LINE_PX)
+            return len(tree.leaves)
+        return len(build_from(image).leaves)
 
     image = make_image(kind, side)
+    if way == "overlay":
+        tree = build_from(image)
+        denoise = tree.denoise_map(side, side).float()
     build(image[:WARM_UP_PX, :WARM_UP_PX])
     extra_memory = None
     if RESET_PEAK.exists():

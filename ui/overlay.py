@@ -21,24 +21,50 @@ def draw_overlay(image: Tensor, denoise: Tensor, tree: Quadtree, line_px: int) -
     `image` is [H, W, 1, 3 or 4] and `denoise` [H, W], both in 0..1 and of the tree's size.
     """
     picture = image.new_empty(*image.shape[:2], 3)
-    grid, block_px = tree.side_grid()
-    x, y = (torch.arange(length) for length in (tree.width, tree.height))
-    for rows in y.split(BAND_ROWS):
-        sides = grid[rows // block_px][:, x // block_px]
-        # Leaves lie on the grid of their own side, so the remainder is the distance from the
-        # leaf's left or top edge.
-        distance = torch.minimum(x % sides, rows[:, None] % sides).to(image.device)
+    borders = Borders(tree)
+    for rows in torch.arange(tree.height).split(BAND_ROWS):
         band = slice(int(rows[0]), int(rows[-1]) + 1)
-        picture[band] = _draw_band(image[band, :, :3], denoise[band].to(image), distance, line_px)
-    return picture
+        _tint(picture[band], image[band, :, :3], denoise[band].to(image))
+        if line_px > 0:
+            distance = borders.measure(rows).to(image.device)
+            _draw_borders(picture[band], denoise[band].to(image), distance, line_px)
+    return picture.clamp_(0, 1)
 
 
-def _draw_band(image: Tensor, denoise: Tensor, distance: Tensor, line_px: int) -> Tensor:
-    """Return rows of the picture; `distance` [h, W] in px is that from the nearest border."""
-    colour = torch.lerp(image.new_tensor(KEEP), image.new_tensor(REGENERATE), denoise[..., None])
-    picture = torch.lerp(image.expand(-1, -1, 3), colour, TINT)
-    if line_px > 0:
-        picture = picture.where((distance > line_px)[..., None], picture * SHADE)
-        border = colour.lerp(torch.ones_like(colour), LIGHT)
-        picture = picture.where((distance >= line_px)[..., None], border)
-    return picture.clamp(0, 1)
+class Borders:
+    """How far each px is from the left and the top edge of its leaf."""
+
+    def __init__(self, tree: Quadtree) -> None:
+        sides, self.block_px = tree.side_grid()
+        # Leaves lie on the grid of their own side, so the remainder is the distance from the
+        # leaf's edge. A block is within one leaf: px further from its edge are as much further
+        # from the leaf's.
+        top, left = (self.block_px * torch.arange(length) for length in sides.shape)
+        self.block_from_top = (top[:, None] % sides).int()
+        px = torch.arange(tree.width)
+        self.block_of_px = px // self.block_px
+        self.from_left = (left % sides).int()[:, self.block_of_px]
+        self.from_left += (px % self.block_px).int()
+
+    def measure(self, rows: Tensor) -> Tensor:
+        """Return the distance [rows, width] in px from the nearer of both edges."""
+        by_row = rows // self.block_px
+        from_top = self.block_from_top[by_row] + (rows % self.block_px).int()[:, None]
+        return from_top[:, self.block_of_px].minimum(self.from_left[by_row])
+
+
+def _tint(picture: Tensor, image: Tensor, denoise: Tensor) -> None:
+    """Fill rows of the picture, one plane after the other: planes are fast to compute with."""
+    for channel, (keep, regenerate) in enumerate(zip(KEEP, REGENERATE, strict=True)):
+        tint = denoise.mul(TINT * (regenerate - keep)).add_(TINT * keep)
+        plane = image[..., min(channel, image.shape[-1] - 1)]
+        torch.add(tint, plane, alpha=1 - TINT, out=picture[..., channel])
+
+
+def _draw_borders(picture: Tensor, denoise: Tensor, distance: Tensor, line_px: int) -> None:
+    """Draw on rows of the picture; `distance` [h, w] in px is that from the nearest border."""
+    near = (distance <= line_px).nonzero(as_tuple=True)
+    keep, regenerate = (picture.new_tensor(colour) for colour in (KEEP, REGENERATE))
+    border = denoise[near][:, None] * (regenerate - keep) + keep
+    border = border.mul_(1 - LIGHT).add_(LIGHT)
+    picture[near] = border.where((distance[near] < line_px)[:, None], picture[near] * SHADE)
