@@ -25,7 +25,8 @@ class Quadtree:
     """Leaves that cover an image of `width` x `height` px exactly once, as `columns`.
 
     `root_px` is the side of the roots, squares laid from the top left. Leaves with a side below
-    `kept_below_px` are kept, whatever the mask says. Two trees are equal if all of this is.
+    `kept_below_px` are kept, whatever the mask says. `frames` counts the frames of the clip that
+    the tree was built from, 1 of an image. Two trees are equal if all of this is.
     """
 
     width: int
@@ -34,6 +35,7 @@ class Quadtree:
     columns: Leaves
     mask: Mask | None = None
     kept_below_px: int = 0
+    frames: int = 1
 
     @classmethod
     def from_leaves(cls, width: int, height: int, root_px: int, leaves: Sequence[Leaf]) -> Quadtree:
@@ -48,7 +50,7 @@ class Quadtree:
     @property
     def _value(self) -> tuple[object, ...]:
         size = self.width, self.height, self.root_px
-        return *size, self.leaves, self.mask, self.kept_below_px
+        return *size, self.leaves, self.mask, self.kept_below_px, self.frames
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Quadtree) and self._value == other._value
@@ -127,6 +129,10 @@ class Quadtree:
             columns=self.columns._replace(denoise=denoise),
             kept_below_px=max(side_px, self.kept_below_px),
         )
+
+
+class FrameTrees(tuple[Quadtree, ...]):
+    """The trees of a clip's frames, in their order; a plain tuple of trees is one per image."""
 
 
 def build_quadtree(

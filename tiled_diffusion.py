@@ -21,6 +21,7 @@ from .quadtree import Quadtree
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
+from .sampling.frames import count_frames, fit_maps, free_empty_frames
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import Devices
@@ -86,7 +87,7 @@ class TiledDiffusion:
         progress: Callable[[str], None] | None = None,
         all_sigmas: Tensor | None = None,
     ) -> None:
-        self.trees = tuple(trees)
+        self.trees = trees
         self.settings = settings
         self.geometry = geometry
         self.clean_latent = clean_latent
@@ -277,16 +278,20 @@ class TiledDiffusion:
         """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model."""
         height, width = latent.shape[-2:]
         maps = build_denoise_maps(self.trees, self.settings, geometry, height, width)
-        if len(maps) > 1:
-            maps = maps.repeat(len(latent) // len(maps), 1, 1)
-        open_cells = None if noise_mask is None else (noise_mask > 0).flatten(0, -3).any(0).cpu()
-        mode = self._choose_mode(noise, latent)
+        fade = self.settings.feather_px > 0
+        maps = fit_maps(maps, self.trees, latent, geometry.frames_per_latent, fade=fade)
+        empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
+        mode = self._choose_mode(noise, empty)
+        if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
+            info("some images or frames are empty: nothing to preserve there, so they are free.")
+            maps = free_empty_frames(maps, empty)
         run = create_run(
             self,
             self.settings,
             geometry,
             maps,
-            open_cells=open_cells,
+            frames=count_frames(latent),
+            open_cells=None if noise_mask is None else (noise_mask > 0).any(1).cpu(),
             mode=mode,
             inner=inner,
         )
@@ -312,28 +317,30 @@ class TiledDiffusion:
         )
         everything = torch.ones(1, *noisy.shape[-2:], dtype=torch.float64)
         run = create_run(
-            self, self.settings, self.geometry, everything, mode=Mode.FREE, inner=self.previous
+            self,
+            self.settings,
+            self.geometry,
+            everything,
+            frames=count_frames(noisy),
+            mode=Mode.FREE,
+            inner=self.previous,
         )
         run.start([math.inf, 0.0])
         return run
 
-    def _choose_mode(self, noise: Tensor, latent: Tensor) -> Mode:
-        """Return what the quadtree means for a run, and say so if nothing is preserved."""
+    def _choose_mode(self, noise: Tensor, empty: Tensor) -> Mode:
+        """Return what the quadtree means for a run, and say so if nothing is preserved.
+
+        `empty`, bool [B] or [B, T], tells which images or frames are all zero.
+        """
         if self.clean_latent is not None:
             return Mode.PRESERVE
-        filled = latent.ne(0).any(1).flatten(-2).any(-1)  # per image, and per frame
-        if not bool(filled.any()):
+        if bool(empty.all()):
             info(
                 "the latent is empty (text to image): nothing to preserve; denoise only slows the "
                 "velocity of calm regions."
             )
             return Mode.SCALE
-        if not bool(filled.all()):
-            raise ValueError(
-                "Some images or frames of this latent are empty (all zero) and others are not; "
-                "there is nothing to preserve in the empty ones. Sample them without Quadtree "
-                "Diffusion, or connect clean_latent."
-            )
         if not bool(noise.count_nonzero()):
             info(
                 "no noise is added to this latent, so it is taken as noisy: nothing is preserved. "
@@ -385,11 +392,6 @@ def _check_latent(latent: Tensor, model: ModelPatcher, trees: Sequence[Quadtree]
             "The latent that is sampled holds NaN or infinite values; encode it again, with a VAE "
             "in higher precision."
         )
-    if len(latent) % len(trees):
-        raise ValueError(
-            f"The quadtree holds {len(trees)} trees, one per image, but the latent batch has "
-            f"{len(latent)}. Build the quadtree from one image, or from the same batch."
-        )
     for tree in trees:
         tree.check_fits(*latent.shape[-2:])
 
@@ -418,7 +420,8 @@ def attach(
 ) -> ModelPatcher:
     """Return a clone of `model` that samples by windows and keeps what `trees` keep.
 
-    There is one tree, or one for each image of the batch. `clean_latent` [B or 1, C, ..., H, W], as
+    There is one tree, one for each image of the batch, or one for each frame of the clip in px that
+    the latent was made of (`FrameTrees`). `clean_latent` [B or 1, C, ..., H, W], as
     a LATENT holds it, is what is preserved; None takes the latent that is sampled. A model function
     wrapper that was set before is called for every window; an earlier Quadtree Diffusion is
     replaced. `progress` is told in words how far a run is. `all_sigmas` [steps + 1] are those of a

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .run import send
+from .run import expand_to_rank, send
 from .steps import find_module
 
 # ComfyUI's samplers that remember estimates, call the model once a step and draw no noise.
@@ -46,7 +46,7 @@ class _MissingEstimateError(Exception):
 
 
 class _LateRun:
-    """The model of a late run; `denoised` [C, ..., cells] are the estimates of its steps so far."""
+    """The model of a late run; `denoised` [C, cells] are the estimates of its steps so far."""
 
     def __init__(self, model: Any, cells: Tensor, step: int, noisy: Tensor) -> None:
         self.inner_model = model.inner_model
@@ -97,22 +97,22 @@ class _Model:
 
 
 def take(latent: Tensor, cells: Tensor) -> Tensor:
-    """Return cells of a latent [B, C, ..., H, W] as [C, ..., cells]; they index [B * H * W]."""
-    return latent.movedim(0, -3).flatten(-3)[..., cells]
+    """Return cells of a latent [B, C, ..., H, W] as [C, cells]; they index [B * ... * H * W]."""
+    return latent.movedim(1, 0).flatten(1)[:, cells]
 
 
 def put(latent: Tensor, cells: Tensor, values: Tensor) -> Tensor:
     """Return the latent with these values in the cells; the inverse of `take`."""
-    rows_inside = latent.movedim(0, -3)
-    changed = rows_inside.flatten(-3).index_copy(-1, cells, values)
-    return changed.unflatten(-1, rows_inside.shape[-3:]).movedim(-3, 0).contiguous()
+    by_channel = latent.movedim(1, 0)
+    changed = by_channel.flatten(1).index_copy(1, cells, values)
+    return changed.view(by_channel.shape).movedim(0, 1).contiguous()
 
 
 def forget_held(sampler: Any, find_release: Callable[[], Tensor]) -> Any:
     """Return the sampler, or where it is one of MULTISTEP a copy that forgets what was held.
 
-    `find_release` returns the step that releases each cell, [B or 1, H, W]; 0 for one that is never
-    held.
+    `find_release` returns the step that releases each cell, [B or 1, (T or 1,) H, W]; 0 for one
+    that is never held.
     """
     function = getattr(sampler, "sampler_function", None)
     name = f"{find_module(sampler)}.{getattr(function, '__name__', '')}"
@@ -128,7 +128,7 @@ def forget_held(sampler: Any, find_release: Callable[[], Tensor]) -> Any:
             quiet = {**options, "callback": None, "disable": True}
             return function(late, late.noisy, sigmas[late.step :], **quiet)
 
-        steps = release.expand(len(x), -1, -1).flatten()
+        steps = expand_to_rank(release, x.ndim).expand_as(x[:, :1]).flatten()
         released = {
             step: (steps == step).nonzero()[:, 0] for step in steps.unique().tolist() if step > 0
         }

@@ -68,8 +68,9 @@ class Geometry:
     """What a model's windows may be.
 
     `unit` is the smallest block it can be cut at, in cells; `native_px` its native image side;
-    `fewest` and `most` the cells along a side that its network takes. `compiled` tells that every
-    new shape of a call is compiled, so there are few, and one window in each call.
+    `fewest` and `most` the cells along a side that its network takes. `frames_per_latent` are the
+    frames in px of every latent frame but the first. `compiled` tells that every new shape of a
+    call is compiled, so there are few, and one window in each call.
     """
 
     px_per_cell: int
@@ -78,6 +79,7 @@ class Geometry:
     cost: Cost
     fewest: int = 1
     most: int = LARGEST_PX
+    frames_per_latent: int = 1
     compiled: bool = False
 
     @classmethod
@@ -100,14 +102,18 @@ class Geometry:
             cost=UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST,
             fewest=FEWEST_CELLS.get(type(network).__name__, 1),
             most=LARGEST_PX if positions is None else positions * unit,
+            frames_per_latent=getattr(latent_format, "temporal_downscale_ratio", 1),
         )
 
     @property
     def px_per_unit(self) -> int:
         return self.px_per_cell * self.unit
 
-    def choose_tiling(self, settings: Settings, height: int, width: int) -> Tiling:
-        """Return the window sizes, in units, for a latent of height x width cells.
+    def choose_tiling(self, settings: Settings, height: int, width: int, frames: int = 1) -> Tiling:
+        """Return the window sizes, in units, for a latent of height x width cells and its frames.
+
+        A window holds all frames, so every one of its cells costs as much as so many of a still:
+        attention weighs in smaller windows, and the price of a call hardly matters.
 
         Raises ValueError where the settings do not fit the model.
         """
@@ -124,14 +130,15 @@ class Geometry:
                 "larger tiles."
             )
         fewest = self._fewest_units()
+        cost = replace(self.cost, per_shape=COMPILING_PER_SHAPE) if self.compiled else self.cost
         return Tiling(
             unit=self.unit,
             tile=tile,
             smallest=min(tile, max(fewest, min(self.native_px // 2 // px, ceil_div(5 * tile, 8)))),
             overlap=overlap,
             moving=method.moving,
-            cost=replace(self.cost, per_shape=COMPILING_PER_SHAPE) if self.compiled else self.cost,
-            batch=1 if self.compiled else PLANNED_BATCH,
+            cost=cost.scale_cells(1 / frames) if frames > 1 else cost,
+            batch=1 if self.compiled else count_together(PLANNED_BATCH, frames),
             fewest=fewest,
         )
 
@@ -149,6 +156,15 @@ class Geometry:
             )
         automatic = max(fewest, int(AUTOMATIC_REACH * self.native_px) // px)
         return min(chosen or automatic, self.most // self.unit, whole)
+
+
+def count_together(windows: int, frames: int) -> int:
+    """Return how many windows of so many frames are evaluated together, for this many of stills.
+
+    Several windows fill a device that one of a still leaves idle; one of a clip fills it alone, and
+    a second would take as much memory again.
+    """
+    return max(1, windows // frames)
 
 
 def is_compiled(model: Any) -> bool:

@@ -21,7 +21,15 @@ from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import RunMemory, crop
-from .model import PLANNED_BATCH, ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
+from .model import (
+    PLANNED_BATCH,
+    ROUGH,
+    ROUGH_SETTINGS,
+    TYPICAL,
+    Geometry,
+    Settings,
+    count_together,
+)
 from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
@@ -69,8 +77,9 @@ class RunPlan:
     """What is fixed when a run is opened.
 
     `owner` is the patch that opened it: of two in one chain only the later one acts. `denoise` is
-    float64 [B or 1, H, W] in 0..1, and `open` is bool [H, W]: the cells that core's noise mask lets
-    change. `inner` is a wrapper of another node, which is called in the model's place.
+    float64 [B or 1, H, W] in 0..1 and [B or 1, T or 1, H, W] for videos, and so is `open`, bool:
+    the cells that core's noise mask lets change. `inner` is a wrapper of another node, which is
+    called in the model's place.
     """
 
     owner: object
@@ -83,20 +92,20 @@ class RunPlan:
 
     @property
     def canvas(self) -> Box:
-        return Box(0, 0, self.open.shape[1], self.open.shape[0])
+        return Box(0, 0, self.open.shape[-1], self.open.shape[-2])
 
     def freedom(self, index: int, steps: int) -> Tensor:
-        """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
+        """Return the freedom in 0..1 of every cell at a step, in the shape of `denoise`."""
         if self.mode is not Mode.PRESERVE:
             return torch.ones_like(self.denoise)
         return SCHEDULES[self.schedule](self.denoise, index, steps)
 
     def active(self, index: int, steps: int) -> Tensor:
-        """Return the cells, bool [H, W], that are evaluated at a step."""
-        return (self.freedom(index, steps) > 0).any(0) & self.open
+        """Return the cells, bool [H, W], that are evaluated at a step, in any image or frame."""
+        return ((self.freedom(index, steps) > 0) & self.open).flatten(0, -3).any(0)
 
     def model_weight(self, index: int, steps: int) -> Tensor:
-        """Return the weight [B or 1, H, W] in 0..1 of the model's estimate at a step.
+        """Return the weight in 0..1 of the model's estimate at a step, for every cell.
 
         It is a cell's freedom, 0 where core's mask closes it; in text to image it is the factor of
         the cell's velocity.
@@ -110,8 +119,8 @@ class RunPlan:
 class Step:
     """One step in one area of the canvas.
 
-    `model_weight` [B or 1, 1, ..., h, w] in 0..1 is the weight of the model's estimate; the rest
-    is that of the base (see `Run.blend`). `windows` are relative to the area, and each of
+    `model_weight` [B or 1, 1, (T or 1,) h, w] in 0..1 is the weight of the model's estimate; the
+    rest is that of the base (see `Run.blend`). `windows` are relative to the area, and each of
     `window_weights` [..., h, w] is the model's weight times the window's normalised share.
     """
 
@@ -228,11 +237,11 @@ class Run:
     # ---- which windows are due, and how much they count
 
     def freedom(self, index: int) -> Tensor:
-        """Return the freedom [B or 1, H, W] in 0..1 of every cell at a step."""
+        """Return the freedom in 0..1 of every cell at a step, in the shape of `plan.denoise`."""
         return self.plan.freedom(self.first_step + index, self.all_steps)
 
     def find_release(self, sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> Tensor:
-        """Return the step of these sigmas, int64 [B or 1, H, W], that releases each cell.
+        """Return the step of these sigmas that releases each cell, int64 in the shape of denoise.
 
         It is 0 for cells that are free from the start, and the number of steps for those that are
         held to the end. See `start` for the arguments; the run need not have started.
@@ -244,7 +253,7 @@ class Run:
         return release
 
     def kept(self) -> Tensor:
-        """Return the cells, bool [B or 1, H, W], that no step frees."""
+        """Return the cells that no step frees, bool in the shape of the plan's denoise."""
         return self.freedom(self.clock.steps - 1) == 0  # freedom never falls
 
     def summarize(self) -> str:
@@ -311,7 +320,8 @@ class Run:
 
     def split_images(self, latent: Tensor) -> Tensor:
         """Return [conds * B, ...] as [conds, B, ...], so that what is given per image fits."""
-        rows = max(len(self.plan.denoise), 1 if self.clean is None else len(self.clean))
+        clean_rows = 1 if self.clean is None else len(self.clean)
+        rows = max(len(self.plan.denoise), len(self.plan.open), clean_rows)
         return latent.unflatten(0, (-1, rows))
 
     def blend(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
@@ -347,8 +357,9 @@ def send(cells: Tensor, device: torch.device) -> Tensor:
 
 
 def expand_to_rank(cells: Tensor, rank: int) -> Tensor:
-    """Return [B or 1, H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank` dimensions."""
-    return cells.view(len(cells), *[1] * (rank - 3), *cells.shape[-2:])
+    """Return [B or 1, (T or 1,) H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank`."""
+    middle = cells.shape[1:-2]
+    return cells.reshape(len(cells), *[1] * (rank - 3 - len(middle)), *middle, *cells.shape[-2:])
 
 
 def create_run(
@@ -357,18 +368,19 @@ def create_run(
     geometry: Geometry,
     denoise: Tensor,
     *,
+    frames: int = 1,
     open_cells: Tensor | None = None,
     mode: Mode = Mode.PRESERVE,
     inner: ModelFunctionWrapper | None = None,
 ) -> Run:
-    """Create a run on latents of `denoise`'s [B or 1, H, W].
+    """Create a run on latents of `denoise`'s [B or 1, H, W], or [B or 1, T or 1, H, W] for videos.
 
-    `open_cells`, bool [H, W], are the cells that may change; None: all of them. See `RunPlan` for
-    `owner` and `inner`.
+    `frames` counts the latent's frames. `open_cells`, bool like `denoise`, are the cells that may
+    change; None: all of them. See `RunPlan` for `owner` and `inner`.
     """
     height, width = denoise.shape[-2:]
     if open_cells is None:
-        open_cells = torch.ones(height, width, dtype=torch.bool)
+        open_cells = torch.ones_like(denoise[:1], dtype=torch.bool)
     plan = RunPlan(
         owner=owner,
         mode=mode,
@@ -378,8 +390,8 @@ def create_run(
         open=open_cells,
         inner=inner,
     )
-    batch = 1 if geometry.compiled else settings.batch or PLANNED_BATCH
-    return Run(plan, geometry.choose_tiling(settings, height, width), batch)
+    batch = 1 if geometry.compiled else count_together(settings.batch or PLANNED_BATCH, frames)
+    return Run(plan, geometry.choose_tiling(settings, height, width, frames), batch)
 
 
 def build_denoise_maps(
@@ -387,11 +399,12 @@ def build_denoise_maps(
 ) -> Tensor:
     """Return the denoise per cell of each tree, float64 [trees, height, width] in 0..1."""
     feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
-    maps = []
+    maps: dict[int, Tensor] = {}  # frames of a clip share trees
     for tree in trees:
-        kept = tree.keep_below(settings.keep_below_px)
-        maps.append(kept.denoise_map(height, width, feather))
-    return torch.stack(maps)
+        if id(tree) not in maps:
+            kept = tree.keep_below(settings.keep_below_px)
+            maps[id(tree)] = kept.denoise_map(height, width, feather)
+    return torch.stack([maps[id(tree)] for tree in trees])
 
 
 def estimate_cost(
@@ -402,21 +415,26 @@ def estimate_cost(
     steps: int,
     height: int,
     width: int,
+    frames: int = 1,
 ) -> float:
     """Return the share of the full model cost that a run of `steps` steps takes.
 
-    It is counted in evaluated cells on a latent of height x width cells. The run plans as it would
-    when sampling, so for samplers that call the model once a step the share is exact.
+    It is counted in evaluated cells on a latent of height x width cells and so many frames. The run
+    plans as it would when sampling, so for samplers that call the model once a step the share is
+    exact.
     """
     denoise = build_denoise_maps(trees, settings, geometry, height, width)
-    return _estimate_from_maps(denoise, settings, geometry, steps)
+    return _estimate_from_maps(denoise, settings, geometry, steps, frames)
 
 
 def _estimate_from_maps(
-    denoise: Tensor, settings: Settings, geometry: Geometry, steps: int
+    denoise: Tensor, settings: Settings, geometry: Geometry, steps: int, frames: int = 1
 ) -> float:
-    """Return the share of the cells that a run with this denoise [B, H, W] evaluates."""
-    run = create_run(None, settings, geometry, denoise)
+    """Return the share of the cells that a run with this denoise [B, H, W] evaluates.
+
+    Windows are cut in space and hold all frames, so that is their share of all frames, too.
+    """
+    run = create_run(None, settings, geometry, denoise, frames=frames)
     run.start([float(steps - step) for step in range(steps + 1)])
     cells = 0
     for step in range(steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,8 +67,16 @@ def feather(values: Tensor, radius: int) -> Tensor:
     The result is never above `values`: a minimum over the radius is followed by a mean over the
     radius, and every mean takes only minima that include the cell itself.
     """
-    ramp = window_min(window_min(values, radius, 0), radius, 1)
-    ramp = window_mean(window_mean(ramp, radius, 0), radius, 1)
+    return feather_along(values, radius, (0, 1))
+
+
+def feather_along(values: Tensor, radius: int, axes: Sequence[int]) -> Tensor:
+    """Return `values` of any rank with ramps along these axes, as `feather` lays them."""
+    ramp = values
+    for axis in axes:
+        ramp = window_min(ramp, radius, axis)
+    for axis in axes:
+        ramp = window_mean(ramp, radius, axis)
     return torch.where(ramp > values - MEAN_NOISE, values, ramp.clamp_min(0))
 
 

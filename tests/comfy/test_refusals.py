@@ -44,13 +44,6 @@ def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
 
 
-def test_a_latent_with_empty_and_filled_images_is_refused():
-    entry = entry_of("flux")
-    latent = torch.cat([entry.latent(), torch.zeros(1, 16, 32, 40)])
-    with pytest.raises(ValueError, match=r"are empty .* and others are not"):
-        sample(entry, latent, model=patched(entry, half_kept(32, 40)))
-
-
 def easy_cache(model):
     from comfy_extras.nodes_easycache import EasyCacheNode
 

@@ -87,6 +87,16 @@ def test_text_to_image_scales_the_velocity_and_says_so(caplog):
     assert "text to image" in caplog.text and not torch.equal(calm, full) and calm.isfinite().all()
 
 
+def test_an_empty_image_of_a_batch_is_free_and_the_others_keep_what_their_tree_keeps():
+    entry = entry_of("flux")
+    latent = torch.cat([entry.latent(), torch.zeros(1, 16, 32, 40)])
+    tree = half_kept(32, 40)
+    samples = sample(entry, latent, model=patched(entry, tree, tile_px=0))
+    held = ~free_cells(tree, latent)
+    assert torch.equal(samples[0][:, held], latent[0][:, held])
+    assert torch.equal(samples[1], sample(entry, latent)[1])
+
+
 def test_a_custom_sampler_runs_as_the_ksampler_does():
     from comfy_extras.nodes_custom_sampler import (
         BasicGuider,

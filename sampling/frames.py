@@ -1,0 +1,101 @@
+"""Fits the denoise maps of trees to a latent: to its images, or to the frames of its clip.
+
+A video's VAE makes its first latent frame from the first frame in px, and each other from so many
+of the next: 4 with Wan and HunyuanVideo, 8 with LTXV. A latent frame may change as far as the
+frame with the largest denoise that it holds.
+
+Imports no ComfyUI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..quadtree import FrameTrees, Quadtree
+from ..tree.raster import feather_along
+
+# A tile's denoise fades in and out over so many frames in px, at least one latent frame, so that
+# nothing begins or ends with a jump.
+FADE_FRAMES = 4
+
+
+def count_frames(latent: Tensor) -> int:
+    """Return the frames of a latent [B, C, ..., H, W]: 1 of images."""
+    return latent.shape[2] if latent.ndim == 5 else 1
+
+
+def count_latent_frames(frames: int, frames_per_latent: int) -> int:
+    """Return the latent frames of a clip: `count_latent_frames(10, 4)` is 3, of its first 9."""
+    return 1 + (frames - 1) // frames_per_latent
+
+
+def fit_maps(
+    maps: Tensor, trees: Sequence[Quadtree], latent: Tensor, frames_per_latent: int, *, fade: bool
+) -> Tensor:
+    """Return the maps [trees, H, W] of trees for a latent [B, C, (T,) H, W].
+
+    They are [B or 1, H, W] for images and [B or 1, T or 1, H, W] for videos. `fade` lets the maps
+    of frames fade in and out in time. Raises ValueError where the numbers do not fit.
+    """
+    is_video, frames = latent.ndim == 5, count_frames(latent)
+    if not isinstance(trees, FrameTrees):
+        maps = _fit_images(maps, len(latent), frames)
+        return maps.unsqueeze(1) if is_video else maps
+    if frames == 1 and len(latent) == 1:  # a still may change where any frame of the clip may
+        maps = maps.amax(0, keepdim=True)
+        return maps.unsqueeze(1) if is_video else maps
+    if not is_video:  # SVD and AnimateDiff take a batch of images for the frames of a clip
+        frames, frames_per_latent = len(latent), 1
+    maps = _fit_frames(maps, frames, frames_per_latent)
+    if fade:
+        maps = feather_along(maps, max(1, FADE_FRAMES // frames_per_latent), (0,))
+    return maps.unsqueeze(0) if is_video else maps
+
+
+def _fit_images(maps: Tensor, images: int, frames: int) -> Tensor:
+    """Return one map [1, H, W] for all images, or one for each."""
+    trees = len(maps)
+    if images % trees:
+        message = (
+            f"The quadtree holds {trees} trees, one per image, but the latent batch has {images}. "
+            "Build the quadtree from one image, or from the same batch."
+        )
+        if frames > 1:
+            message += (
+                f" The latent is a video with {frames} latent frames: for its frames, choose clip "
+                "in the input batch of Quadtree Visualizer."
+            )
+        raise ValueError(message)
+    return maps if trees == 1 else maps.repeat(images // trees, 1, 1)
+
+
+def _fit_frames(maps: Tensor, frames: int, frames_per_latent: int) -> Tensor:
+    """Return the largest denoise of each latent frame, [frames, H, W], from [N, H, W] of px."""
+    given = len(maps)
+    if frames_per_latent == 1 and frames > 1 and (given - 1) % (frames - 1) == 0:
+        # Some formats tell no ratio (SeedVR2's, whose VAE has 4): the counts do.
+        frames_per_latent = max(1, (given - 1) // (frames - 1))
+    needed = count_latent_frames(given, frames_per_latent)
+    right = 1 + frames_per_latent * (frames - 1)
+    if needed != frames:
+        raise ValueError(
+            f"The quadtree holds trees for the {given} frames of a clip, which make {needed} "
+            f"latent frames with this model, but the latent has {frames}. Build the quadtree from "
+            f"the {right} frames that the latent was made of, or choose one tree for the clip in "
+            "the input batch of Quadtree Visualizer."
+        )
+    if frames_per_latent == 1:
+        return maps
+    groups = [maps[:1], *maps[1:right].split(frames_per_latent)]
+    return torch.stack([group.amax(0) for group in groups])
+
+
+def free_empty_frames(maps: Tensor, empty: Tensor) -> Tensor:
+    """Return the maps with denoise 1 in empty images or frames: there is nothing to preserve.
+
+    `maps` are those of `fit_maps`, and `empty` is bool [B] or [B, T].
+    """
+    return torch.where(empty[..., None, None], 1.0, maps) if bool(empty.any()) else maps

@@ -1,0 +1,266 @@
+"""Videos: the promises with any number of frames, and trees over frames."""
+
+import pytest
+import torch
+from quadtree_pack.quadtree import FrameTrees
+from quadtree_pack.sampling.conditioning import crop_call
+from quadtree_pack.sampling.cropping import RunMemory
+from quadtree_pack.sampling.frames import count_latent_frames, fit_maps
+from quadtree_pack.sampling.model import Geometry, Settings
+from quadtree_pack.sampling.run import create_run
+from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.tiny_models import ZOO, entry_of
+from quadtree_pack.testing.tiny_models.building import clean_latent, sample
+from quadtree_pack.tiled_diffusion import KEY, attach
+from quadtree_pack.velocity import find_step
+from quadtree_pack.windows.blending import compute_shares
+
+VIDEOS = [
+    name
+    for name in ZOO
+    if name.startswith(("wan2", "hunyuan_video", "cosmos", "ltxv", "mochi", "cogvideox"))
+] + ["kandinsky5_video"]
+# Text only: their conditioning is made for any number of frames.
+BY_TEXT = ["wan21_t2v", "hunyuan_video", "mochi", "cogvideox", "cosmos"]
+FRAMES = [1, 2, 5, 13]
+STEPS = 3
+
+families = pytest.mark.parametrize("entry", VIDEOS, indirect=True)
+text_families = pytest.mark.parametrize("entry", BY_TEXT, indirect=True)
+
+
+def clip_latent(entry, frames, height=16, width=24):
+    """A latent of so many frames; the entry's own canvas where its conditioning has one."""
+    channels = entry.model.model.latent_format.latent_channels
+    return clean_latent((1, channels, frames, height, width))
+
+
+def frame_trees(entry, denoise, height, width):
+    """One tree per frame in px with a denoise everywhere but in the first column of leaves."""
+    return FrameTrees(
+        tree_of([[0.0, value, value, value, value]], height, width, entry.px_per_cell)
+        for value in denoise
+    )
+
+
+def attach_frames(entry, trees, **settings):
+    """The entry's model with the trees of a clip's frames, in small windows."""
+    chosen = {"feather_px": 0, "tile_px": 128, "overlap_px": 0, **settings}
+    return attach(entry.model, trees, Settings(**chosen))
+
+
+def ratio_of(entry):
+    """Frames in px of every latent frame but the first."""
+    return entry.model.model.latent_format.temporal_downscale_ratio
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+@text_families
+def test_a_clip_keeps_what_its_tree_keeps_with_any_number_of_frames(entry, frames):
+    latent = clip_latent(entry, frames)
+    tree = half_kept(16, 24, entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    samples = sample(entry, latent, model=patched(entry, tree), steps=STEPS, denoise=0.7)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert not torch.equal(samples[..., ~held], latent[..., ~held])
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+@text_families
+def test_one_window_at_full_denoise_is_the_plain_run_to_the_bit(entry, frames):
+    latent = clip_latent(entry, frames)
+    whole = patched(entry, tree_of([[1.0]], 16, 24, entry.px_per_cell), tile_px=0, feather_px=32)
+    run = {"steps": STEPS, "denoise": 0.6, "cfg": 3.0}
+    assert torch.equal(sample(entry, latent, model=whole, **run), sample(entry, latent, **run))
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+@text_families
+def test_a_uniform_denoise_is_a_late_start_with_any_number_of_frames(entry, frames):
+    latent = clip_latent(entry, frames)
+    tree = tree_of([[0.5]], 16, 24, entry.px_per_cell)
+    held = patched(entry, tree, tile_px=0)
+    run = {"steps": 4, "denoise": 0.7}
+    plain = sample(entry, latent, start_step=2, **run)
+    assert error(sample(entry, latent, model=held, **run), plain) < 1e-5
+
+
+@families
+def test_every_video_family_keeps_holds_and_is_itself_in_one_window(entry):
+    latent = entry.latent()
+    tree = half_kept(*latent.shape[-2:], entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    samples = sample(entry, latent, model=patched(entry, tree), steps=STEPS, denoise=0.7)
+    assert torch.equal(samples[..., held], latent[..., held])
+    full = tree_of([[1.0]], *latent.shape[-2:], entry.px_per_cell)
+    whole = sample(entry, latent, model=patched(entry, full, tile_px=0), steps=STEPS, denoise=0.6)
+    assert torch.equal(whole, sample(entry, latent, steps=STEPS, denoise=0.6))
+
+
+@families
+def test_each_latent_frame_is_kept_to_the_bit_where_all_its_frames_are(entry):
+    latent, ratio = entry.latent(), ratio_of(entry)
+    frames = latent.shape[2]
+    # Of the last latent frame, only its last frame in px is free.
+    trees = frame_trees(entry, [0.0] * (ratio * (frames - 1)) + [1.0], *latent.shape[-2:])
+    model = attach_frames(entry, trees)
+    samples = sample(entry, latent, model=model, steps=STEPS, denoise=0.7)
+    assert torch.equal(samples[:, :, :-1], latent[:, :, :-1])
+    assert torch.equal(samples[:, :, -1, :, :8], latent[:, :, -1, :, :8])
+    assert not torch.equal(samples[:, :, -1, :, 8:], latent[:, :, -1, :, 8:])
+
+
+@pytest.mark.parametrize("frames", [2, 5, 13])
+@text_families
+def test_equal_trees_of_all_frames_are_one_tree_to_the_bit(entry, frames):
+    latent = clip_latent(entry, frames)
+    tree = half_kept(16, 24, entry.px_per_cell, free=0.7)
+    trees = FrameTrees([tree] * (1 + ratio_of(entry) * (frames - 1)))
+    many, one = attach_frames(entry, trees, feather_px=32), patched(entry, tree, feather_px=32)
+    run = {"steps": STEPS, "denoise": 0.7, "sampler": "dpmpp_2m"}
+    found = sample(entry, latent, model=many, **run)
+    assert torch.equal(found, sample(entry, latent, model=one, **run))
+
+
+def test_every_call_with_a_tree_per_frame_equals_a_naive_reference():
+    """Blend each window by its share in float64, then hold each frame by its own denoise."""
+    entry = entry_of("wan21_t2v")
+    latent = clip_latent(entry, 5)
+    trees = frame_trees(entry, [0.0, *[0.3] * 4, *[1.0] * 8, *[0.5] * 4], 16, 24)
+    model = attach_frames(entry, trees, overlap_px=32, feather_px=8)
+    patch = model.model_options["model_function_wrapper"]
+    errors = []
+
+    def both(apply_model, args):
+        run = args["c"]["transformer_options"][KEY]
+        index = find_step(float(args["timestep"][0]), run.clock.sigmas)
+        windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
+        total = torch.zeros_like(args["input"], dtype=torch.float64)
+        shares = compute_shares(windows, (16, 24), run.plan.method, margin)
+        for window, share in zip(windows, shares, strict=True):
+            cut = crop_call(args, [window.box], unit=2, memory=RunMemory())
+            denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
+            total[(..., *window.box.slices)] += denoised.double() * share
+        freedom = run.freedom(index)[:, None]
+        assert freedom.shape == (1, 1, 5, 16, 24)
+        expected = run.clean.double() + freedom * (total - run.clean.double())
+        found = patch(apply_model, args)
+        errors.append(error(found, expected))
+        return found
+
+    model.set_model_unet_function_wrapper(both)
+    sample(entry, latent, model=model, steps=5)
+    assert len(errors) == 5 and max(errors) < 1e-5
+
+
+def test_windows_whose_frames_are_all_held_are_not_evaluated():
+    entry = entry_of("wan21_t2v")
+    latent = clip_latent(entry, 5, 32, 48)
+    moving = tree_of([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 6, [0.0] * 6, [0.0] * 6], 32, 48)
+    still = tree_of([[0.0]], 32, 48)
+    trees = FrameTrees([*[still] * 9, *[moving] * 4, *[still] * 4])
+    spy = Spy(attach_frames(entry, trees))
+    samples = sample(entry, latent, model=spy.model, steps=STEPS)
+    assert spy.cells <= STEPS * 32 * 48 / 4
+    held = torch.ones(5, 32, 48, dtype=torch.bool)
+    held[3, :8, :8] = False
+    assert torch.equal(samples[:, :, held], latent[:, :, held])
+
+
+@pytest.mark.parametrize(("given", "frames"), [(9, 5), (17, 3), (12, 5), (2, 2)])
+def test_a_clip_of_another_length_is_refused_in_words(given, frames):
+    entry = entry_of("wan21_t2v")
+    model = attach_frames(entry, frame_trees(entry, [1.0] * given, 16, 24))
+    right = 1 + 4 * (frames - 1)
+    words = (
+        f"{given} frames of a clip, which make {count_latent_frames(given, 4)} latent frames .* "
+        f"latent has {frames}.* the {right} frames"
+    )
+    with pytest.raises(ValueError, match=words):
+        sample(entry, clip_latent(entry, frames), model=model, steps=STEPS)
+
+
+def test_trees_of_single_images_are_refused_for_a_clip_in_words():
+    entry = entry_of("wan21_t2v")
+    trees = half_kept(16, 24), half_kept(16, 24)
+    with pytest.raises(ValueError, match=r"video with 2 latent frames: .* choose clip"):
+        sample(entry, clip_latent(entry, 2), model=patched(entry, *trees), steps=STEPS)
+
+
+@pytest.mark.parametrize("name", ["wan21_t2v", "sd15"])
+def test_a_still_takes_the_largest_denoise_of_a_clip(name):
+    entry = entry_of(name)
+    latent = entry.latent(16, 24)[:, :, :1] if entry.frames else entry.latent(16, 24)
+    trees = frame_trees(entry, [0.0, 0.4, 0.8, 0.2, 0.0], 16, 24)
+    run = {"steps": 5, "denoise": 0.8}
+    found = sample(entry, latent, model=attach_frames(entry, trees), **run)
+    assert torch.equal(found, sample(entry, latent, model=patched(entry, trees[2]), **run))
+
+
+def test_a_batch_of_images_is_the_frames_of_a_clip_where_the_model_says_so():
+    entry = entry_of("svd")
+    latent = entry.latent()
+    trees = frame_trees(entry, [0.0, 0.0, 1.0], *latent.shape[-2:])
+    samples = sample(entry, latent, model=attach_frames(entry, trees), steps=STEPS, denoise=0.7)
+    assert torch.equal(samples[:2], latent[:2])
+    assert not torch.equal(samples[2], latent[2])
+    with pytest.raises(ValueError, match=r"2 frames of a clip, .* latent has 3"):
+        sample(entry, latent, model=attach_frames(entry, FrameTrees(trees[:2])), steps=STEPS)
+
+
+@pytest.mark.parametrize("name", ["wan21_t2v", "wan22_5b", "ltxv"])
+def test_a_video_whose_first_frame_is_given_is_the_plain_run_of_core(name):
+    """As image-to-video nodes make it: the others are empty, and a mask closes the first."""
+    entry = entry_of(name)
+    latent = entry.latent()
+    latent[:, :, 1:] = 0
+    mask = torch.ones(1, 1, latent.shape[2], 1, 1)
+    mask[:, :, 0] = 0
+    model = patched(entry, half_kept(*latent.shape[-2:], entry.px_per_cell), tile_px=0)
+    run = {"steps": STEPS, "noise_mask": mask}
+    samples = sample(entry, latent, model=model, **run)
+    plain = sample(entry, latent, **run)
+    assert torch.equal(samples[:, :, 1:], plain[:, :, 1:])
+    assert error(samples[:, :, 0], latent[:, :, 0]) < 1e-5
+
+
+def test_a_noise_mask_of_frames_closes_them_in_a_second_stage_too():
+    entry = entry_of("wan21_t2v")
+    latent = clip_latent(entry, 5)
+    tree = half_kept(16, 24)
+    mask = torch.ones(1, 1, 5, 16, 24)
+    mask[:, :, 1:3] = 0
+    first = sample(entry, latent, model=patched(entry, tree), steps=6, last_step=3)
+    second = patched(entry, tree, clean_latent=latent)
+    run = {"steps": 6, "start_step": 3, "disable_noise": True}
+    samples = sample(
+        entry, first, model=second, noise_mask=mask, noise=torch.zeros_like(latent), **run
+    )
+    assert torch.equal(samples[:, :, 1:3], latent[:, :, 1:3])
+    free = free_cells(tree, latent)
+    assert not torch.equal(samples[:, :, 3][..., free], latent[:, :, 3][..., free])
+
+
+def test_windows_of_a_clip_come_one_by_one_and_are_smaller():
+    geometry = Geometry.of(entry_of("wan21_t2v").model)
+    denoise = torch.ones(1, 1, 136, 240, dtype=torch.float64)
+    still, clip = (create_run(None, Settings(), geometry, denoise, frames=n) for n in (1, 21))
+    assert (still.batch, clip.batch, clip.tiling.batch) == (4, 1, 1)
+    for run in (still, clip):
+        run.start([1.0, 0.0])
+    sizes = [max(w.box.width * w.box.height for w in run.windows(0)) for run in (still, clip)]
+    assert sizes[1] < sizes[0]
+    assert min(min(w.box.width, w.box.height) for w in clip.windows(0)) >= 512 // 8
+
+
+def test_denoise_fades_in_and_out_over_frames_and_never_rises():
+    latent = torch.zeros(1, 16, 7, 2, 2)
+    values = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+    px = [values[0], *(value for value in values[1:] for _ in range(4))]
+    trees = FrameTrees([half_kept(2, 2)] * len(px))
+    maps = torch.tensor(px, dtype=torch.float64)[:, None, None].expand(-1, 2, 2)
+    assert fit_maps(maps, trees, latent, 4, fade=False)[0, :, 0, 0].tolist() == values
+    faded = fit_maps(maps, trees, latent, 4, fade=True)[0, :, 0, 0]
+    assert (faded <= torch.tensor(values)).all()
+    steps = faded.diff().abs()
+    assert faded.max() > 0.6 and steps.max() < 0.7
