@@ -19,10 +19,10 @@ from .image.composite import composite
 from .image.decoding import decode_changed
 from .sampling.model import Settings
 from .tiled_diffusion import attach
-from .tree.detail import LARGEST_PX, BlockSums
+from .tree.detail import LARGEST_PX
 from .tree.masks import MASK_MODES
 from .ui.budget import Choice
-from .ui.building import build_tree
+from .ui.clips import BATCHES, draw_trees, map_denoise
 from .ui.coverage import COVERAGE
 from .ui.facts import gather_facts
 from .ui.inputs import (
@@ -42,7 +42,6 @@ from .ui.inputs import (
     check_visualizer_inputs,
     tell_alpha,
 )
-from .ui.overlay import draw_overlay
 from .ui.preview import keep_for_preview, register
 from .ui.schemas import (
     composite_schema,
@@ -82,6 +81,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         detail_metric: str = "color",
         cost_budget: float = 0.0,
         coverage: float = COVERAGE,
+        batch: str = "images",
     ) -> io.NodeOutput:
         limits = check_visualizer_inputs(
             content_threshold=content_threshold,
@@ -95,27 +95,21 @@ class QuadtreeVisualizer(io.ComfyNode):
             cost_budget=cost_budget,
             coverage=coverage,
         )
+        build = BATCHES[check_choice("batch", batch, BATCHES)]
         mode = check_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = check_masks(mask, len(check_image(image)))
         tell_alpha("image", image)
         painted = check_regions(regions, image)
-        # Everything is summed in any case, since the panel may ask for it later.
-        cells = [BlockSums.of_image(picture, edges=True, octaves=True) for picture in image]
-        built = [
-            build_tree(sums, mask=limit, mask_mode=mode, regions=painted, **limits)
-            for sums, limit in zip(cells, masks, strict=True)
-        ]
-        trees, choices = zip(*built, strict=True)
+        built = build(image, masks, mask_mode=mode, regions=painted, **limits)
         show = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
-        report_choices(choices, show)
-        maps = torch.stack([tree.denoise_map(tree.height, tree.width).float() for tree in trees])
-        pictures = [
-            draw_overlay(picture, denoise, tree, line_px)
-            for picture, denoise, tree in zip(image, maps, trees, strict=True)
-        ]
+        report_choices(built.choices, show)
+        maps = map_denoise(built.trees)
         return io.NodeOutput(
-            torch.stack(pictures), trees, maps, ui=keep_for_preview(image[0], cells[0])
+            draw_trees(image, built.trees, maps, batch, line_px),
+            built.trees,
+            maps,
+            ui=keep_for_preview(image[0], built.sums),
         )
 
 

@@ -163,4 +163,5 @@ def build_quadtree(
     subdivision = Subdivision(sums, detail_metric=detail_metric, **limits)
     columns = subdivision.find_leaves(content_threshold)
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
-    return Quadtree(sums.width, sums.height, subdivision.sides[0], columns, limit)
+    size = sums.width, sums.height
+    return Quadtree(*size, subdivision.sides[0], columns, limit, frames=sums.frames)

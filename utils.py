@@ -77,6 +77,11 @@ def round_up(value: int, unit: int) -> int:
     return ceil_div(value, unit) * unit
 
 
+def count_latent_frames(frames: int, frames_per_latent: int) -> int:
+    """Return the latent frames of a clip: `count_latent_frames(10, 4)` is 3, of its first 9."""
+    return 1 + (frames - 1) // frames_per_latent
+
+
 def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
     """Return the latent cells that `px` image px need, rounded up to a multiple of `unit` cells."""
     return round_up(ceil_div(px, px_per_cell), unit)

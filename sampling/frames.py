@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..tree.raster import feather_along
+from ..utils import count_latent_frames
 
 # A tile's denoise fades in and out over so many frames in px, at least one latent frame, so that
 # nothing begins or ends with a jump.
@@ -25,11 +26,6 @@ FADE_FRAMES = 4
 def count_frames(latent: Tensor) -> int:
     """Return the frames of a latent [B, C, ..., H, W]: 1 of images."""
     return latent.shape[2] if latent.ndim == 5 else 1
-
-
-def count_latent_frames(frames: int, frames_per_latent: int) -> int:
-    """Return the latent frames of a clip: `count_latent_frames(10, 4)` is 3, of its first 9."""
-    return 1 + (frames - 1) // frames_per_latent
 
 
 def fit_maps(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..tree.detail import LARGEST_PX
-from ..utils import ceil_div
+from ..utils import ceil_div, count_latent_frames
 from ..windows.blending import METHODS
 from ..windows.tiling import Cost, Tiling
 
@@ -199,6 +199,7 @@ def find_unit(network: torch.nn.Module) -> int:
 # as of SDXL, SD3 and Flux.
 TYPICAL = Geometry(px_per_cell=8, unit=2, native_px=DEFAULT_NATIVE_PX, cost=TRANSFORMER_COST)
 TYPICAL_STEPS = 20
+TYPICAL_FRAMES_PER_LATENT = 4  # of video models: Wan, HunyuanVideo, CogVideoX, Cosmos-Predict2
 # For a rough estimate: the same model with cells of so many px, of which a window holds fewer.
 ROUGH_PX = 32
 ROUGH = replace(
@@ -208,3 +209,8 @@ ROUGH = replace(
     cost=TRANSFORMER_COST.scale_cells((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
 )
 ROUGH_SETTINGS = Settings(method="Mixture of Diffusers")  # whose borders stay from step to step
+
+
+def typical_frames(frames: int) -> int:
+    """Return the latent frames of a clip of so many frames in px, of a typical video model."""
+    return count_latent_frames(frames, TYPICAL_FRAMES_PER_LATENT)

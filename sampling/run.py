@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..quadtree import Quadtree
+from ..quadtree import FrameTrees, Quadtree
 from ..utils import Box, ceil_div, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
@@ -29,6 +29,7 @@ from .model import (
     Geometry,
     Settings,
     count_together,
+    typical_frames,
 )
 from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
@@ -442,18 +443,31 @@ def _estimate_from_maps(
     return cells / (steps * denoise[0].numel())
 
 
-def estimate_typical_cost(tree: Quadtree, steps: int) -> float:
-    """Return `estimate_cost` for an image of the tree's own size and default settings.
+def estimate_typical_cost(tree: Quadtree | FrameTrees, steps: int) -> float:
+    """Return `estimate_cost` for an image or clip of the tree's own size and default settings.
 
     It is shown where the model is not known, and takes a TYPICAL one.
     """
-    height, width = (ceil_div(side, TYPICAL.px_per_cell) for side in (tree.height, tree.width))
-    return estimate_cost([tree], Settings(), TYPICAL, steps=steps, height=height, width=width)
+    trees = (tree,) if isinstance(tree, Quadtree) else tree
+    frames = max(len(trees), trees[0].frames)
+    size = trees[0].height, trees[0].width
+    height, width = (ceil_div(side, TYPICAL.px_per_cell) for side in size)
+    return estimate_cost(
+        trees,
+        Settings(),
+        TYPICAL,
+        steps=steps,
+        height=height,
+        width=width,
+        frames=typical_frames(frames),
+    )
 
 
-def estimate_rough_cost(denoise: Tensor, steps: int) -> float:
+def estimate_rough_cost(denoise: Tensor, steps: int, frames: int = 1) -> float:
     """Return `estimate_typical_cost` within some points, in a tenth of its time.
 
-    `denoise` [H, W] has one value per ROUGH_PX px. The windows' borders stay from step to step.
+    `denoise` [H, W] has one value per ROUGH_PX px, for a clip of `frames` frames in px. The
+    windows' borders stay from step to step.
     """
-    return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, steps)
+    latent_frames = typical_frames(frames)
+    return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, steps, latent_frames)

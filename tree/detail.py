@@ -26,13 +26,15 @@ class BlockSums:
 
     `sums` is float64 [rows, columns, fields], on the CPU: sums of R, G and B, the sum of squares,
     and the px count; then the sum of gradient magnitudes, if edges were asked for. `octaves` is
-    what `sum_octaves` returns, if that was asked for.
+    what `sum_octaves` returns, if that was asked for. `frames` counts the frames of the clip that
+    these are the sums of (see `tree.clips`), 1 of an image.
     """
 
     width: int
     height: int
     sums: Tensor
     octaves: Tensor | None = None
+    frames: int = 1
 
     @classmethod
     def of_image(cls, image: Tensor, edges: bool = False, octaves: bool = False) -> BlockSums:

@@ -27,6 +27,7 @@ PLANES = 8  # float32 planes of a band that are in use at a time
 
 # The variance of the 4-neighbour Laplacian of white noise of variance 1: 4^2 + 4 * 1^2.
 LAPLACIAN_GAIN = 20.0
+CHANGE_GAIN = 2.0  # that of the difference of two images
 QUANTIZED = 1 / 12 / 255**2  # variance of the rounding to 8 bits
 LARGEST_NOISE = (10 / 255) ** 2  # variance; stronger "noise" in the calmest tiles is texture
 NOISE_PX = 32  # smallest side of the tiles among which the noise is looked up
@@ -71,6 +72,30 @@ def sum_octaves(image: Tensor) -> Tensor:
     return sums
 
 
+def sum_motion(before: Tensor, after: Tensor) -> Tensor:
+    """Return sums over 8 x 8 px of the squared change of the luma, float64 [rows, columns, 3].
+
+    Both images are [H, W, C] in 0..1 and follow each other in a clip. Field k is that of the images
+    reduced by 2^k. The change weighs as the squared Laplacian does in `sum_octaves`: white noise
+    gives the same of both, so that the two can be added, and motion is detail like any other.
+    """
+    height, width = before.shape[:2]
+    rows, columns = ceil_div(height, GRID_PX), ceil_div(width, GRID_PX)
+    band_rows = max(1, BAND_BYTES // (GRID_PX * width * PLANES * 4)) * GRID_PX
+    sums = torch.empty(rows, columns, OCTAVES, dtype=torch.float64, device=before.device)
+    for y in range(0, height, band_rows):
+        band = slice(y, min(height, y + band_rows))
+        change = _project_to_luma(after[band]).sub_(_project_to_luma(before[band]))
+        plane = F.pad(change, (0, -width % GRID_PX, 0, -len(change) % GRID_PX))
+        first = y // GRID_PX
+        for octave in range(OCTAVES):
+            if octave:
+                plane = halve(plane)
+            blocks = _sum_blocks(plane.square(), GRID_PX >> octave)
+            sums[first : first + len(blocks), :, octave] = blocks
+    return sums.mul_(LAPLACIAN_GAIN / CHANGE_GAIN)
+
+
 def _project_to_luma(image: Tensor) -> Tensor:
     """Return the luma of [H, W, C] as float32 [H, W]; a product is faster than three planes."""
     if image.shape[2] == 1:
@@ -110,8 +135,22 @@ def measure_fine_detail(octaves: Tensor, px: Tensor, side: int) -> Tensor:
     stands out of the noise.
     """
     sums = torch.cat([octaves, px[..., None]], -1)
-    noise = _estimate_noise(pool_sums(sums, max(side, NOISE_PX) // GRID_PX))
-    tiles = pool_sums(sums, side // GRID_PX)
+    noise_tiles = pool_sums(sums, find_noise_side(side) // GRID_PX)
+    return share_detail(pool_sums(sums, side // GRID_PX), noise_tiles)
+
+
+def find_noise_side(side: int) -> int:
+    """Return the side in px of the tiles among which the noise is looked up."""
+    return max(side, NOISE_PX)
+
+
+def share_detail(tiles: Tensor, noise_tiles: Tensor) -> Tensor:
+    """Return each tile's share of the fine detail in all of them, float64 [rows, columns].
+
+    Both are sums [rows, columns, OCTAVES + 1] of the octaves and the px over tiles; the noise is
+    that of the calmest of `noise_tiles`.
+    """
+    noise = _estimate_noise(noise_tiles)
     count = tiles[..., OCTAVES]
     detail, left = torch.zeros_like(count), 1.0
     for octave in range(OCTAVES):

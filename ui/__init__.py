@@ -1,7 +1,8 @@
 """What the nodes share towards the user.
 
 `inputs` checks what comes in. `building` builds the tree that the inputs ask for: `coverage` by the
-share of the detail, `budget` by a threshold or the cost. `preview` answers the live preview, and
+share of the detail, `budget` by a threshold or the cost, and `clips` for a batch that may be a
+clip. `preview` answers the live preview, and
 `passing` applies the nodes before it. `facts` summarizes trees, and `overlay` draws them. `schemas`
 holds the nodes' inputs and outputs.
 

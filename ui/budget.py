@@ -123,6 +123,7 @@ class CoarseMaps:
         self.subdivision = Subdivision(sums, **limits)
         self.size = ceil_div(sums.height, ROUGH_PX), ceil_div(sums.width, ROUGH_PX)
         self.mask = mask
+        self.frames = sums.frames
         most_detail = max(float(detail.max()) for detail in self.subdivision.details)
         self.most = ceil(most_detail * PER_UNIT)  # in tenths; above it nothing is halved
         self.shares: dict[int, float] = {}  # by threshold in tenths
@@ -130,7 +131,8 @@ class CoarseMaps:
     def estimate_cost(self, threshold: float) -> tuple[float, float]:
         """Return the estimated cost at a threshold, and the active share."""
         denoise = self.map_denoise(threshold)
-        return estimate_rough_cost(denoise, TYPICAL_STEPS), measure_active_share(denoise)
+        cost = estimate_rough_cost(denoise, TYPICAL_STEPS, self.frames)
+        return cost, measure_active_share(denoise)
 
     def map_denoise(self, threshold: float) -> Tensor:
         """Return the denoise of the leaf at each cell's centre with the mask applied, [H, W]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..quadtree import Quadtree
-from ..sampling.model import ROUGH, ROUGH_PX, ROUGH_SETTINGS, TYPICAL_STEPS
+from ..sampling.model import ROUGH, ROUGH_PX, ROUGH_SETTINGS, TYPICAL_STEPS, typical_frames
 from ..sampling.run import estimate_rough_cost
 from ..tree.blocks import GRID_PX
 from ..tree.detail import BlockSums
@@ -77,15 +77,12 @@ def build_by_coverage(
     cost, and it is returned. `sums` must include octaves.
     """
     check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
-    smallest = max(min_tile_px, _find_smallest_tile(sums))
+    smallest = max(min_tile_px, find_smallest_tile(sums.width, sums.height))
     sides = list_sides(smallest, max(smallest, max_tile_px))
     tiles = rank_image(sums, sides[-1])
     painted = paint_regions(regions, sums.width, sums.height, sides[-1])
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
-    steps = torch.linspace(min_denoise, max_denoise, len(GRADES), dtype=torch.float64)
-    denoise_of_grade = torch.cat([torch.zeros(1, dtype=torch.float64), steps])
-    if invert:
-        denoise_of_grade = denoise_of_grade.flip(0)
+    denoise_of_grade = list_denoise(min_denoise, max_denoise, invert=invert)
 
     def build(share: float) -> Quadtree:
         denoise = denoise_of_grade[torch.from_numpy(tiles.grade(share).copy())]
@@ -93,12 +90,20 @@ def build_by_coverage(
             denoise = painted.where(painted >= 0, denoise)
         detail = torch.from_numpy(tiles.detail * tiles.detail.size)
         leaves = merge_tiles(denoise, detail, sums.width, sums.height, sides)
-        return Quadtree(sums.width, sums.height, sides[0], leaves, limit)
+        size = sums.width, sums.height
+        return Quadtree(*size, sides[0], leaves, limit, frames=sums.frames)
 
     if not budget:
         return build(coverage), None
     choice = choose_coverage(build, budget, invert=invert)
     return build(choice.value), choice
+
+
+def list_denoise(min_denoise: float, max_denoise: float, *, invert: bool) -> Tensor:
+    """Return the denoise of each grade, float64 [1 + len(GRADES)]; that of kept tiles is 0."""
+    steps = torch.linspace(min_denoise, max_denoise, len(GRADES), dtype=torch.float64)
+    denoise = torch.cat([torch.zeros(1, dtype=torch.float64), steps])
+    return denoise.flip(0) if invert else denoise
 
 
 def choose_coverage(build: Callable[[float], Quadtree], budget: float, *, invert: bool) -> Choice:
@@ -112,7 +117,8 @@ def choose_coverage(build: Callable[[float], Quadtree], budget: float, *, invert
         if percent not in costs:
             tree = build(percent / PER_UNIT)
             size = ceil_div(tree.height, ROUGH_PX), ceil_div(tree.width, ROUGH_PX)
-            costs[percent] = estimate_rough_cost(tree.denoise_map(*size), TYPICAL_STEPS)
+            denoise = tree.denoise_map(*size)
+            costs[percent] = estimate_rough_cost(denoise, TYPICAL_STEPS, tree.frames)
         return costs[percent]
 
     low, high = 1, PER_UNIT
@@ -160,11 +166,11 @@ def _lay_grid(sums: BlockSums, side: int, scale: float, flips: tuple[int, ...]) 
     return TileGrid(
         rows=find_tiles(sums.height, rows, mirrored=0 in flips),
         columns=find_tiles(sums.width, columns, mirrored=1 in flips),
-        tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, rows, columns),
+        tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, rows, columns, typical_frames(sums.frames)),
     )
 
 
-def _find_smallest_tile(sums: BlockSums) -> int:
+def find_smallest_tile(width: int, height: int) -> int:
     """Return the side in px of the smallest tile that the plan of windows can see."""
-    longest = max(sums.width, sums.height)
+    longest = max(width, height)
     return round_up(min(ROUGH_PX, ceil_div(longest * ROUGH_PX, TYPICAL_PX)), GRID_PX)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ..quadtree import Quadtree
+from ..quadtree import FrameTrees, Quadtree
 from ..sampling.model import TYPICAL
 from ..sampling.run import estimate_typical_cost
 from ..utils import ceil_div
@@ -20,13 +20,15 @@ BAR_LENGTH = 30  # in characters, of a bar that stands for the whole image
 class Facts:
     """Numbers about one tree or several.
 
-    `size` is width and height in px; `sides` counts the leaves of all trees by their side in px.
-    The rest are means over the trees: `histogram`, the share of the image's area in each tenth of
-    denoise; `kept`, the share with denoise 0; `denoise`; and `cost`, the share of the full model
-    cost that a run of `steps` steps takes.
+    `size` is width and height in px, and `frames` counts those of a clip, 1 of images; `sides`
+    counts the leaves of all trees by their side in px. The rest are means over the trees:
+    `histogram`, the share of the image's area in each tenth of denoise; `kept`, the share with
+    denoise 0; `denoise`; and `cost`, the share of the full model cost that a run of `steps` steps
+    takes.
     """
 
     size: tuple[int, int]
+    frames: int
     trees: int
     tiles: int
     sides: dict[int, int]
@@ -40,7 +42,8 @@ class Facts:
         """Return the numbers as lines for the user."""
         width, height = self.size
         several = f", {self.trees} trees" if self.trees > 1 else ""
-        lines = [f"{width} x {height} px, {self.tiles} tiles{several}", "", "side px   tiles"]
+        clip = f", {self.frames} frames" if self.frames > 1 else ""
+        lines = [f"{width} x {height} px{clip}, {self.tiles} tiles{several}", "", "side px   tiles"]
         lines += [
             f"{side:>7} {count:>7}" for side, count in sorted(self.sides.items(), reverse=True)
         ]
@@ -57,8 +60,13 @@ class Facts:
 
 
 def gather_facts(trees: Sequence[Quadtree], steps: int) -> Facts:
-    """Return the numbers about these trees, of one size; the cost is that of a typical model."""
+    """Return the numbers about these trees, of one size; the cost is that of a typical model.
+
+    A model evaluates a window in all frames of a clip or in none, so the trees of its frames have
+    one cost together.
+    """
     cell = TYPICAL.px_per_cell
+    runs: Sequence[Quadtree | FrameTrees] = [trees] if isinstance(trees, FrameTrees) else trees
     maps = [
         tree.denoise_map(ceil_div(tree.height, cell), ceil_div(tree.width, cell)) for tree in trees
     ]
@@ -66,12 +74,13 @@ def gather_facts(trees: Sequence[Quadtree], steps: int) -> Facts:
     sides = Counter(leaf.side for tree in trees for leaf in tree.leaves)
     return Facts(
         size=(trees[0].width, trees[0].height),
+        frames=len(trees) if isinstance(trees, FrameTrees) else trees[0].frames,
         trees=len(trees),
         tiles=sum(sides.values()),
         sides=dict(sides),
         histogram=tuple(mean(float(one[number]) for one in histograms) for number in range(BARS)),
         kept=mean(float((cells == 0).double().mean()) for cells in maps),
         denoise=mean(float(cells.mean()) for cells in maps),
-        cost=mean(estimate_typical_cost(tree, steps) for tree in trees),
+        cost=mean(estimate_typical_cost(each, steps) for each in runs),
         steps=steps,
     )

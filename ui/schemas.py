@@ -13,6 +13,7 @@ from ..tree.masks import MASK_MODES
 from ..tree.subdivision import DENOISE_BY
 from ..velocity import SCHEDULES
 from ..windows.blending import METHODS
+from .clips import BATCHES
 from .coverage import COVERAGE
 
 QuadtreeType = io.Custom("QUADTREE")
@@ -33,7 +34,7 @@ def visualizer_schema() -> io.Schema:
             io.Image.Input(
                 "image",
                 tooltip="The image to be refined, or a smaller copy of it. Each image of a batch "
-                "gets its own tree.",
+                "gets its own tree, unless it is a clip (see batch).",
             ),
             io.Float.Input(
                 "content_threshold",
@@ -164,14 +165,28 @@ def visualizer_schema() -> io.Schema:
                 "tiles, which together hold the other 5%, are kept and cost nothing. 1 refines "
                 "everything with any detail. Used while content_threshold is 0.",
             ),
+            io.Combo.Input(
+                "batch",
+                options=list(BATCHES),
+                default="images",
+                optional=True,
+                tooltip="What a batch of images is. images: single images, each with its own "
+                "tree. clip: the frames of one video, which share one tree; motion counts as "
+                "detail. clip maximum: the same, by the most detail that any frame has, so that "
+                "a short motion is refined, too. clip per frame: a tree per frame, for Quadtree "
+                "Diffusion to follow over time; it changes less, and costs as much.",
+            ),
         ],
         outputs=[
             io.Image.Output(
                 "image",
                 tooltip="The image with its tiles drawn over it. Tint and borders range from blue "
-                "(denoise 0: kept) through violet (0.5) to red (denoise 1: regenerated).",
+                "(denoise 0: kept) through violet (0.5) to red (denoise 1: regenerated). Of a "
+                "clip, some frames.",
             ),
-            QuadtreeType.Output("quadtree", tooltip="One tree per image, for Quadtree Diffusion."),
+            QuadtreeType.Output(
+                "quadtree", tooltip="One tree per image or clip, for Quadtree Diffusion."
+            ),
             io.Mask.Output(
                 "denoise_map",
                 tooltip="Denoise of each pixel (0-1). It can be used as a mask, for example with "

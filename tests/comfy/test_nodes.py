@@ -15,7 +15,7 @@ from quadtree_pack.nodes import (
     QuadtreeVAEDecode,
     QuadtreeVisualizer,
 )
-from quadtree_pack.quadtree import Quadtree
+from quadtree_pack.quadtree import FrameTrees, Quadtree
 from quadtree_pack.sampling.model import TYPICAL, Settings
 from quadtree_pack.sampling.run import estimate_cost
 from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
@@ -48,7 +48,7 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
     assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
     later = ["mask", "regions", "denoise_by", "invert", "mask_mode", "detail_metric"]
-    later += ["cost_budget", "coverage"]
+    later += ["cost_budget", "coverage", "batch"]
     assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
     assert [entry.id for entry in diffusion.inputs] == [
@@ -99,6 +99,27 @@ def test_the_visualizer_gives_a_tree_a_map_and_a_picture_per_image():
     assert len(trees) == 2 and all(isinstance(tree, Quadtree) for tree in trees)
     assert maps[:, :, :128].eq(0).all() and maps[:, :, 200:].gt(0.9).all()
     assert pictures.min() >= 0 and pictures.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "trees", "maps"),
+    [
+        ("images", 5, (5, 256, 320)),
+        ("clip", 1, (1, 256, 320)),
+        ("clip maximum", 1, (1, 256, 320)),
+        ("clip per frame", 5, (5, 32, 40)),
+    ],
+)
+def test_the_visualizer_says_what_a_batch_is(batch, trees, maps):
+    pictures, found, masks = visualize(half_busy(batch=5), batch=batch)
+    assert len(found) == trees and masks.shape == maps and pictures.shape == (5, 256, 320, 3)
+    assert isinstance(found, FrameTrees) == (batch == "clip per frame")
+
+
+def test_the_overlay_of_a_long_clip_shows_some_frames_and_small():
+    clip = half_busy().repeat(20, 1, 8, 1)
+    pictures = visualize(clip, batch="clip")[0]
+    assert pictures.shape == (8, 102, 1024, 3)
 
 
 def test_with_a_budget_each_image_gets_its_own_threshold_and_the_log_says_which(caplog):

@@ -5,13 +5,14 @@ import torch
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.conditioning import crop_call
 from quadtree_pack.sampling.cropping import RunMemory
-from quadtree_pack.sampling.frames import count_latent_frames, fit_maps
+from quadtree_pack.sampling.frames import fit_maps
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import clean_latent, sample
 from quadtree_pack.tiled_diffusion import KEY, attach
+from quadtree_pack.utils import count_latent_frames
 from quadtree_pack.velocity import find_step
 from quadtree_pack.windows.blending import compute_shares
 

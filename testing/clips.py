@@ -1,0 +1,41 @@
+"""Made clips: an object that moves over a background that stands still or is panned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def soft_wall(height: int, width: int) -> Tensor:
+    """A background without fine detail, [H, W, 3]: a gradient as of a wall in soft light."""
+    down = torch.linspace(0.55, 0.4, height)[:, None, None]
+    across = torch.linspace(0.1, -0.1, width)[None, :, None]
+    return (down + across) * torch.tensor([1.0, 0.95, 0.9])
+
+
+def object_clip(
+    background: Tensor,
+    frames: int,
+    *,
+    side: int,
+    start: tuple[int, int],
+    step: tuple[int, int],
+    pan: int = 0,
+    seed: int = 0,
+) -> Tensor:
+    """A square with fine texture that moves over `background` [H, W, 3], as [frames, H, W, 3].
+
+    `start` and `step` are its place in the first frame and what it moves by in each, in px as
+    (y, x). The background moves left by `pan` px in each frame; it is as much wider than the clip.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    texture = torch.rand(side, side, 3, generator=generator)
+    height, width = len(background), background.shape[1] - pan * (frames - 1)
+    pictures = []
+    for number in range(frames):
+        picture = background[:, pan * number : pan * number + width].clone()
+        y, x = (start[axis] + number * step[axis] for axis in (0, 1))
+        inside = picture[max(0, y) : max(0, y + side), max(0, x) : max(0, x + side)]
+        inside.copy_(texture[: inside.shape[0], : inside.shape[1]])
+        pictures.append(picture)
+    return torch.stack(pictures).view(frames, height, width, 3)

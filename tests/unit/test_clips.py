@@ -1,0 +1,167 @@
+"""Trees of clips: what moves is detail, what stands still is measured as in a still."""
+
+import pytest
+import torch
+from quadtree_pack.quadtree import FrameTrees
+from quadtree_pack.testing.clips import object_clip, soft_wall
+from quadtree_pack.testing.photos import photo
+from quadtree_pack.tree.clips import average_frames, find_busiest, measure_frames, sum_frames
+from quadtree_pack.tree.detail import BlockSums
+from quadtree_pack.tree.octaves import sum_motion, sum_octaves
+from quadtree_pack.tree.regions import Region
+from quadtree_pack.ui.building import build_tree
+from quadtree_pack.ui.clips import BATCHES
+from quadtree_pack.ui.facts import gather_facts
+
+FRAMES, SIDE, START, STEP = 9, 64, (96, 32), (4, 24)
+CLIPS = ["clip", "clip maximum", "clip per frame"]
+OPTIONS = {"mask_mode": "multiply", "budget": 0.0, "content_threshold": 0.0, "coverage": 0.95}
+OPTIONS |= {"min_tile_px": 32, "max_tile_px": 0, "min_denoise": 0.2, "max_denoise": 0.8}
+
+
+def moving(background=None, frames=FRAMES):
+    wall = soft_wall(256, 384) if background is None else background
+    return object_clip(wall, frames, side=SIDE, start=START, step=STEP)
+
+
+def path_of(frames, height=256, width=384):
+    """Px that the object covers in some of these frames."""
+    path = torch.zeros(height, width, dtype=torch.bool)
+    for frame in frames:
+        y, x = (START[axis] + frame * STEP[axis] for axis in (0, 1))
+        path[y : y + SIDE, x : x + SIDE] = True
+    return path
+
+
+def build(batch, clip, masks=None, **changes):
+    masks = [None] * len(clip) if masks is None else masks
+    return BATCHES[batch](clip, masks, **{**OPTIONS, **changes})
+
+
+def refined(tree):
+    return tree.denoise_map(tree.height, tree.width) > 0
+
+
+@pytest.mark.parametrize("measure", [average_frames, find_busiest])
+def test_equal_frames_have_the_sums_of_one(measure):
+    still = photo("coffee", 256)
+    sums, one = measure(still.repeat(5, 1, 1, 1)), BlockSums.of_image(still, True, True)
+    assert torch.equal(sums.octaves, one.octaves) and torch.allclose(sums.sums, one.sums)
+    assert sums.frames == 5 and (sums.width, sums.height) == (one.width, one.height)
+
+
+def test_white_noise_shows_the_same_in_space_and_in_time():
+    noise = 0.5 + 0.05 * torch.randn(2, 256, 256, 3, generator=torch.Generator().manual_seed(0))
+    space = sum_octaves(noise[0]).sum((0, 1))
+    assert torch.allclose(sum_motion(*noise).sum((0, 1)), space, rtol=0.1)
+
+
+def test_the_sums_of_frames_are_read_one_by_one():
+    class Counting:
+        def __init__(self, clip):
+            self.clip, self.read = clip, []
+
+        def __len__(self):
+            return len(self.clip)
+
+        def __getitem__(self, number):
+            self.read.append(number)
+            return self.clip[number]
+
+        def __iter__(self):
+            return (self[number] for number in range(len(self)))
+
+    clip = Counting(moving())
+    sums = sum_frames(clip)
+    next(sums)
+    assert max(clip.read) == 1
+
+
+@pytest.mark.parametrize("batch", CLIPS)
+def test_what_moves_is_refined_and_a_still_background_is_kept(batch):
+    trees = build(batch, moving()).trees
+    refines = torch.stack([refined(tree) for tree in trees]).any(0)
+    path = path_of(range(FRAMES))
+    assert refines[path].double().mean() > 0.9
+    around = torch.nn.functional.max_pool2d(path[None].float(), 129, 1, 64)[0] > 0
+    assert not refines[~around].any()
+
+
+def test_the_still_of_a_first_frame_does_not_refine_what_moves_later():
+    clip = moving()
+    late = path_of([FRAMES - 1])
+    first, _ = build_tree(BlockSums.of_image(clip[0], True, True), min_tile_px=32)
+    assert not refined(first)[late].any()
+    assert refined(build("clip", clip).trees[0])[late].double().mean() > 0.8
+
+
+def test_a_short_motion_is_averaged_away_but_is_in_the_maximum():
+    still = photo("coffee", 384)[:256].repeat(30, 1, 1, 1)
+    still[3, 16:32, 16:32] += 0.04
+    averages, most = average_frames(still), find_busiest(still)
+    one = BlockSums.of_image(still[0], True, True).octaves[2:4, 2:4]
+    assert (averages.octaves[2:4, 2:4] / one).max() < (most.octaves[2:4, 2:4] / one).max() / 5
+
+
+def test_frames_share_the_detail_of_the_clip():
+    detail = measure_frames(moving(), 32)
+    assert detail.shape == (FRAMES, 8, 12) and detail.sum() == pytest.approx(1)
+
+
+def test_trees_per_frame_follow_what_moves_and_change_with_groups_of_frames():
+    frames = 33
+    clip = object_clip(soft_wall(256, 1280), frames, side=SIDE, start=START, step=(0, 32))
+    trees = build("clip per frame", clip).trees
+    assert isinstance(trees, FrameTrees) and len(trees) == frames
+    groups = [trees[0], *(trees[start] for start in range(1, frames, 4))]
+    assert all(trees[frame] is groups[(frame + 3) // 4] for frame in range(frames))
+    for frame in (0, 16, 32):
+        x = START[1] + 32 * frame
+        here = refined(trees[frame])
+        assert here[96:160, x : x + SIDE].double().mean() > 0.9
+        assert not here[:, : max(0, x - 500)].any() and not here[:, x + 560 :].any()
+
+
+def test_a_tile_near_the_limit_does_not_flicker():
+    clip = moving(frames=33)
+    clip[::2] *= 0.97  # a lamp that flickers
+    maps = torch.stack([refined(tree) for tree in build("clip per frame", clip).trees])
+    switches = (maps[1:] != maps[:-1]).sum(0)
+    assert switches.max() <= 2
+
+
+@pytest.mark.parametrize("batch", CLIPS)
+def test_a_threshold_counts_motion_too(batch):
+    limits = {"content_threshold": 25.0, "min_denoise": 0.0, "max_tile_px": 128}
+    trees = build(batch, moving(), **limits).trees
+    refines = torch.stack([refined(tree) for tree in trees]).any(0)
+    path = path_of(range(FRAMES))
+    assert refines[path].double().mean() > 0.7 and not refines.all()
+    assert not refined(build(batch, moving()[:1] * 0 + 0.5, **limits).trees[0]).any()
+
+
+@pytest.mark.parametrize("batch", CLIPS)
+def test_masks_of_frames_are_joined_for_a_clip_and_kept_for_its_frames(batch):
+    masks = [torch.zeros(256, 384) for _ in range(FRAMES)]
+    masks[0][:] = 1
+    trees = build(batch, moving(), masks).trees
+    assert refined(trees[0]).any()
+    assert not (batch == "clip per frame" and refined(trees[-1]).any())
+
+
+@pytest.mark.parametrize("batch", CLIPS)
+def test_painted_regions_and_budgets_hold_in_clips(batch):
+    regions = (Region("keep", 0.0, 0.0, 1.0, 1.0),)
+    trees = build(batch, moving(), regions=regions).trees
+    assert not any(refined(tree).any() for tree in trees)
+    built = build(batch, moving(photo("coffee", 384)[:256]), budget=0.4)
+    assert built.choices[0].name == "coverage" and built.choices[0].cost < 0.9
+
+
+def test_numbers_of_a_clip_name_its_frames_and_its_cost_is_that_of_all_frames():
+    clip = moving()
+    one, each = (build(batch, clip).trees for batch in ("clip maximum", "clip per frame"))
+    assert f"384 x 256 px, {FRAMES} frames," in gather_facts(one, 20).text()
+    facts = gather_facts(each, 20)
+    assert f"{FRAMES} frames" in facts.text() and f"{FRAMES} trees" in facts.text()
+    assert facts.cost == pytest.approx(gather_facts(one, 20).cost, abs=0.2)

@@ -1,0 +1,244 @@
+"""Builds trees from a batch of images: one tree per image, one for a clip, or one per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..quadtree import FrameTrees, Quadtree
+from ..tree.blocks import GRID_PX
+from ..tree.clips import average_frames, find_busiest, measure_frames, sum_frames
+from ..tree.detail import BlockSums
+from ..tree.masks import Mask
+from ..tree.merging import merge_tiles
+from ..tree.raster import rasterize, window_min
+from ..tree.regions import Region, paint_regions
+from ..tree.subdivision import check_limits, choose_tile_sizes, list_sides
+from ..utils import ceil_div
+from ..windows.selection import GRADES
+from .budget import Choice
+from .building import build_tree
+from .coverage import find_smallest_tile, list_denoise
+from .overlay import draw_overlay
+
+# Trees per frame change after the first frame and then after so many: most video models put these
+# into one latent frame.
+FRAMES_PER_TREE = 4
+# A tile keeps the largest denoise that it has within so many of these groups, before or after: it
+# is released ahead of what moves, and does not flicker where its detail is near the limit.
+REACH_GROUPS = 2
+SHOWN_FRAMES = 8  # of a clip are drawn ...
+SHOWN_PX = 1024  # ... with this longest side at most: a clip in full is as large as its video
+
+
+class Built(NamedTuple):
+    """The trees of a batch, what a budget chose for each, and the sums that the panel shows."""
+
+    trees: tuple[Quadtree, ...]
+    choices: list[Choice | None]
+    sums: BlockSums
+
+
+Masks = Sequence[Tensor | None]
+
+
+def build_for_images(images: Tensor, masks: Masks, **options: Any) -> Built:
+    """Build one tree per image of [B, H, W, C], each with its mask [h, w]."""
+    # Everything is summed in any case, since the panel may ask for it later.
+    sums = [BlockSums.of_image(image, edges=True, octaves=True) for image in images]
+    built = [build_tree(one, mask=mask, **options) for one, mask in zip(sums, masks, strict=True)]
+    trees, choices = zip(*built, strict=True)
+    return Built(trees, list(choices), sums[0])
+
+
+def build_for_clip(frames: Tensor, masks: Masks, **options: Any) -> Built:
+    """Build one tree for all frames, by the detail and motion of the whole clip."""
+    return _build_one(average_frames(frames), masks, options)
+
+
+def build_for_busiest(frames: Tensor, masks: Masks, **options: Any) -> Built:
+    """Build one tree for all frames, by the most detail and motion that any of them has."""
+    return _build_one(find_busiest(frames), masks, options)
+
+
+def _build_one(sums: BlockSums, masks: Masks, options: dict[str, Any]) -> Built:
+    tree, choice = build_tree(sums, mask=_join_masks(masks), **options)
+    return Built((tree,), [choice], sums)
+
+
+def _join_masks(masks: Masks) -> Tensor | None:
+    """Return the largest of several masks [h, w]; None without any."""
+    given = [mask for mask in masks if mask is not None]
+    largest = given[0] if given else None
+    for mask in given[1:]:
+        largest = torch.maximum(mask, mask if largest is None else largest)
+    return largest
+
+
+def build_for_frames(
+    frames: Tensor, masks: Masks, *, budget: float, mask_mode: str, **options: Any
+) -> Built:
+    """Build one tree per frame; the frames share the detail of the clip, and a budget.
+
+    Trees change after the first frame and then with every FRAMES_PER_TREE.
+    """
+    busiest = find_busiest(frames)
+    mask = _join_masks(masks)
+    _, choice = build_tree(busiest, mask=mask, mask_mode=mask_mode, budget=budget, **options)
+    if choice is not None:
+        options[choice.name] = choice.value
+    tiles = (_threshold_frames if options["content_threshold"] else _grade_frames)(
+        frames, **options
+    )
+    groups = list(_group_frames(len(frames)))
+    largest = torch.stack([tiles.denoise[group].amax(0) for group in groups])
+    largest = -window_min(-largest, REACH_GROUPS, 0)
+    trees: list[Quadtree] = []
+    for group, denoise in zip(groups, largest, strict=True):
+        joined = _join_masks(masks[group])
+        limit = None if joined is None else Mask.from_tensor(joined, mask_mode)
+        size = busiest.width, busiest.height
+        leaves = merge_tiles(denoise, tiles.detail[group].amax(0), *size, tiles.sides)
+        tree = Quadtree(*size, tiles.sides[0], leaves, limit)
+        trees += [tree] * (group.stop - group.start)
+    return Built(FrameTrees(trees), [choice], busiest)
+
+
+def _group_frames(count: int) -> Iterator[slice]:
+    """Yield the first frame of a clip, and then the frames that share a tree."""
+    yield slice(0, 1)
+    for start in range(1, count, FRAMES_PER_TREE):
+        yield slice(start, min(count, start + FRAMES_PER_TREE))
+
+
+class FrameTiles(NamedTuple):
+    """Denoise and detail of the tiles of each frame, [N, rows, columns], and the sides in px.
+
+    The tiles have the smallest of the sides, which is the last.
+    """
+
+    denoise: Tensor
+    detail: Tensor
+    sides: Sequence[int]
+
+
+def _grade_frames(
+    frames: Tensor,
+    *,
+    coverage: float,
+    min_tile_px: int,
+    max_tile_px: int,
+    min_denoise: float,
+    max_denoise: float,
+    invert: bool = False,
+    regions: Sequence[Region] = (),
+    **_: Any,
+) -> FrameTiles:
+    """Refine the tiles, of all frames, that together hold the share `coverage` of the detail."""
+    height, width = frames.shape[1:3]
+    smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
+    check_limits(smallest, largest, min_denoise, max_denoise)
+    smallest = max(smallest, find_smallest_tile(width, height))
+    sides = list_sides(smallest, max(smallest, largest))
+    detail = measure_frames(frames, sides[-1])
+    ranks = _rank(detail)
+    grades = torch.stack([ranks < coverage * share for share in GRADES]).sum(0)
+    denoise = list_denoise(min_denoise, max_denoise, invert=invert)[grades]
+    painted = paint_regions(regions, width, height, sides[-1])
+    if painted is not None:
+        denoise = painted.where(painted >= 0, denoise)
+    return FrameTiles(denoise, detail * detail[0].numel() * len(detail), sides)
+
+
+def _rank(detail: Tensor) -> Tensor:
+    """Return the share of all detail in the tiles that have more of it; 1 for tiles with none."""
+    values, order = detail.flatten().sort(descending=True)
+    ranks = torch.empty_like(values)
+    ranks[order] = (values.cumsum(0) - values).where(values > 0, 1.0)
+    return ranks.view(detail.shape)
+
+
+def _threshold_frames(
+    frames: Tensor, *, min_tile_px: int, max_tile_px: int, **options: Any
+) -> FrameTiles:
+    """Halve the tiles of each frame whose detail is above the threshold."""
+    height, width = frames.shape[1:3]
+    smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
+    sides = list_sides(smallest, largest)
+    tiles = []
+    for sums, octaves in sum_frames(frames):
+        one = BlockSums(width, height, sums, octaves)
+        tree, _ = build_tree(one, min_tile_px=smallest, max_tile_px=largest, **options)
+        leaves = tree.columns
+        values = (
+            _spread(rasterize(leaves, value, width, height, tree.root_px), one, sides[-1])
+            for value in (leaves.denoise, leaves.detail)
+        )
+        tiles.append(torch.stack(tuple(values)))
+    denoise, detail = torch.stack(tiles, 1)
+    return FrameTiles(denoise, detail, sides)
+
+
+def _spread(blocks: tuple[Tensor, int], sums: BlockSums, side: int) -> Tensor:
+    """Return a grid of blocks [rows, columns], and of their side in px, on tiles of `side` px."""
+    grid, block_px = blocks
+    times = block_px // side
+    grid = grid.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    return grid[: ceil_div(sums.height, side), : ceil_div(sums.width, side)]
+
+
+BATCHES: dict[str, Callable[..., Built]] = {
+    "images": build_for_images,
+    "clip": build_for_clip,
+    "clip maximum": build_for_busiest,
+    "clip per frame": build_for_frames,
+}
+
+
+def draw_trees(
+    images: Tensor, trees: Sequence[Quadtree], maps: Tensor, batch: str, line_px: int
+) -> Tensor:
+    """Return images [B, H, W, 3] with their trees drawn over them; of a clip, some and smaller.
+
+    `maps` are those of `map_denoise`.
+    """
+    if batch == "images":
+        parts = zip(images, maps, trees, strict=True)
+        return torch.stack([draw_overlay(*part, line_px) for part in parts])
+    count = min(SHOWN_FRAMES, len(images))
+    pictures = []
+    for frame in torch.linspace(0, len(images) - 1, count).round().long().tolist():
+        tree = trees[frame % len(trees)]
+        denoise = maps[0]
+        if denoise.shape != images.shape[1:3]:
+            denoise = tree.denoise_map(tree.height, tree.width).float()
+        pictures.append(_reduce(draw_overlay(images[frame], denoise, tree, line_px)))
+    return torch.stack(pictures)
+
+
+def _reduce(picture: Tensor) -> Tensor:
+    """Return a picture [H, W, 3] with SHOWN_PX on its longer side at most."""
+    height, width = picture.shape[:2]
+    scale = SHOWN_PX / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return F.interpolate(picture.movedim(-1, 0)[None], size=size, mode="area")[0].movedim(0, -1)
+
+
+def map_denoise(trees: Sequence[Quadtree]) -> Tensor:
+    """Return the denoise of trees as masks: by px, and of a clip's frames by GRID_PX x GRID_PX px.
+
+    One mask serves all frames that share a tree; together they are float32 [trees, height, width].
+    """
+    per = GRID_PX if isinstance(trees, FrameTrees) else 1
+    maps: dict[int, Tensor] = {}
+    for tree in trees:
+        if id(tree) not in maps:
+            size = ceil_div(tree.height, per), ceil_div(tree.width, per)
+            maps[id(tree)] = tree.denoise_map(*size).float()
+    return torch.stack([maps[id(tree)] for tree in trees])
