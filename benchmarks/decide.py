@@ -36,8 +36,8 @@ from multiprocessing import get_context
 import torch
 from PIL import Image
 from quadtree_pack.quadtree import Quadtree
+from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import TYPICAL, TYPICAL_STEPS, Settings
-from quadtree_pack.sampling.run import estimate_cost
 from quadtree_pack.tree.blocks import GRID_PX, pool_sums
 from quadtree_pack.tree.detail import DETAIL_METRICS, BlockSums
 from quadtree_pack.tree.octaves import measure_fine_detail
@@ -169,7 +169,12 @@ def estimate_costs(tree: Quadtree) -> dict[str, float]:
             round(side * px / longest / TYPICAL.px_per_cell) for side in (tree.width, tree.height)
         )
         cost = estimate_cost(
-            [tree], Settings(), TYPICAL, steps=TYPICAL_STEPS, height=height, width=width
+            [tree],
+            Settings(),
+            TYPICAL,
+            sampling=Sampling(steps=TYPICAL_STEPS),
+            height=height,
+            width=width,
         )
         costs[f"cost {px}"] = cost / MAX_DENOISE
     return costs

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from quadtree_pack import quadtree, velocity
-from quadtree_pack.sampling import model, run
+from quadtree_pack.sampling import cost, model
 from quadtree_pack.testing.photos import photo as bundled_photo
 from quadtree_pack.tree import subdivision
 from quadtree_pack.ui.coverage import COVERAGE
@@ -124,8 +124,8 @@ def draw_thresholds(
 
 def label_tree(name: str, tree: quadtree.Quadtree) -> str:
     """Return a label with the number of tiles and the cost that the panel shows."""
-    cost = 100 * run.estimate_typical_cost(tree, model.TYPICAL_STEPS)
-    return f"{name}\n{len(tree.leaves)} tiles, {cost:.0f}% of the full cost"
+    percent = 100 * cost.estimate_typical_cost(tree, model.TYPICAL_STEPS)
+    return f"{name}\n{len(tree.leaves)} tiles, {percent:.0f}% of the full cost"
 
 
 def arrange_columns(panels: dict[str, Image.Image], image: Tensor) -> Image.Image:

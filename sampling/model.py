@@ -85,20 +85,34 @@ class Geometry:
     @classmethod
     def of(cls, model: Any) -> Geometry:
         """Return the geometry of a ModelPatcher; ValueError where its latents cannot be cut."""
-        latent_format = model.get_model_object("latent_format")
+        return cls.of_network(
+            model.get_model_object("latent_format"),
+            model.get_model_object("diffusion_model"),
+            model.model.model_config,
+            name=type(model.model).__name__,
+        )
+
+    @classmethod
+    def of_network(
+        cls, latent_format: Any, network: torch.nn.Module, config: object, *, name: str
+    ) -> Geometry:
+        """Return the geometry of a network, which may be on the meta device.
+
+        `config` is its ComfyUI family, and `name` is for messages. ValueError where its latents
+        cannot be cut.
+        """
         if latent_format.latent_dimensions == 1:
             raise ValueError(
-                f"{type(model.model).__name__} has one-dimensional latents (audio or 3D), which "
-                "cannot be cut into windows. Connect an image model."
+                f"{name} has one-dimensional latents (audio or 3D), which cannot be cut into "
+                "windows. Connect an image model."
             )
-        network = model.get_model_object("diffusion_model")
         unit = find_unit(network)
         # SD3 looks positions up in a table of so many patches along a side.
         positions = getattr(network, "pos_embed_max_size", None)
         return cls(
             px_per_cell=latent_format.spacial_downscale_ratio,
             unit=unit,
-            native_px=_find_native_px(model.model.model_config),
+            native_px=_find_native_px(config),
             cost=UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST,
             fewest=FEWEST_CELLS.get(type(network).__name__, 1),
             most=LARGEST_PX if positions is None else positions * unit,

@@ -1,6 +1,6 @@
-"""One sampling run: its fixed plan, its changing state and its tally; and what a run would cost.
+"""One sampling run: its fixed plan, its changing state and its tally.
 
-Imports no ComfyUI: the cost is predicted where no model is loaded.
+Imports no ComfyUI: a run is also planned to predict its cost, where no model is loaded.
 """
 
 from __future__ import annotations
@@ -14,23 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..quadtree import FrameTrees, Quadtree
-from ..utils import Box, ceil_div, cells_from_px, warn
+from ..quadtree import Quadtree
+from ..utils import Box, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import RunMemory, crop
-from .model import (
-    PLANNED_BATCH,
-    ROUGH,
-    ROUGH_SETTINGS,
-    TYPICAL,
-    Geometry,
-    Settings,
-    count_together,
-    typical_frames,
-)
+from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
@@ -406,68 +397,3 @@ def build_denoise_maps(
             kept = tree.keep_below(settings.keep_below_px)
             maps[id(tree)] = kept.denoise_map(height, width, feather)
     return torch.stack([maps[id(tree)] for tree in trees])
-
-
-def estimate_cost(
-    trees: Sequence[Quadtree],
-    settings: Settings,
-    geometry: Geometry,
-    *,
-    steps: int,
-    height: int,
-    width: int,
-    frames: int = 1,
-) -> float:
-    """Return the share of the full model cost that a run of `steps` steps takes.
-
-    It is counted in evaluated cells on a latent of height x width cells and so many frames. The run
-    plans as it would when sampling, so for samplers that call the model once a step the share is
-    exact.
-    """
-    denoise = build_denoise_maps(trees, settings, geometry, height, width)
-    return _estimate_from_maps(denoise, settings, geometry, steps, frames)
-
-
-def _estimate_from_maps(
-    denoise: Tensor, settings: Settings, geometry: Geometry, steps: int, frames: int = 1
-) -> float:
-    """Return the share of the cells that a run with this denoise [B, H, W] evaluates.
-
-    Windows are cut in space and hold all frames, so that is their share of all frames, too.
-    """
-    run = create_run(None, settings, geometry, denoise, frames=frames)
-    run.start([float(steps - step) for step in range(steps + 1)])
-    cells = 0
-    for step in range(steps):
-        cells += sum(window.box.width * window.box.height for window in run.windows(step))
-    return cells / (steps * denoise[0].numel())
-
-
-def estimate_typical_cost(tree: Quadtree | FrameTrees, steps: int) -> float:
-    """Return `estimate_cost` for an image or clip of the tree's own size and default settings.
-
-    It is shown where the model is not known, and takes a TYPICAL one.
-    """
-    trees = (tree,) if isinstance(tree, Quadtree) else tree
-    frames = max(len(trees), trees[0].frames)
-    size = trees[0].height, trees[0].width
-    height, width = (ceil_div(side, TYPICAL.px_per_cell) for side in size)
-    return estimate_cost(
-        trees,
-        Settings(),
-        TYPICAL,
-        steps=steps,
-        height=height,
-        width=width,
-        frames=typical_frames(frames),
-    )
-
-
-def estimate_rough_cost(denoise: Tensor, steps: int, frames: int = 1) -> float:
-    """Return `estimate_typical_cost` within some points, in a tenth of its time.
-
-    `denoise` [H, W] has one value per ROUGH_PX px, for a clip of `frames` frames in px. The
-    windows' borders stay from step to step.
-    """
-    latent_frames = typical_frames(frames)
-    return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, steps, latent_frames)

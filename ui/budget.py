@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..quadtree import Quadtree, build_quadtree
+from ..sampling.cost import estimate_rough_cost
 from ..sampling.model import ROUGH_PX, TYPICAL_STEPS
-from ..sampling.run import estimate_rough_cost
 from ..tree.detail import BlockSums
 from ..tree.masks import Mask
 from ..tree.raster import centre_blocks, rasterize

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..quadtree import Quadtree
+from ..sampling.cost import estimate_rough_cost
 from ..sampling.model import ROUGH, ROUGH_PX, ROUGH_SETTINGS, TYPICAL_STEPS, typical_frames
-from ..sampling.run import estimate_rough_cost
 from ..tree.blocks import GRID_PX
 from ..tree.detail import BlockSums
 from ..tree.masks import Mask

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from ..quadtree import FrameTrees, Quadtree
+from ..sampling.cost import estimate_typical_cost
 from ..sampling.model import TYPICAL
-from ..sampling.run import estimate_typical_cost
 from ..utils import ceil_div
 
 BARS = 10  # of the histogram of denoise

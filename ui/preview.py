@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from ..quadtree import Quadtree
+from ..sampling.cost import estimate_typical_cost
 from ..sampling.model import TYPICAL_STEPS
-from ..sampling.run import estimate_typical_cost
 from ..tree.detail import BlockSums
 from ..tree.regions import Painting
 from .building import build_tree

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from quadtree_pack.nodes import (
     QuadtreeDiffusion,
 )
+from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import Geometry
-from quadtree_pack.sampling.run import estimate_cost
 from quadtree_pack.sampling.steps import CALLS_PER_STEP
 from quadtree_pack.testing.hostile import fuzz
 from quadtree_pack.testing.outcomes import clear_error_or_right, names_of, of_the_pack
@@ -174,7 +174,9 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
         ).sigmas
         settings = spy.model.model_options["model_function_wrapper"].settings
         steps, (height, width) = len(sigmas) - 1, latent.shape[-2:]
-        share = estimate_cost(trees, settings, geometry, steps=steps, height=height, width=width)
+        share = estimate_cost(
+            trees, settings, geometry, sampling=Sampling(steps=steps), height=height, width=width
+        )
         cells = share * steps * height * width * len(latent)
         assert any(spy.cells == pytest.approx(conds * cells) for conds in (1, 2))
     one_window = (

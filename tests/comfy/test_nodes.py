@@ -16,8 +16,8 @@ from quadtree_pack.nodes import (
     QuadtreeVisualizer,
 )
 from quadtree_pack.quadtree import FrameTrees, Quadtree
+from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import TYPICAL, Settings
-from quadtree_pack.sampling.run import estimate_cost
 from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.tiny_models import ZOO
@@ -475,7 +475,7 @@ def test_the_facts_are_those_of_the_tree():
         and f"about {100 * cost:.0f}% of the full model cost at 20 steps" in text
     )
     assert 0 < cost < 1 and cost == estimate_cost(
-        trees, Settings(), TYPICAL, steps=20, height=32, width=40
+        trees, Settings(), TYPICAL, sampling=Sampling(steps=20), height=32, width=40
     )
     assert QuadtreeInfo.execute(trees, 4).args[4] != cost
     whole = QuadtreeInfo.execute((*trees, *visualize(half_busy(), max_denoise=0.0)[1]), 20).args

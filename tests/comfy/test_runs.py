@@ -7,8 +7,8 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import Geometry, Settings
-from quadtree_pack.sampling.run import estimate_cost
 from quadtree_pack.testing.support import (
     Spy,
     error,
@@ -205,5 +205,7 @@ def test_the_estimate_is_what_is_counted(name, method):
     settings = Settings(method=method, tile_px=256, overlap_px=64)
     spy = Spy(attach(entry.model, [tree], settings))
     sample(entry, latent, model=spy.model, steps=7, denoise=0.7)
-    share = estimate_cost([tree], settings, Geometry.of(entry.model), steps=7, height=50, width=66)
+    share = estimate_cost(
+        [tree], settings, Geometry.of(entry.model), sampling=Sampling(steps=7), height=50, width=66
+    )
     assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)

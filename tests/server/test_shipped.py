@@ -12,8 +12,8 @@ from itertools import combinations
 import pytest
 from PIL import Image
 from quadtree_pack import demo
+from quadtree_pack.sampling.cost import estimate_typical_cost
 from quadtree_pack.sampling.model import TYPICAL_STEPS
-from quadtree_pack.sampling.run import estimate_typical_cost
 from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.tree.detail import BlockSums

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
+from quadtree_pack.sampling.cost import estimate_rough_cost, estimate_typical_cost
 from quadtree_pack.sampling.model import ROUGH_PX, TYPICAL_STEPS
-from quadtree_pack.sampling.run import estimate_rough_cost, estimate_typical_cost
 from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.testing.pictures import patchwork
 from quadtree_pack.tree.detail import BlockSums

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from quadtree_pack.quadtree import build_quadtree
+from quadtree_pack.sampling.cost import estimate_rough_cost
 from quadtree_pack.sampling.model import ROUGH_PX, TYPICAL_STEPS
-from quadtree_pack.sampling.run import estimate_rough_cost
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.octaves import measure_fine_detail

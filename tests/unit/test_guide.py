@@ -11,8 +11,8 @@ import pytest
 from quadtree_pack.devtools import checks, commands, paths, tests
 from quadtree_pack.docs import figures
 from quadtree_pack.docs.drawing import build_automatic_tree
+from quadtree_pack.sampling.cost import estimate_typical_cost
 from quadtree_pack.sampling.model import TYPICAL_STEPS
-from quadtree_pack.sampling.run import estimate_typical_cost
 from quadtree_pack.testing.documents import (
     BENCHMARKS,
     DOCUMENTS,
