@@ -17,7 +17,7 @@ from server import PromptServer
 
 from .image.composite import composite
 from .image.decoding import decode_changed
-from .sampling.model import Settings
+from .sampling.model import Geometry, Settings
 from .tiled_diffusion import attach
 from .tree.detail import LARGEST_PX
 from .tree.masks import MASK_MODES
@@ -43,6 +43,7 @@ from .ui.inputs import (
     tell_alpha,
 )
 from .ui.preview import keep_for_preview, register
+from .ui.price import remember_model
 from .ui.schemas import (
     composite_schema,
     diffusion_schema,
@@ -148,7 +149,10 @@ class QuadtreeDiffusion(io.ComfyNode):
         progress = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
         sigmas = None if all_sigmas is None else check_sigmas("all_sigmas", all_sigmas)
         model, trees = check_model(model), check_trees(quadtree)
-        return io.NodeOutput(attach(model, trees, settings, clean, progress, sigmas))
+        patched = attach(model, trees, settings, clean, progress, sigmas)
+        if cls.hidden:
+            remember_model(cls.hidden.prompt, cls.hidden.unique_id, Geometry.of(model))
+        return io.NodeOutput(patched)
 
 
 class QuadtreeComposite(io.ComfyNode):

@@ -3,7 +3,10 @@ sliders, run it."""
 
 LOADER, VISUALIZER = 1, 2
 # What the status line says once a tree is shown.
-COST = r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps$"
+COST = (
+    r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps "
+    r"\(assuming a typical run\)$"
+)
 WIDGETS = (
     "content_threshold",
     "min_tile_size",
@@ -145,7 +148,7 @@ class Frontend:
                 app.queuePrompt(0);
             }"""
         )
-        self.page.wait_for_function("() => window.__end", timeout=30_000)
+        self.page.wait_for_function("() => window.__end", timeout=90_000)
         return self.page.evaluate("() => window.__end")
 
     def shot(self, path):

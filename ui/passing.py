@@ -32,6 +32,7 @@ IMAGE_INPUTS = {
     "ImageResizeKJv2": "image",
     "ImageResize+": "image",
 }
+LATENT_NODES = ("LatentUpscale", "LatentUpscaleBy", "LatentCrop", "LatentRotate")
 METHODS = ("upscale_method", "scale_method", "interpolation")  # inputs that choose how to resize
 MOST_PX = 8192 * 8192  # of a preview's image; a run has no such limit
 MOST_NODES = 16
@@ -65,7 +66,7 @@ def _apply(node: str, inputs: dict[str, Any], image: Tensor) -> Tensor:
         raise PassingError(f"{node} is computed during the run. Queue the workflow once.")
     try:
         values = _select_inputs(node_class, _nest(inputs))
-        height, width = _predict_size(node, node_class, values, image)
+        height, width = _predict(node, node_class, values, *image.shape[1:3])
         if not 0 < height * width <= MOST_PX or max(height, width) > LARGEST_PX:
             raise PassingError(
                 f"{node} makes an image of {width} x {height} px, too large for the preview. Queue "
@@ -97,19 +98,64 @@ def _select_inputs(node_class: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in known}
 
 
-def _predict_size(
-    node: str, node_class: Any, values: dict[str, Any], image: Tensor
+def predict_size(
+    node: str, inputs: dict[str, Any], height: int, width: int
+) -> tuple[int, int] | None:
+    """Return the height and width that a node makes of an image of this size.
+
+    None where it is not one of those that can be applied, or its values do not fit.
+    """
+    import nodes  # ComfyUI's own
+
+    node_class = nodes.NODE_CLASS_MAPPINGS.get(node)
+    if node not in IMAGE_INPUTS or node_class is None:
+        return None
+    try:
+        return _predict(node, node_class, _select_inputs(node_class, _nest(inputs)), height, width)
+    except Exception:  # of another pack's node, or of values that do not fit
+        return None
+
+
+def predict_latent_size(
+    node: str, inputs: dict[str, Any], height: int, width: int
+) -> tuple[int, int] | None:
+    """Return the height and width in cells that a node makes of a latent of this size.
+
+    None for a node that is not one of LATENT_NODES, or where its values do not fit.
+    """
+    import nodes  # ComfyUI's own
+
+    if node not in LATENT_NODES:
+        return None
+    node_class = nodes.NODE_CLASS_MAPPINGS[node]
+    values = _use_simple_methods(_select_inputs(node_class, inputs))
+    latent = {"samples": torch.empty(1, 4, height, width, device="meta")}
+    try:
+        made = getattr(node_class(), node_class.FUNCTION)(**{**values, "samples": latent})[0]
+    except Exception:  # of values that do not fit
+        return None
+    return made["samples"].shape[-2:]
+
+
+def _use_simple_methods(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values that resize by a method that needs no pixels."""
+    return {name: "bilinear" if name in METHODS else value for name, value in values.items()}
+
+
+def _predict(
+    node: str, node_class: Any, values: dict[str, Any], height: int, width: int
 ) -> tuple[int, int]:
     """Return the height and width that the node would make, without computing a pixel.
 
     A node that cannot do that, as some of other packs, counts as one that keeps the size.
     """
-    simple = {name: "bilinear" if name in METHODS else value for name, value in values.items()}
+    simple = _use_simple_methods(values)
+    image = torch.empty(1, height, width, 3, device="meta")
     try:
-        height, width = _call(node, node_class, simple, image.to("meta")).shape[1:3]
+        made = _call(node, node_class, simple, image).shape
+        return made[1], made[2]
     except (RuntimeError, NotImplementedError, TypeError):
-        height, width = image.shape[1:3]
-    return height, width
+        return height, width
 
 
 def _call(node: str, node_class: Any, values: dict[str, Any], image: Tensor) -> Tensor:

@@ -22,27 +22,20 @@ import torch
 from PIL import Image
 
 from ..quadtree import Quadtree
-from ..sampling.cost import estimate_typical_cost
-from ..sampling.model import TYPICAL_STEPS
 from ..tree.detail import BlockSums
 from ..tree.regions import Painting
 from .building import build_tree
+from .files import RequestError, resolve_path
 from .inputs import check_visualizer_inputs
 from .passing import pass_through
+from .price import estimate_price
+from .workflow import Workflow
 
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 8
 SHOWN_PX = 1024  # longest side of the picture that a run saves for the panel
 LARGEST_REQUEST = 4 << 20  # bytes
-
-
-class RequestError(ValueError):
-    """A message for the user about what is wrong with a request, and its HTTP status."""
-
-    def __init__(self, words: str, status: int = 400) -> None:
-        super().__init__(words)
-        self.status = status
 
 
 class Kept(NamedTuple):
@@ -145,26 +138,6 @@ def find_source(request: dict[str, Any]) -> Source:
     return Source(IMAGES.get((path, token), lambda: _read_image(name, through)), token)
 
 
-def resolve_path(name: Any) -> Path:
-    """Return the real path of an image file inside ComfyUI's folders.
-
-    Raises RequestError for anything else.
-    """
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise RequestError("image must be the name of a file, as Load Image shows it.")
-    try:
-        real = Path(folder_paths.get_annotated_filepath(name)).resolve()
-        base = folder_paths.annotated_filepath(name)[1] or folder_paths.get_input_directory()
-        inside, exists = real.is_relative_to(Path(base).resolve()), real.is_file()
-    except (ValueError, OSError):  # outside of ComfyUI's folders, or not a valid file name
-        inside = exists = False
-    if not inside:
-        raise RequestError("This file lies outside of ComfyUI's folders.")
-    if not exists:
-        raise RequestError("This image file is missing. Choose another in Load Image.", 404)
-    return real
-
-
 def _read_image(name: Any, through: Any) -> Kept:
     """Return what is kept of an image file that passes through these nodes.
 
@@ -205,8 +178,8 @@ def answer_request(request: Any) -> dict[str, Any]:
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        answer["cost"] = estimate_typical_cost(tree, TYPICAL_STEPS)
-        answer["steps"] = TYPICAL_STEPS
+        workflow = Workflow(request.get("workflow") or {})
+        answer |= describe_price(tree, workflow, str(request.get("node")))
     return answer
 
 
@@ -224,6 +197,21 @@ def describe_tree(tree: Quadtree) -> dict[str, Any]:
         "tiles": [number for leaf in sent for number in (leaf.x0, leaf.y0, leaf.side)],
         "denoise": [round(1000 * leaf.denoise) for leaf in sent],
         "detail": [round(10 * leaf.detail) for leaf in sent],
+    }
+
+
+def describe_price(tree: Quadtree, workflow: Workflow, node: str) -> dict[str, Any]:
+    """Return the price of the runs with the tree of a node, or why they would end with an error."""
+    try:
+        price = estimate_price(tree, workflow, node)
+    except ValueError as error:
+        return {"problem": str(error)}
+    return {
+        "cost": price.share,
+        "steps": price.steps,
+        "cells": price.cells,
+        "model": price.model,
+        "assumed": price.assumed,
     }
 
 

@@ -304,7 +304,7 @@ def diffusion_schema() -> io.Schema:
             ),
         ],
         outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],
-        hidden=[io.Hidden.unique_id],
+        hidden=[io.Hidden.unique_id, io.Hidden.prompt],
     )
 
 

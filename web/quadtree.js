@@ -12,9 +12,11 @@ import {
   allGraphs, findHosts, findInput, findLoadedImage, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
+import { PriceInquiry, requestPreview } from "./quadtree_price.js";
 import {
   addRegion, buildGrid, describeTree, kindAt, readLeaves, readRegions, regionOf,
 } from "./quadtree_tree.js";
+import { collectWorkflow } from "./quadtree_workflow.js";
 
 const NODE = "QuadtreeVisualizer";
 const PARAMETERS = [
@@ -27,7 +29,6 @@ const DENOISE_OF_KIND = { keep: 0, full: 1 };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_IMAGE = "Connect Load Image, or queue the workflow once.";
 const POLL_MS = 400;
-const SETTLED_MS = 200; // the cost is requested this long after the last change
 const MOST_UNDO = 50;
 
 const STYLE = `
@@ -102,6 +103,7 @@ class Panel {
   constructor(node) {
     this.node = node;
     this.undo = [];
+    this.price = new PriceInquiry(this);
     this.chosen = -1; // number of the leaf under the pointer or chosen with the keyboard
     this.build();
     this.listen();
@@ -170,7 +172,7 @@ class Panel {
   destroy() {
     this.dead = true;
     this.resized.disconnect();
-    clearTimeout(this.settle);
+    this.price.cancel();
     cancelAnimationFrame(this.frame);
   }
 
@@ -207,6 +209,7 @@ class Panel {
       const unknown = value === undefined || value?.node; // computed by a node during the run
       body[name] = unknown ? findWidget(this.node, name)?.value : value;
     }
+    Object.assign(body, collectWorkflow(this.node, hosts));
     const loaded = findLoadedImage(this.node, hosts);
     const onlyByRun = this.lastRun && (!loaded || JSON.stringify(loaded) === this.onlyByRun);
     return onlyByRun ? { ...body, run: this.lastRun.key } : { ...body, ...loaded };
@@ -235,7 +238,7 @@ class Panel {
   }
 
   /** Sends one request at a time; of the changes made meanwhile, only the latest is sent next. */
-  async refresh(cost = false) {
+  async refresh() {
     if (this.dead) return;
     if (this.busy) {
       this.again = true;
@@ -243,9 +246,9 @@ class Panel {
     }
     this.busy = true;
     this.again = false;
-    clearTimeout(this.settle);
+    this.price.cancel();
     try {
-      await this.ask(cost);
+      await this.ask();
     } catch (error) {
       this.show(null, `The preview is not available: ${error?.message ?? error}`);
     } finally {
@@ -254,7 +257,7 @@ class Panel {
     }
   }
 
-  async ask(cost) {
+  async ask() {
     const body = this.request();
     this.asked = JSON.stringify(body);
     if (!body.image && !body.run) {
@@ -262,16 +265,21 @@ class Panel {
       return this.show(null, NO_IMAGE, false);
     }
     if (!this.tree) this.say("Reading the image ...");
-    const message = { method: "POST", body: JSON.stringify({ ...body, cost }) };
-    const answer = await api.fetchApi("/quadtree/preview", message);
+    const answer = await requestPreview(body);
     const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
     if (!answer.ok && body.through?.length && this.lastRun) {
       this.onlyByRun = JSON.stringify({ image: body.image, through: body.through });
-      return this.ask(cost);
+      return this.ask();
     }
     if (!answer.ok)
       return this.show(null, tree.error ?? `The server rejected the preview (${answer.status}).`);
+    this.showAnswer(body, tree);
+    this.price.schedule(body);
+  }
+
+  /** Shows the server's answer to a request. */
+  showAnswer(body, tree) {
     const hasMask = isLinked(findInput(this.node, "mask"));
     const notes = [describeTree(tree)];
     if (body.run) notes.push("of the last run");
@@ -279,7 +287,6 @@ class Panel {
     this.show(tree, notes.join("; "), false);
     const url = body.run ? this.lastRun.url : pictureUrl(body.image, tree);
     if (this.image.getAttribute("src") !== url) this.image.src = url;
-    if (!cost) this.settle = setTimeout(() => this.refresh(true), SETTLED_MS);
   }
 
   show(tree, text, problem = true) {

@@ -6,8 +6,8 @@
 import { app } from "../../scripts/app.js";
 
 const SUBGRAPH_INPUTS = -10; // the node id that links from a subgraph's own inputs have
-const MUTED = 2; // values of node.mode
-const BYPASSED = 4;
+export const MUTED = 2; // values of node.mode
+export const BYPASSED = 4;
 const IMAGE_NAMES = new Set(["image", "images", "input"]); // inputs through which an image passes
 const MOST_NODES = 16; // that an image may pass through
 
@@ -47,7 +47,7 @@ export function readInput(node, name, hosts) {
 
 /**
  * Follows a link through reroutes, bypassed nodes and subgraphs. Returns the value it leads to,
- * {node, hosts} for the node that computes one, or undefined.
+ * {node, hosts, slot} for the output of the node that computes one, or undefined.
  *
  * The frontend's own graphToPrompt does this as well, but it makes every widget serialize itself,
  * and some widgets upload a file then.
@@ -70,7 +70,7 @@ function followLink(graph, id, hosts) {
     return node.inputs?.length ? follow(node.inputs[0]) : node.widgets?.[0]?.value;
   }
   if (node.comfyClass?.startsWith("Primitive")) return readInput(node, "value", hosts);
-  return { node, hosts };
+  return { node, hosts, slot: link.origin_slot };
 }
 
 /** Follows a link that comes from a subgraph's own input to the node that holds the subgraph. */

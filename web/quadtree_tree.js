@@ -4,6 +4,7 @@
  * A region is [kind, x0, y0, x1, y1]: the kind is "keep", "full" or "auto" (as computed), and the
  * edges are fractions of the image's width and height.
  */
+import { describePrice } from "./quadtree_price.js";
 
 /** Returns the regions in the text of the widget `regions`; none if the text is not valid. */
 export function readRegions(text) {
@@ -92,16 +93,13 @@ export function buildGrid(tree, leaves) {
 
 /** Returns the status line for a tree. */
 export function describeTree(tree) {
-  const { count, cost, found, notice } = tree;
+  const { count, found, notice } = tree;
   const [smallest, largest] = tree.sides;
   const shown = tree.denoise.length;
   let text = `${count} ${count === 1 ? "tile" : "tiles"}, `;
   text += smallest === largest ? `${largest} px` : `${smallest}-${largest} px`;
   if (shown < count) text += ` (only the largest ${shown} are shown)`;
-  if (cost !== undefined) {
-    const percent = Math.round(100 * cost);
-    text += `, about ${percent}% of the full model cost at ${tree.steps} steps`;
-  }
+  text += describePrice(tree);
   if (found) text += `, ${found}`;
   return notice ? `${text}; ${notice}` : text;
 }

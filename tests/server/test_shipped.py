@@ -16,6 +16,14 @@ from quadtree_pack.sampling.cost import estimate_typical_cost
 from quadtree_pack.sampling.model import TYPICAL_STEPS
 from quadtree_pack.testing.api import PACK, fetch, get, with_tiny_model
 from quadtree_pack.testing.photos import photo
+from quadtree_pack.testing.shipped import (
+    BLUEPRINT,
+    EXAMPLES,
+    INPUTS,
+    OUTPUTS,
+    inner_graph,
+    open_blueprint,
+)
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.ui.building import build_tree
 
@@ -29,11 +37,6 @@ NODES = (
 )
 PICTURED = NODES[:3]
 LANGUAGES = ("en", "zh", "ja")
-EXAMPLES = {
-    path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in ROOT.glob("example_workflows/*.json")
-}
-BLUEPRINT = json.loads((ROOT / "subgraphs" / "Quadtree Upscale.json").read_text(encoding="utf-8"))
 TEXTS = {
     language: json.loads(
         (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
@@ -43,30 +46,12 @@ TEXTS = {
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("web/docs/*.md")}
 
 TITLE_PX = 30  # the bar above a node's own area
-HOST, INPUTS, OUTPUTS = (
-    0,
-    -10,
-    -20,
-)  # the blueprint's only node; where a subgraph's links come from and go to
 FILES = re.compile(r"\.(safetensors|png)$")
 
 
 @pytest.fixture(scope="session")
 def object_info(running):
     return get(running, "/object_info")
-
-
-def definition():
-    return BLUEPRINT["definitions"]["subgraphs"][0]
-
-
-def inner_graph():
-    """The graph inside the blueprint, its links as the root graph of a workflow writes them."""
-    ends = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    return {
-        **definition(),
-        "links": [[link[end] for end in ends] for link in definition()["links"]],
-    }
 
 
 def all_graphs():
@@ -249,35 +234,8 @@ def test_an_example_runs_to_its_picture(name, size, running, object_info):
 
 
 def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_info):
-    host, graph = BLUEPRINT["nodes"][HOST], inner_graph()
-    values = dict(
-        zip(
-            (slot["name"] for slot in host["inputs"] if "widget" in slot),
-            host["widgets_values"],
-            strict=True,
-        )
-    )
-    assert values["scale_by"] == 2.0
-    given = {**values, "steps": 2, "image": ["load", 0], "model": ["tiny", 0], "vae": ["tiny", 1]}
-    given |= {"positive": ["tiny", 2], "negative": ["tiny", 2]}
-    outside = {
-        "id": INPUTS,
-        "type": "Note",
-    }  # a node that the prompt leaves out, so that its links can be told
-    prompt = demo.prompt_from_workflow({**graph, "nodes": [*graph["nodes"], outside]}, object_info)
-    for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if isinstance(value, list) and value[0] == str(INPUTS):
-                node["inputs"][name] = given[graph["inputs"][value[1]]["name"]]
-    ((_, decoder, *_),) = (link for link in graph["links"] if link[3] == OUTPUTS)
-    prompt |= {
-        "load": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
-        "tiny": {"class_type": "TinyRefinerLoader", "inputs": {}},
-        "save": {
-            "class_type": "SaveImage",
-            "inputs": {"images": [str(decoder), 0], "filename_prefix": "blueprint"},
-        },
-    }
+    assert BLUEPRINT["nodes"][0]["widgets_values"][0] == 2.0, "scale_by"
+    prompt = open_blueprint(object_info, steps=2)
     assert saved_size(running, demo.run_prompt(running.url, prompt)) == (960, 640)
 
 
@@ -314,7 +272,7 @@ def test_a_photo_is_kept_and_refined_in_part_for_at_most_60_percent_of_the_cost(
 
 def test_the_blueprint_s_only_node_shows_the_inputs_and_values_of_its_inside(object_info):
     (host,) = BLUEPRINT["nodes"]
-    inside = definition()
+    inside = inner_graph()
     assert host["type"] == inside["id"] and host["title"] == inside["name"] == "Quadtree Upscale"
     for side in ("inputs", "outputs"):
         assert [(slot["name"], slot["type"]) for slot in host[side]] == [

@@ -1,0 +1,205 @@
+"""The price that the panel shows is the one that the run's end reports, on the real server."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from quadtree_pack import demo
+from quadtree_pack.demo.prompts import remove_node
+from quadtree_pack.demo.summary import read_report
+from quadtree_pack.testing.api import get, with_tiny_model
+from quadtree_pack.testing.shipped import EXAMPLES, open_blueprint
+
+NEAR_PERCENT = 0.2  # 3 were promised; the plan of the run is the same
+STEPS = 6
+TREE = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise")
+LATER = ("denoise_by", "invert", "detail_metric", "cost_budget", "coverage")
+
+
+@pytest.fixture(scope="session")
+def object_info(running):
+    return get(running, "/object_info")
+
+
+def build_prompt(name, object_info):
+    """The prompt of a shipped workflow, with the tiny model and few steps."""
+    if name == "demo":
+        workflow = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+        prompt = demo.prompt_from_workflow(workflow, object_info)
+        loader = demo.find_node(prompt, "LoadImage")
+        prompt[loader]["inputs"]["image"] = "example.png"
+        saver = demo.find_node(prompt, "SaveImage", filename_prefix="quadtree/after")
+        prompt = demo.select_needed(prompt, saver)
+    elif name == "blueprint":
+        prompt = open_blueprint(object_info)
+    else:
+        prompt = with_tiny_model(demo.prompt_from_workflow(EXAMPLES[name], object_info))
+    prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = STEPS
+    return prompt
+
+
+def ask_price(running, prompt):
+    """The server's answer to the panel for the prompt's Quadtree Visualizer."""
+    node = demo.find_node(prompt, "QuadtreeVisualizer")
+    values = prompt[node]["inputs"]
+    body = {name: values[name] for name in (*TREE, *LATER) if name in values}
+    body |= {"image": "example.png", "node": node, "workflow": prompt, "cost": True}
+    body |= {"through": find_through(prompt, node)}
+    request = urllib.request.Request(running.url + "/quadtree/preview", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def find_through(prompt, node):
+    """The nodes between Load Image and the visualizer, as the browser names them."""
+    through = []
+    origin = prompt[prompt[node]["inputs"]["image"][0]]
+    while origin["class_type"] != "LoadImage":
+        plain = {k: v for k, v in origin["inputs"].items() if not isinstance(v, list)}
+        through.insert(0, {"node": origin["class_type"], "inputs": plain})
+        origin = prompt[origin["inputs"]["image"][0]]
+    return through
+
+
+def run_percent(running, prompt):
+    demo.run_prompt(running.url, prompt)
+    return read_report(running.log.read_text(encoding="utf-8", errors="replace")).cost_percent
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "demo", "blueprint"])
+def test_the_price_of_a_shipped_workflow_is_what_its_run_reports(name, running, object_info):
+    """The tiny model has no file that tells its kind, so it is known once it has run."""
+    prompt = build_prompt(name, object_info)
+    percent = run_percent(running, prompt)
+    price = ask_price(running, prompt)
+    assert 100 * price["cost"] == pytest.approx(percent, abs=NEAR_PERCENT)
+    assert price["steps"] == STEPS and price["model"] == "TinyRefinerLoader"
+    assert price["assumed"] == []
+
+
+def change(prompt, kind, **inputs):
+    prompt[demo.find_node(prompt, kind)]["inputs"].update(inputs)
+
+
+def sample_with_heun(prompt):
+    change(prompt, "KSampler", sampler_name="heun")
+
+
+def sample_in_narrow_windows(prompt):
+    change(prompt, "QuadtreeDiffusion", tile_size=256, tile_overlap=128, method="MultiDiffusion")
+
+
+def sample_with_a_ramp(prompt):
+    change(prompt, "QuadtreeDiffusion", schedule="ramp")
+
+
+def enlarge_the_latent(prompt):
+    """Between VAE Encode and the sampler."""
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    scaled = {"samples": sampler["latent_image"], "upscale_method": "bislerp", "scale_by": 1.6}
+    prompt["scaled"] = {"class_type": "LatentUpscaleBy", "inputs": scaled}
+    sampler["latent_image"] = ["scaled", 0]
+
+
+def sample_an_empty_latent(prompt):
+    empty = {"width": 768, "height": 512, "batch_size": 1}
+    prompt["empty"] = {"class_type": "EmptyLatentImage", "inputs": empty}
+    change(prompt, "KSampler", latent_image=["empty", 0])
+
+
+def sample_the_second_half(prompt):
+    """As the second stage of a chain, with the schedule of the whole."""
+    node = prompt[demo.find_node(prompt, "KSampler")]
+    inputs = node["inputs"]
+    node["class_type"] = "KSamplerAdvanced"
+    inputs |= {"noise_seed": inputs.pop("seed"), "steps": STEPS, "start_at_step": 3}
+    inputs |= {
+        "end_at_step": 10_000,
+        "add_noise": "enable",
+        "return_with_leftover_noise": "disable",
+    }
+    inputs.pop("denoise")
+    schedule = {"scheduler": inputs["scheduler"], "steps": STEPS, "denoise": 1.0}
+    schedule["model"] = prompt[demo.find_node(prompt, "QuadtreeDiffusion")]["inputs"]["model"]
+    prompt["schedule"] = {"class_type": "BasicScheduler", "inputs": schedule}
+    change(prompt, "QuadtreeDiffusion", all_sigmas=["schedule", 0])
+
+
+def sample_with_custom_sigmas(prompt):
+    """SamplerCustomAdvanced on the lower part of a schedule."""
+    number = demo.find_node(prompt, "KSampler")
+    old = prompt[number]["inputs"]
+    schedule = {"scheduler": "simple", "steps": 10, "denoise": 1.0, "model": old["model"]}
+    parts = {
+        "schedule": ("BasicScheduler", schedule),
+        "split": ("SplitSigmas", {"sigmas": ["schedule", 0], "step": 5}),
+        "selected": ("KSamplerSelect", {"sampler_name": "dpm_2"}),
+        "noise": ("RandomNoise", {"noise_seed": 3}),
+        "guider": ("BasicGuider", {"model": old["model"], "conditioning": old["positive"]}),
+    }
+    prompt |= {name: {"class_type": kind, "inputs": ins} for name, (kind, ins) in parts.items()}
+    prompt[number] = {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {
+            "noise": ["noise", 0],
+            "guider": ["guider", 0],
+            "sampler": ["selected", 0],
+            "sigmas": ["split", 1],
+            "latent_image": old["latent_image"],
+        },
+    }
+
+
+CHANGES = {
+    sample_with_heun: STEPS,
+    sample_in_narrow_windows: STEPS,
+    sample_with_a_ramp: STEPS,
+    enlarge_the_latent: STEPS,
+    sample_an_empty_latent: STEPS,
+    sample_the_second_half: 3,
+    sample_with_custom_sigmas: 5,
+}
+
+
+@pytest.mark.parametrize("changing", CHANGES, ids=lambda changing: changing.__name__)
+def test_the_price_follows_what_is_downstream(changing, running, object_info):
+    prompt = build_prompt("demo", object_info)
+    before = ask_price(running, prompt)["cost"]
+    prompt = remove_node(prompt, "QuadtreeComposite", through="refined")  # of one size only
+    changing(prompt)
+    percent = run_percent(running, prompt)
+    price = ask_price(running, prompt)
+    assert 100 * price["cost"] == pytest.approx(percent, abs=NEAR_PERCENT)
+    assert price["cost"] != before and price["steps"] == CHANGES[changing]
+    assert price["assumed"] == []
+
+
+def test_what_the_workflow_does_not_tell_is_named(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    alone = demo.select_needed(prompt, demo.find_node(prompt, "QuadtreeVisualizer"))
+    assert ask_price(running, alone)["assumed"] == ["run"]
+    loader = prompt[demo.find_node(prompt, "TinyRefinerLoader")]
+    loader["class_type"] = "SomeLoader"
+    assert ask_price(running, prompt)["assumed"] == ["model"]
+    prompt["elsewhere"] = {"class_type": "UnknownMath", "inputs": {}}
+    change(prompt, "KSampler", steps=["elsewhere", 0])
+    assert ask_price(running, prompt)["assumed"] == ["model", "steps"]
+    change(prompt, "KSampler", latent_image=["elsewhere", 1])
+    assert ask_price(running, prompt)["assumed"] == ["model", "size", "steps"]
+
+
+def test_what_the_run_would_refuse_is_said_in_the_place_of_a_price(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    change(prompt, "QuadtreeDiffusion", tile_size=128, tile_overlap=256)
+    price = ask_price(running, prompt)
+    assert "tile_overlap 256 px takes" in price["problem"] and "cost" not in price
+
+
+@pytest.mark.parametrize("workflow", [3, [1], {"1": 3}, {"1": {"class_type": 3, "inputs": {}}}])
+def test_a_workflow_that_is_none_is_refused_in_words(workflow, running):
+    body = {**dict.fromkeys(TREE, 0), "image": "example.png", "workflow": workflow, "cost": True}
+    request = urllib.request.Request(running.url + "/quadtree/preview", json.dumps(body).encode())
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 400 and "workflow" in json.load(refused.value)["error"]

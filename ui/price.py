@@ -1,0 +1,251 @@
+"""Tells before a run what it will cost, by reading the workflow around Quadtree Visualizer.
+
+The runs are found as ComfyUI will make them: samplers whose model comes through a Quadtree
+Diffusion with this tree. What the workflow does not tell is taken from a typical run and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..quadtree import Quadtree
+from ..sampling.cost import Sampling, estimate_cost
+from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings, typical_frames
+from ..sampling.run import Mode
+from ..sampling.steps import CALLS_PER_STEP
+from ..utils import ceil_div
+from ..velocity import SCHEDULES
+from ..windows.blending import METHODS
+from .model_files import MODELS, find_geometry, name_model
+from .sizes import LATENT_INPUTS, Size, SizeFinder
+from .workflow import Link, Node, Workflow
+
+MODEL_INPUTS = ("model", "guider", "model1", "MODEL", "pipe", "basic_pipe")
+SIGMAS_INPUTS = ("sigmas", "SIGMAS")
+# The names of the node's inputs where they differ from those of Settings.
+SETTINGS = {
+    "method": "method",
+    "tile_size": "tile_px",
+    "tile_overlap": "overlap_px",
+    "schedule": "schedule",
+    "feather": "feather_px",
+    "skip_diffusion_below": "keep_below_px",
+}
+CHOICES: dict[str, Collection[str]] = {"method": METHODS, "schedule": SCHEDULES}
+# What may be unknown; the panel has words for each.
+NO_RUN, MODEL, SIZE, STEPS, NOISE_MASK = "run", "model", "size", "steps", "noise mask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What the runs with a tree will cost.
+
+    `share` is of the full model cost, and `cells` what the model will evaluate: cells times calls,
+    times conds. `model` names the model, and `assumed` what was taken from a typical run.
+    """
+
+    share: float
+    steps: int
+    cells: float
+    model: str
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComingRun:
+    """One run of a sampler, as far as the workflow tells it."""
+
+    settings: Settings
+    geometry: Geometry
+    sampling: Sampling
+    size: Size  # in cells
+    conds: int
+    model: str
+    assumed: frozenset[str]
+
+    @property
+    def cells(self) -> int:
+        """What is evaluated without the node, as in `Price`."""
+        return self.size[0] * self.size[1] * sum(self.sampling.calls) * self.conds
+
+
+def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price:
+    """Return the price of the runs with the tree of the node `visualizer`, together."""
+    runs = list(find_runs(tree, workflow, visualizer)) or [_typical_run(tree)]
+    evaluated = [run.cells * _estimate_share(tree, run) for run in runs]
+    return Price(
+        share=sum(evaluated) / sum(run.cells for run in runs),
+        steps=sum(run.sampling.steps for run in runs),
+        cells=sum(evaluated),
+        model=runs[0].model,
+        assumed=tuple(sorted(frozenset().union(*(run.assumed for run in runs)))),
+    )
+
+
+def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
+    height, width = run.size
+    return estimate_cost(
+        [tree],
+        run.settings,
+        run.geometry,
+        sampling=run.sampling,
+        height=height,
+        width=width,
+        frames=typical_frames(tree.frames),
+    )
+
+
+def _typical_run(tree: Quadtree) -> ComingRun:
+    return ComingRun(
+        settings=Settings(),
+        geometry=TYPICAL,
+        sampling=Sampling(steps=TYPICAL_STEPS),
+        size=_own_size(tree, TYPICAL),
+        conds=1,
+        model="",
+        assumed=frozenset({NO_RUN}),
+    )
+
+
+def _own_size(tree: Quadtree, geometry: Geometry) -> Size:
+    cell = geometry.px_per_cell
+    return ceil_div(tree.height, cell), ceil_div(tree.width, cell)
+
+
+def remember_model(prompt: Any, number: str | None, geometry: Geometry) -> None:
+    """Remember the geometry of the model of a Quadtree Diffusion, for later prices.
+
+    `prompt` is the one that is being executed, and `number` the node's id; None where they are not
+    known.
+    """
+    patched = Workflow(prompt).nodes.get(number or "") if isinstance(prompt, dict) else None
+    if patched is not None:
+        *_, loader = patched.workflow.walk(patched, *MODEL_INPUTS)
+        MODELS.remember(name_model(loader), geometry)
+
+
+def find_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> Iterator[ComingRun]:
+    """Yield the runs of all samplers that sample with the tree of the node `visualizer`."""
+    for sampler in workflow.nodes.values():
+        if sampler.link(*LATENT_INPUTS) is None:
+            continue
+        nodes = list(workflow.walk(sampler, *MODEL_INPUTS))
+        patched = [node for node in nodes if node.kind == "QuadtreeDiffusion"]
+        origin = patched[0].origin("quadtree") if patched else None  # the last one acts
+        if origin is not None and origin.number == visualizer:
+            yield _read_run(tree, workflow, nodes, patched[0], visualizer)
+
+
+def _read_run(
+    tree: Quadtree, workflow: Workflow, nodes: list[Node], patched: Node, visualizer: str
+) -> ComingRun:
+    """Return the run of the sampler `nodes[0]`; the others are those that its model comes from."""
+    sampler, loader = nodes[0], nodes[-1]
+    assumed = set()
+    geometry = find_geometry(loader)
+    if geometry is None:
+        geometry = TYPICAL
+        assumed.add(MODEL)
+    if any("TorchCompile" in node.kind for node in nodes):
+        geometry = replace(geometry, compiled=True)
+    sampling = _read_sampling(sampler, patched)
+    if sampling is None:
+        sampling = Sampling(steps=TYPICAL_STEPS)
+        assumed.add(STEPS)
+    image = workflow.nodes[visualizer].link("image")
+    known = {image: (tree.height, tree.width)} if image else {}
+    finder = SizeFinder(workflow, geometry.px_per_cell, known)
+    latent = sampler.link(*LATENT_INPUTS)
+    size = finder.find_latent(latent)
+    if size is None or finder.guessed:
+        assumed.add(SIZE)
+    mode = Mode.PRESERVE
+    if latent is not None and patched.link("clean_latent") is None:
+        mode = _read_mode(sampler, latent)
+    if latent is not None and _has_noise_mask(workflow, latent):
+        assumed.add(NOISE_MASK)
+    cfg = next((node.number_of("cfg") for node in nodes if node.number_of("cfg") is not None), 1)
+    return ComingRun(
+        settings=_read_settings(patched),
+        geometry=geometry,
+        sampling=replace(sampling, mode=mode),
+        size=size or _own_size(tree, geometry),
+        conds=1 if cfg == 1 else 2,
+        model=name_model(loader),
+        assumed=frozenset(assumed),
+    )
+
+
+def _read_settings(node: Node) -> Settings:
+    """Return the settings of a Quadtree Diffusion; what is linked has its default."""
+    kinds = {field.name: type(field.default) for field in fields(Settings)}
+    found: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        value = node.value(name)
+        table = CHOICES.get(name)
+        if type(value) is kinds[setting] and (table is None or value in table):
+            found[setting] = value
+    return Settings(**found)
+
+
+def _read_sampling(sampler: Node, patched: Node) -> Sampling | None:
+    """Return the steps of a sampler and how often each calls the model; None if nothing tells."""
+    stage = _read_stage(sampler)
+    if stage is None:
+        return None
+    first, last, _ = stage
+    chosen = sampler.value("sampler_name")
+    selected = sampler.origin("sampler")
+    if chosen is None and selected is not None:
+        chosen = selected.value("sampler_name")
+    whole = patched.origin("all_sigmas")
+    all_steps = whole and whole.number_of("steps")
+    return Sampling(
+        steps=max(1, last - first),
+        calls_per_step=CALLS_PER_STEP.get(f"sample_{chosen}", 1),
+        first_step=first if all_steps and last <= all_steps else 0,
+        all_steps=int(all_steps) if all_steps and last <= all_steps else None,
+    )
+
+
+def _read_stage(node: Node) -> tuple[int, int, int] | None:
+    """Return the first step and the end of what a sampler or a node of sigmas runs, and of all."""
+    link = node.link(*SIGMAS_INPUTS)
+    if link is None:
+        steps = node.number_of("steps")
+        if steps is None:
+            return None
+        first = int(node.number_of("start_at_step") or 0)
+        end = int(node.number_of("end_at_step") or steps)
+        return min(first, int(steps)), min(end, int(steps)), int(steps)
+    origin = node.workflow.nodes.get(link.node)
+    stage = _read_stage(origin) if origin else None
+    if origin is None or stage is None:
+        return None
+    first, last, steps = stage
+    cut = origin.number_of("step") if origin.kind == "SplitSigmas" else None
+    if origin.kind == "SplitSigmasDenoise":
+        cut = (last - first) - round((last - first) * (origin.number_of("denoise") or 0))
+    if cut is None:
+        return stage
+    middle = min(last, first + int(cut))
+    return (middle, last, steps) if link.slot else (first, middle, steps)
+
+
+def _read_mode(sampler: Node, latent: Link) -> Mode:
+    """Return what the tree will mean for a run that has no clean latent of its own."""
+    nodes = list(sampler.workflow.walk(sampler.workflow.nodes.get(latent.node), *LATENT_INPUTS))
+    if nodes and "Empty" in nodes[-1].kind and nodes[-1].link("pixels") is None:
+        return Mode.SCALE
+    noise = sampler.origin("noise")
+    adds_none = noise is not None and noise.kind == "DisableNoise"
+    if adds_none or sampler.value("add_noise") in ("disable", False):
+        return Mode.FREE
+    return Mode.PRESERVE
+
+
+def _has_noise_mask(workflow: Workflow, latent: Link) -> bool:
+    nodes = workflow.walk(workflow.nodes.get(latent.node), *LATENT_INPUTS)
+    return any(node.link("mask") is not None for node in nodes)

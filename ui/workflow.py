@@ -1,0 +1,131 @@
+"""Reads the part of a workflow that the browser sends: nodes as in a prompt of ComfyUI's API.
+
+`{id: {"class_type": ..., "inputs": {name: value or [id, slot]}}}`. Nothing is executed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+MOST_NODES = 512
+
+
+class Link(NamedTuple):
+    """The output of a node: its id, and the number of the output."""
+
+    node: str
+    slot: int
+
+
+def _first_connected(inputs: Mapping[str, Any]) -> str | None:
+    names = (name for name, value in inputs.items() if isinstance(value, list))
+    return next(names, None)
+
+
+def _by_boolean(inputs: Mapping[str, Any]) -> str | None:
+    chosen = inputs.get("switch", inputs.get("boolean"))
+    return None if not isinstance(chosen, bool) else f"on_{chosen}".lower()
+
+
+def _by_number(prefix: str, name: str = "select") -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda inputs: f"{prefix}{inputs.get(name)}"
+
+
+# The input that a switch passes on, by the id of its node: of core, KJNodes, rgthree and the Impact
+# Pack.
+SWITCHES: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "ComfySwitchNode": _by_boolean,
+    "ComfySoftSwitchNode": _by_boolean,
+    "LazySwitchKJ": _by_boolean,
+    "Any Switch (rgthree)": _first_connected,
+    "ImpactSwitch": _by_number("input"),
+    "LatentSwitch": _by_number("input"),
+    "SEGSSwitch": _by_number("input"),
+    "ImpactConditionalBranch": lambda inputs: "tt_value" if inputs.get("cond") else "ff_value",
+}
+
+
+class Node:
+    """One node; `inputs` holds plain values and links."""
+
+    def __init__(self, workflow: Workflow, number: str, kind: str, inputs: dict[str, Any]) -> None:
+        self.workflow = workflow
+        self.number = number
+        self.kind = kind
+        self.inputs = inputs
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """Return the plain value of an input; `default` where it is linked or missing."""
+        found = self.inputs.get(name, default)
+        return default if isinstance(found, list) else found
+
+    def number_of(self, name: str) -> float | None:
+        """Return the value of an input if it is a number."""
+        found = self.value(name)
+        is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        return found if is_number else None
+
+    def link(self, *names: str) -> Link | None:
+        """Return what the first linked input of these names is fed by, through switches."""
+        for name in names:
+            if isinstance(self.inputs.get(name), list):
+                return self.workflow.trace(Link(*self.inputs[name]))
+        return None
+
+    def origin(self, *names: str) -> Node | None:
+        """Return the node that feeds the first linked input of these names."""
+        link = self.link(*names)
+        return link and self.workflow.nodes.get(link.node)
+
+
+class Workflow:
+    """The nodes that were sent, by id. Raises ValueError for anything else.
+
+    Inputs that are neither plain values nor links are left out.
+    """
+
+    def __init__(self, sent: Any) -> None:
+        if not isinstance(sent, dict) or len(sent) > MOST_NODES:
+            raise ValueError(f"workflow must be an object of at most {MOST_NODES} nodes.")
+        self.nodes: dict[str, Node] = {}
+        for number, node in sent.items():
+            self.nodes[number] = Node(self, number, *_read_node(node))
+
+    def trace(self, link: Link) -> Link | None:
+        """Return the output that a link leads to through switches; None where that is unknown."""
+        for _ in range(MOST_NODES):
+            node = self.nodes.get(link.node)
+            if node is None or node.kind not in SWITCHES:
+                return link
+            passed = node.inputs.get(SWITCHES[node.kind](node.inputs) or "")
+            if not isinstance(passed, list):
+                return None
+            link = Link(*passed)
+        return None
+
+    def walk(self, node: Node | None, *names: str) -> Iterator[Node]:
+        """Yield a node and those that feed it through inputs of these names, in turn."""
+        seen: set[str] = set()
+        while node is not None and node.number not in seen:
+            seen.add(node.number)
+            yield node
+            node = node.origin(*names)
+
+
+def _read_node(sent: Any) -> tuple[str, dict[str, Any]]:
+    """Return the class and the inputs of a node that was sent."""
+    node = sent if isinstance(sent, dict) else {}
+    kind, inputs = node.get("class_type"), node.get("inputs")
+    if not isinstance(kind, str) or not isinstance(inputs, dict):
+        raise ValueError(
+            'Each node of workflow must be {"class_type": ..., "inputs": {name: value or '
+            "[id, slot]}}."
+        )
+    return kind, {name: value for name, value in inputs.items() if _is_input(value)}
+
+
+def _is_input(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    return isinstance(value, (str, int, float, bool))

@@ -1,0 +1,62 @@
+/** Asks what the runs with a tree will cost, and says it in words. Registers nothing. */
+import { api } from "../../scripts/api.js";
+
+const SETTLED_MS = 200; // the price is asked this long after the last change
+
+const ASSUMED = {
+  run: "a typical run", // no Quadtree Diffusion with a sampler follows
+  model: "a typical model",
+  size: "a latent of the size of this image",
+  steps: "20 steps",
+  "noise mask": "no noise mask",
+};
+
+/** Returns the price in the server's answer for the status line; empty while it has none. */
+export function describePrice({ cost, steps, assumed, problem }) {
+  if (problem) return `, but the run would end with an error: ${problem}`;
+  if (cost === undefined) return "";
+  const text = `, about ${Math.round(100 * cost)}% of the full model cost at ${steps} steps`;
+  const words = assumed.map((one) => ASSUMED[one]);
+  return words.length ? `${text} (assuming ${words.join(", ")})` : text;
+}
+
+/** Sends a request for a tree, and with `cost` also for its price; returns the response. */
+export function requestPreview(body) {
+  return api.fetchApi("/quadtree/preview", { method: "POST", body: JSON.stringify(body) });
+}
+
+/**
+ * Asks for the price of a panel's tree once its changes have settled.
+ *
+ * At a large image it takes a second or two, so trees are asked for meanwhile; the answer counts if
+ * nothing has changed since.
+ */
+export class PriceInquiry {
+  constructor(panel) {
+    this.panel = panel;
+  }
+
+  schedule(body) {
+    this.cancel();
+    this.timer = setTimeout(() => this.ask(body), SETTLED_MS);
+  }
+
+  cancel() {
+    clearTimeout(this.timer);
+  }
+
+  async ask(body) {
+    if (this.busy) return this.schedule(body);
+    this.busy = true;
+    try {
+      const answer = await requestPreview({ ...body, cost: true });
+      const tree = answer.ok && (await answer.json());
+      const isCurrent = !this.panel.dead && this.panel.asked === JSON.stringify(body);
+      if (tree && isCurrent) this.panel.showAnswer(body, tree);
+    } catch {
+      // The server has gone; the next request for a tree says so.
+    } finally {
+      this.busy = false;
+    }
+  }
+}
