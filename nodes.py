@@ -149,10 +149,9 @@ class QuadtreeDiffusion(io.ComfyNode):
         progress = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
         sigmas = None if all_sigmas is None else check_sigmas("all_sigmas", all_sigmas)
         model, trees = check_model(model), check_trees(quadtree)
-        patched = attach(model, trees, settings, clean, progress, sigmas)
-        if cls.hidden:
-            remember_model(cls.hidden.prompt, cls.hidden.unique_id, Geometry.of(model))
-        return io.NodeOutput(patched)
+        name = remember_model(cls.hidden, Geometry.of(model)) if cls.hidden else None
+        measured = make_run_report(name)
+        return io.NodeOutput(attach(model, trees, settings, clean, progress, sigmas, measured))
 
 
 class QuadtreeComposite(io.ComfyNode):
@@ -249,6 +248,22 @@ def report_choices(choices: Sequence[Choice | None], show: Callable[[str], None]
         info("%s", line)
     if lines and show is not None:
         show("\n".join(lines))
+
+
+def make_run_report(model_name: str | None) -> Callable[[int, float], None] | None:
+    """Return a function that tells the browser what a run evaluated and how long it took.
+
+    The panel then knows the seconds of later runs with this model. None without a server or name.
+    """
+    server = getattr(PromptServer, "instance", None)
+    if server is None or model_name is None:
+        return None
+
+    def report(cells: int, seconds: float) -> None:
+        measured = {"model": model_name, "cells": cells, "seconds": seconds}
+        server.send_sync("quadtree_run", measured, server.client_id)
+
+    return report
 
 
 def make_progress_display(node_id: str | None) -> Callable[[str], None] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,7 @@ class TiledDiffusion:
         previous: ModelFunctionWrapper | None,
         progress: Callable[[str], None] | None = None,
         all_sigmas: Tensor | None = None,
+        measured: Callable[[int, float], None] | None = None,
     ) -> None:
         self.trees = trees
         self.settings = settings
@@ -93,6 +95,7 @@ class TiledDiffusion:
         self.clean_latent = clean_latent
         self.previous = previous
         self.progress = progress
+        self.measured = measured
         self.all_sigmas = None if all_sigmas is None else read_sigmas(all_sigmas)
 
     # ---- the hooks, in the order in which core calls them
@@ -131,6 +134,8 @@ class TiledDiffusion:
             return samples
         _report(run)
         self.tell(run.summarize())
+        if self.measured is not None and run.tally.cells:
+            self.measured(run.tally.cells, time.monotonic() - run.started_s)
         stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
         if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0 or stopped_early:
             return samples  # what is held has the noise of the sigma that was reached
@@ -417,6 +422,7 @@ def attach(
     clean_latent: Tensor | None = None,
     progress: Callable[[str], None] | None = None,
     all_sigmas: Tensor | None = None,
+    measured: Callable[[int, float], None] | None = None,
 ) -> ModelPatcher:
     """Return a clone of `model` that samples by windows and keeps what `trees` keep.
 
@@ -424,9 +430,10 @@ def attach(
     the latent was made of (`FrameTrees`). `clean_latent` [B or 1, C, ..., H, W], as
     a LATENT holds it, is what is preserved; None takes the latent that is sampled. A model function
     wrapper that was set before is called for every window; an earlier Quadtree Diffusion is
-    replaced. `progress` is told in words how far a run is. `all_sigmas` [steps + 1] are those of a
-    whole schedule, where samplers run stages of it. Raises ValueError where the model cannot be cut
-    into windows.
+    replaced. `progress` is told in words how far a run is, and `measured` at its end the evaluated
+    cells (times conds and images) and the seconds of sampling. `all_sigmas` [steps + 1] are those
+    of a whole schedule, where samplers run stages of it. Raises ValueError where the model cannot
+    be cut into windows.
     """
     geometry = Geometry.of(model)
     model = model.clone()
@@ -442,6 +449,7 @@ def attach(
         previous=previous,
         progress=progress,
         all_sigmas=all_sigmas,
+        measured=measured,
     )
     model.set_model_unet_function_wrapper(tiled)
     hooks = {

@@ -87,6 +87,12 @@ def cells_from_px(px: int, px_per_cell: int, unit: int = 1) -> int:
     return round_up(ceil_div(px, px_per_cell), unit)
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a duration to read: "12 s" or "3 min 20 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def format_value(value: Any) -> str:
     """Return a value as an error message shows it; a long or deep one is shortened."""
     # Python refuses to write out an integer of thousands of digits.

@@ -1,10 +1,10 @@
 """One sampling run: its plan and state, and what each model call gets, window by window.
 
 From the bottom up: `protocols` (types of what ComfyUI hands over), `model` (settings, and what is
-known of the model), `steps` (which step a call belongs to), `frames` (which tree a
-latent frame follows), `cropping` (crop a tensor to windows),
-`run` (plan, state and tally), `cost` (predicts a run's cost without ComfyUI), `history` (multistep
-samplers forget what was held), `rules` (the tables: how each entry is cropped, and what is
+known of the model), `steps` (which step a call belongs to), `frames` (which tree a latent frame
+follows), `cropping` (crop a tensor to windows), `pace` (the seconds that are left), `run` (plan,
+state and tally), `cost` (predicts a run's cost without ComfyUI), `history` (multistep samplers
+forget what was held), `rules` (the tables: how each entry is cropped, and what is
 refused), `patches` (masks in the patches of other packs), `patch_controls` (ControlNets that patch
 the model), `conditioning` (crop a whole call), `control` (ControlNets), `parallel` (several GPUs)
 and `evaluation` (evaluate the windows and blend them).

@@ -14,7 +14,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..utils import Box, warn
+from ..utils import Box, format_seconds, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
@@ -183,7 +183,7 @@ class Evaluator:
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
         denoised = call_model(self.inner, self.apply_model, call)
-        self._report(call, step, windows=1, done=1)
+        self._report(call, step, windows=1, done=[step.windows[0].box])
         return denoised
 
     def _evaluate_batches(
@@ -194,7 +194,7 @@ class Evaluator:
         Batches are evaluated one after the other as they are asked for, or all on several GPUs.
         """
         self.run.expect_batches([len(batch) for batch in todo])
-        done: list[int] = []
+        done: list[Box] = []
         devices = self.run.devices
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
         if devices is not None and len(todo) > 1 and devices.owns(self.apply_model):
@@ -207,7 +207,7 @@ class Evaluator:
         call: ModelCall,
         step: Step,
         todo: Sequence[Sequence[int]],
-        done: list[int],
+        done: list[Box],
     ) -> list[Tensor]:
         """Evaluate the batches on several GPUs; the results are on the device of the call."""
         here = call["input"].device
@@ -232,9 +232,9 @@ class Evaluator:
         call: ModelCall,
         step: Step,
         batch: Sequence[int],
-        done: list[int],
+        done: list[Box],
     ) -> Tensor:
-        """Evaluate one batch of windows in one model call; `done` has the sizes of those before."""
+        """Evaluate one batch of windows in one model call; `done` has the windows before it."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         boxes = [step.windows[number].box for number in batch]
         unit, control = self.run.tiling.unit, call["c"].get("control")
@@ -245,17 +245,20 @@ class Evaluator:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features
         denoised = call_model(self.inner, apply_model, window_call)
-        done.append(len(boxes))
-        self._report(window_call, step, windows=len(boxes), done=sum(done))
+        done.extend(boxes)
+        self._report(window_call, step, windows=len(boxes), done=done)
         return denoised
 
-    def _report(self, call: ModelCall, step: Step, *, windows: int, done: int) -> None:
+    def _report(self, call: ModelCall, step: Step, *, windows: int, done: Sequence[Box]) -> None:
         """Count a model call and tell how far the step is."""
         tally = self.run.tally
         tally.count_call(call["input"], windows)
+        left_s = self.run.estimate_left(step, done)
+        left = "" if left_s is None else f", about {format_seconds(left_s)} left"
         self.tell(
-            f"step {step.index + 1}/{self.run.clock.steps}, {done} of {len(step.windows)} windows, "
-            f"{100 * tally.share:.0f}% of full cost so far"
+            f"step {step.index + 1}/{self.run.clock.steps}, "
+            f"{len(done)} of {len(step.windows)} windows, "
+            f"{100 * tally.share:.0f}% of full cost so far{left}"
         )
 
 

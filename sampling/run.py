@@ -6,6 +6,7 @@ Imports no ComfyUI: a run is also planned to predict its cost, where no model is
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,6 +23,7 @@ from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
+from .pace import Pace
 from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
@@ -142,6 +144,8 @@ class Run:
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.memory = RunMemory()
+        self.pace = Pace()
+        self.started_s = 0.0  # when sampling started, of time.monotonic
         self.devices: Devices | None = None  # where core spreads this run over several GPUs
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
@@ -169,6 +173,7 @@ class Run:
         schedule, where this run is a stage of it; denoise counts their steps. ValueError if not.
         """
         self.clock.start(sigmas)
+        self.started_s = time.monotonic()
         self.first_step, self.all_steps = place_stage(sigmas, all_sigmas)
         self._forget_plans()
         self.clean = clean
@@ -307,6 +312,19 @@ class Run:
             active = crop(self.plan.active(index, self.all_steps), area)
             units.append(mark_active_units(active, self.tiling.unit))
         return Planner((area.height, area.width), self.tiling).plan_run(units)
+
+    def estimate_left(self, step: Step, done: Sequence[Box]) -> float | None:
+        """Return the seconds left when these windows of a step are done; None if unknown."""
+        if step.area != self.plan.canvas or not step.windows:
+            return None  # conds with areas of their own: how much is left is not known
+        cells = self._count_cells()
+        evaluated = sum(cells[: step.index]) + sum(box.width * box.height for box in done)
+        return self.pace.estimate_left(evaluated / sum(cells), time.monotonic())
+
+    def _count_cells(self) -> list[int]:
+        """Return the cells of the windows of each step of the canvas."""
+        steps = (self.windows(index) for index in range(self.clock.steps))
+        return [sum(one.box.width * one.box.height for one in windows) for windows in steps]
 
     # ---- the blend of the model's estimate with the base
 

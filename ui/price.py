@@ -114,16 +114,18 @@ def _own_size(tree: Quadtree, geometry: Geometry) -> Size:
     return ceil_div(tree.height, cell), ceil_div(tree.width, cell)
 
 
-def remember_model(prompt: Any, number: str | None, geometry: Geometry) -> None:
-    """Remember the geometry of the model of a Quadtree Diffusion, for later prices.
+def remember_model(hidden: Any, geometry: Geometry) -> str | None:
+    """Remember the geometry of the model of a Quadtree Diffusion; return the model's name.
 
-    `prompt` is the one that is being executed, and `number` the node's id; None where they are not
-    known.
+    `hidden` holds the prompt that is being executed and the node's id; None where they are missing.
     """
-    patched = Workflow(prompt).nodes.get(number or "") if isinstance(prompt, dict) else None
-    if patched is not None:
-        *_, loader = patched.workflow.walk(patched, *MODEL_INPUTS)
-        MODELS.remember(name_model(loader), geometry)
+    prompt, number = hidden.prompt, hidden.unique_id
+    patched = Workflow(prompt).nodes.get(number) if isinstance(prompt, dict) and number else None
+    if patched is None:
+        return None
+    *_, loader = patched.workflow.walk(patched, *MODEL_INPUTS)
+    MODELS.remember(name_model(loader), geometry)
+    return name_model(loader)
 
 
 def find_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> Iterator[ComingRun]:

@@ -12,7 +12,7 @@ import {
   allGraphs, findHosts, findInput, findLoadedImage, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
-import { PriceInquiry, requestPreview } from "./quadtree_price.js";
+import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
 import {
   addRegion, buildGrid, describeTree, kindAt, readLeaves, readRegions, regionOf,
 } from "./quadtree_tree.js";
@@ -502,6 +502,10 @@ const extension = {
       if (document.visibilityState !== "visible") return;
       for (const panel of visiblePanels()) panel.poll();
     }, POLL_MS);
+    api.addEventListener("quadtree_run", ({ detail }) => {
+      keepPace(detail);
+      for (const panel of visiblePanels()) panel.price.refresh();
+    });
     api.addEventListener("reconnected", () => {
       for (const panel of visiblePanels()) panel.schedule();
     });

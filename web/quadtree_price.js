@@ -1,6 +1,8 @@
 /** Asks what the runs with a tree will cost, and says it in words. Registers nothing. */
 import { api } from "../../scripts/api.js";
 
+const PACES = "quadtree.seconds_per_cell"; // in the browser's storage, which is per server
+const MOST_PACES = 50;
 const SETTLED_MS = 200; // the price is asked this long after the last change
 
 const ASSUMED = {
@@ -12,12 +14,42 @@ const ASSUMED = {
 };
 
 /** Returns the price in the server's answer for the status line; empty while it has none. */
-export function describePrice({ cost, steps, assumed, problem }) {
+export function describePrice({ cost, steps, cells, model, assumed, problem }) {
   if (problem) return `, but the run would end with an error: ${problem}`;
   if (cost === undefined) return "";
   const text = `, about ${Math.round(100 * cost)}% of the full model cost at ${steps} steps`;
   const words = assumed.map((one) => ASSUMED[one]);
-  return words.length ? `${text} (assuming ${words.join(", ")})` : text;
+  const seconds = cells * readPaces()[model];
+  const time = seconds >= 0 ? `, about ${formatSeconds(seconds)}` : "";
+  return text + time + (words.length ? ` (assuming ${words.join(", ")})` : "");
+}
+
+function formatSeconds(seconds) {
+  const [minutes, rest] = [Math.floor(Math.round(seconds) / 60), Math.round(seconds) % 60];
+  return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
+}
+
+// ---- How fast each model runs here
+
+/** Returns the seconds per evaluated cell of each model, by its name; none if unreadable. */
+function readPaces() {
+  try {
+    return JSON.parse(localStorage.getItem(PACES)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+/** Keeps the pace of a run that has ended, for the next price of the same model. */
+export function keepPace({ model, cells, seconds }) {
+  const { [model]: _, ...others } = readPaces();
+  const kept = Object.entries(others).slice(1 - MOST_PACES);
+  const paces = Object.fromEntries([...kept, [model, seconds / cells]]);
+  try {
+    localStorage.setItem(PACES, JSON.stringify(paces));
+  } catch {
+    // No room, or not allowed: the panel then shows no seconds.
+  }
 }
 
 /** Sends a request for a tree, and with `cost` also for its price; returns the response. */
@@ -38,7 +70,13 @@ export class PriceInquiry {
 
   schedule(body) {
     this.cancel();
+    this.body = body;
     this.timer = setTimeout(() => this.ask(body), SETTLED_MS);
+  }
+
+  /** Asks again for the price of the same tree: its model may be better known now. */
+  refresh() {
+    if (this.body) this.schedule(this.body);
   }
 
   cancel() {

@@ -66,7 +66,7 @@ def test_the_panel_and_the_end_of_the_run_tell_one_price(page):
     set_value(page, "QuadtreeVisualizer", "coverage", 0.94)  # so that the price is asked anew
     page.line("tiles")
     set_value(page, "QuadtreeVisualizer", "coverage", 0.95)
-    line = page.line(PRICE + "$")  # of this model, which is known now
+    line = page.line(PRICE + r", about (\d+ min )?\d+ s$")  # of this model, which is known now
     assert abs(float(re.search(PRICE, line).group(1)) - ended) <= 3
 
 
@@ -140,3 +140,21 @@ def test_settings_that_the_run_would_refuse_are_said(page):
     page.line(PRICE)
     set_value(page, "QuadtreeDiffusion", "tile_overlap", 512)
     page.line("but the run would end with an error: tile_overlap 512 px takes")
+
+
+def test_the_pace_of_a_run_is_kept_for_its_model_over_a_reload(page):
+    graph = json.loads(json.dumps(DEMO).replace("photo.png", "picture.png"))
+    send = """([model, cells, seconds]) =>
+        app.api.dispatchCustomEvent("quadtree_run", { model, cells, seconds })"""
+    page.page.evaluate(send, ["TinyRefinerLoader", 1000, 3000.0])
+    page.open()
+    load(page, graph)
+    assert int(re.search(r"(\d+) min", page.line(r"about \d+ min \d+ s")).group(1)) > 100
+    page.page.evaluate(send, ["TinyRefinerLoader", 1000, 0.001])
+    page.line(r"at 16 steps, about \d+ s")
+    page.page.evaluate(send, ["another model", 1000, 3000.0])
+    set_value(page, "KSampler", "steps", 15)
+    page.line(r"at 15 steps, about \d+ s")
+    page.page.evaluate("() => localStorage.setItem('quadtree.seconds_per_cell', '{')")
+    set_value(page, "KSampler", "steps", 14)
+    page.line(r"at 14 steps( \(|$)")
