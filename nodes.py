@@ -16,6 +16,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .image.composite import composite
+from .image.decoder import count_frames_per_latent, count_px_frames
 from .image.decoding import decode_changed
 from .sampling.model import Geometry, Settings
 from .tiled_diffusion import attach
@@ -175,11 +176,11 @@ class QuadtreeComposite(io.ComfyNode):
         size = refined.shape[1], refined.shape[2]
         cell_px = math.gcd(*size, LARGEST_CELL_PX)
         canvases = check_canvases(original, trees, size, cell_px, len(refined), "refined")
-        pictures = [
-            composite(canvas, refined[number % len(refined)], feather_px, match=match)
-            for number, canvas in enumerate(canvases)
-        ]
-        return io.NodeOutput(torch.stack(pictures))
+        pictures = original.new_empty(len(canvases), *size, 3)
+        for number, canvas in enumerate(canvases):
+            one = refined[number % len(refined)]
+            pictures[number] = composite(canvas, one, feather_px, match=match)
+        return io.NodeOutput(pictures)
 
 
 class QuadtreeInfo(io.ComfyNode):
@@ -220,7 +221,9 @@ class QuadtreeVAEDecode(io.ComfyNode):
         latent = check_image_latent(check_samples("samples", samples), vae)
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
-        canvases = check_canvases(original, trees, size, px, len(latent), "decoded")
+        count = len(latent) * count_px_frames(vae, latent)
+        per_latent = count_frames_per_latent(vae, latent)
+        canvases = check_canvases(original, trees, size, px, count, "decoded", per_latent)
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quadtree import Quadtree
+from ..quadtree import FrameTrees, Quadtree
 from ..tree.blocks import GRID_PX
 from ..tree.raster import feather, window_mean
 from ..utils import Box, ceil_div
@@ -38,14 +38,19 @@ class Canvas(NamedTuple):
 
 
 def build_canvases(
-    original: Tensor, trees: Sequence[Quadtree], size: tuple[int, int], count: int
+    original: Tensor,
+    trees: Sequence[Quadtree],
+    size: tuple[int, int],
+    count: int,
+    frames_per_latent: int = 1,
 ) -> list[Canvas]:
     """Build `count` canvases of `size` = (height, width) px from original [B, H, W, 3] and trees.
 
     Originals and trees repeat. Of a larger original the middle is taken, as ComfyUI's VAE Encode
     crops it. A tree of the original lies on it before the crop, so what it keeps is kept where it
-    was seen; a tree of an image that was cropped itself lies on the crop. Raise ValueError where a
-    tree fits neither.
+    was seen; a tree of an image that was cropped itself lies on the crop. A frame of a clip may
+    change where the tree of any frame in its latent frame lets it, see `FrameTrees`. Raise
+    ValueError where a tree fits neither.
     """
     height, width = size
     whole_height, whole_width = original.shape[1:3]
@@ -58,13 +63,34 @@ def build_canvases(
         tree.check_fits(whole_height, whole_width, "image", "px")
         return (tree.denoise_map(whole_height, whole_width) > 0)[rows, columns]
 
-    free = {tree: find_free_px(tree) for tree in dict.fromkeys(trees)}
+    free: dict[tuple[int, ...], Tensor] = {}  # frames share trees
     canvases = []
     for number in range(count):
-        tree = trees[number % len(trees)]
+        group = select_trees(trees, number, count, frames_per_latent)
+        key = tuple(map(id, group))
+        if key not in free:
+            free[key] = torch.stack([find_free_px(tree) for tree in group]).any(0)
         picture = original[number % len(original)][rows, columns]
-        canvases.append(Canvas(picture, tree, free[tree]))
+        canvases.append(Canvas(picture, group[0], free[key]))
     return canvases
+
+
+def select_trees(
+    trees: Sequence[Quadtree], number: int, count: int, frames_per_latent: int
+) -> list[Quadtree]:
+    """Return the trees that say where image `number` of `count` may change, each once.
+
+    That is one tree, but with those of a clip's frames, all in the same latent frame, and all of
+    the clip for a single image.
+    """
+    if not isinstance(trees, FrameTrees):
+        return [trees[number % len(trees)]]
+    group: Sequence[Quadtree] = trees
+    if count > 1:
+        latent_frame = ceil_div(number % len(trees), frames_per_latent)
+        first = max(0, (latent_frame - 1) * frames_per_latent + 1)
+        group = trees[first : latent_frame * frames_per_latent + 1]
+    return list({id(tree): tree for tree in group}.values())
 
 
 def composite(canvas: Canvas, refined: Tensor, feather_px: int, *, match: bool = False) -> Tensor:

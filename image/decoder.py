@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ..utils import ceil_div
 
 WINDOW_PX = 1024  # side of the largest window with its context; a batch holds no more px than that
+# Those of ComfyUI's VAE Decode (Tiled).
+TILE_PX, TILE_OVERLAP_PX, TILE_FRAMES, TILE_OVERLAP_FRAMES = 512, 64, 64, 8
 FEATURE_CHANNELS = 4  # times as many channels as at the picture's resolution (SD: 512 and 128)
 
 
@@ -53,29 +55,40 @@ class Decoder:
         """Run the network on cells [B, C, ..., h, w]; return its picture [B, 3, ..., H, W]."""
         return self.model.decode(cells.to(self.vae.device, self.vae.vae_dtype))
 
-    def run_first_part(self, cells: Tensor, module: nn.Module) -> Tensor | None:
-        """Return the first output of `module` for latent cells, its features, and run nothing more.
+    def run_first_part(self, cells: Tensor, module: nn.Module) -> list[Tensor]:
+        """Return the outputs of `module` for latent cells, its features.
 
-        None where the module does not run.
+        There is one for an image, and nothing more is run; with a clip there is one for each part
+        of time that the decoder takes, and what follows runs on a corner, since the decoder
+        remembers from one to the next. They are empty where the module does not run.
         """
         found: list[Tensor] = []
+        frames = count_latent_frames_of(cells)
+        rows, columns = cells.shape[-2:]
 
-        def stop(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            found.append(output)
-            raise FeaturesReached
+        def note(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+            if frames == 1:
+                found.append(output)
+                raise FeaturesReached
+            # All frames of a clip take as much memory as the rest, so they wait where results do.
+            found.append(output.to(self.vae.output_device))
+            return output[..., : output.shape[-2] // rows, : output.shape[-1] // columns]
 
-        with hook_forwards(stop, module), suppress(FeaturesReached):
+        with hook_forwards(note, module), suppress(FeaturesReached):
             self.run(cells)
-        return found[0] if found else None
+        return found
 
-    def run_second_part(self, features: Tensor, module: nn.Module, like: Tensor) -> Tensor:
+    def run_second_part(
+        self, features: Sequence[Tensor], module: nn.Module, like: Tensor
+    ) -> Tensor:
         """Return the network's output [B, 3, ..., H, W] for these features of `module`.
 
-        What comes before the module runs on a single cell of NaN, of the channels of the latent
-        `like`, and its result is discarded.
+        What comes before the module runs on a single cell of NaN, of the channels and frames of the
+        latent `like`, and its result is discarded.
         """
-        cell = like.new_full((len(features), *like.shape[1:-2], 1, 1), torch.nan)
-        with hook_forwards(lambda *_call: features, module):
+        cell = like.new_full((len(features[0]), *like.shape[1:-2], 1, 1), torch.nan)
+        calls = iter(features)
+        with hook_forwards(lambda *_call: next(calls).to(self.vae.device), module):
             return self.run(cell)
 
     def to_images(self, output: Tensor) -> Tensor:
@@ -84,11 +97,29 @@ class Decoder:
         return drop_frames(self.vae.process_output(output).movedim(1, -1))
 
     def decode_whole(self, latent: Tensor) -> Tensor:
-        """Decode a latent [B, C, ..., h, w] as ComfyUI does, to images [B, H, W, 3]."""
+        """Decode a latent [B, C, ..., h, w] as ComfyUI does, to images or frames [B, H, W, 3].
+
+        A clip for which there is not enough memory at once is decoded in ComfyUI's tiles.
+        """
+        if latent.ndim == 5 and latent.shape[2] > 1 and not self.fits(latent):
+            return self._check_size(drop_frames(self._decode_tiled(latent)), latent)
         return self._check_size(drop_frames(self.vae.decode(latent)), latent)
 
+    def _decode_tiled(self, latent: Tensor) -> Tensor:
+        """Decode a clip in tiles of space and time, as ComfyUI's VAE Decode (Tiled) does."""
+        per_latent = self.vae.temporal_compression_decode()
+        tile, overlap = (px // self.px_per_cell for px in (TILE_PX, TILE_OVERLAP_PX))
+        time = {}
+        if per_latent is not None:
+            time["tile_t"] = max(2, TILE_FRAMES // per_latent)
+            time["overlap_t"] = max(1, TILE_OVERLAP_FRAMES // per_latent)
+        return self.vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=overlap, **time)
+
     def decode_alone(self, cells: Tensor) -> Tensor:
-        """Decode latent cells [B, C, ..., h, w] as if they were a whole latent, to [B, H, W, 3]."""
+        """Decode latent cells [B, C, ..., h, w] as if they were a whole latent, to [B, H, W, 3].
+
+        Of clips there is one for each frame.
+        """
         return self._check_size(self.to_images(self.run(cells)), cells)
 
     def _check_size(self, images: Tensor, cells: Tensor) -> Tensor:
@@ -131,8 +162,28 @@ class Decoder:
         return needed <= comfy.model_management.get_free_memory(self.vae.device)
 
 
+def count_latent_frames_of(latent: Tensor) -> int:
+    """Return the frames of a latent [B, C, ..., h, w]: 1 of images."""
+    return latent.shape[2] if latent.ndim == 5 else 1
+
+
+def count_px_frames(vae: Any, latent: Tensor) -> int:
+    """Return the frames in px that a VAE makes of each clip of a latent; 1 of an image."""
+    frames = count_latent_frames_of(latent)
+    upscale = getattr(vae, "upscale_ratio", None)
+    if frames > 1 and isinstance(upscale, tuple) and callable(upscale[0]):
+        return int(upscale[0](frames))
+    return frames
+
+
+def count_frames_per_latent(vae: Any, latent: Tensor) -> int:
+    """Return the frames in px of every latent frame of a clip but the first; 1 of an image."""
+    frames = count_latent_frames_of(latent)
+    return (count_px_frames(vae, latent) - 1) // (frames - 1) if frames > 1 else 1
+
+
 def drop_frames(images: Tensor) -> Tensor:
-    """Return [B, 1, H, W, C] or [B, H, W, C] as images [B, H, W, 3]."""
+    """Return [B, T, H, W, C] or [B, H, W, C] as images [B * T, H, W, 3]."""
     return images.flatten(0, -4)[..., :3]
 
 

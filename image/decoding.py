@@ -33,7 +33,7 @@ from ..windows.planning import Planner, mark_active_units
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Cost, Tiling, Window
 from .composite import Canvas, composite
-from .decoder import Decoder
+from .decoder import Decoder, count_latent_frames_of, count_px_frames
 from .splitting import SplitPoint, find_split_point
 
 # Of each side of windows that are decoded independently: half of it fades in, half is context
@@ -45,8 +45,9 @@ UNIT_CELLS = 2  # windows begin and end on multiples of it, so that there are fe
 COST = Cost(per_call=256, per_window=0, quadratic=inf)
 FEW_CELLS = 1024  # to look for a split takes longer than what could be saved
 
-# Makes the refined picture [H, W, 3] of one image: from its latent [1, C, ..., h, w], the original
-# [H, W, 3] and the px [H, W] that may change.
+# Makes the refined frames [F, H, W, 3] of one image (F = 1) or clip: from its latent
+# [1, C, ..., h, w], a copy of the original frames [F, H, W, 3] that it may write into, and the px
+# [H, W] that may change in any of them.
 Decode = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -62,22 +63,47 @@ def decode_changed(
 ) -> Tensor:
     """Decode `latent` [B, C, ..., h, w] into what may change of the canvases, [canvases, H, W, 3].
 
-    Latents repeat where there are more canvases. `approximate` allows windows where the decoder
-    cannot be split. `feather_px` and `match` are those of `composite`.
+    There is a canvas for each frame of a clip. Latents repeat where there are more canvases.
+    `approximate` allows windows where the decoder cannot be split. `feather_px` and `match` are
+    those of `composite`.
     """
+    pictures = torch.stack([canvas.original for canvas in canvases])
     if not any(canvas.free.any() for canvas in canvases):
-        return torch.stack([canvas.original for canvas in canvases])
+        return pictures
     decoder = Decoder(vae)
-    pictures = []
+    frames = count_px_frames(vae, latent)
     with _use_device(decoder):
         decode = choose_decode(decoder, latent, approximate=approximate)
-        for number, canvas in enumerate(canvases):
-            refined = canvas.original
-            if canvas.free.any():
-                cells = latent[number % len(latent), None]
-                refined = decode(cells, canvas.original, canvas.free)
-            pictures.append(composite(canvas, refined, feather_px, match=match))
-    return torch.stack(pictures)
+        for number, start in enumerate(range(0, len(canvases), frames)):
+            clip = canvases[start : start + frames]
+            changed = join_free(clip)
+            if not changed.any():
+                continue
+            cells = latent[number % len(latent), None]
+            refined = check_frames(decode(cells, pictures[start : start + frames], changed), frames)
+            for place, canvas in enumerate(clip, start):
+                one = refined[place - start]
+                pictures[place] = composite(canvas, one, feather_px, match=match)
+    return pictures
+
+
+def join_free(clip: Sequence[Canvas]) -> Tensor:
+    """Return the px, bool [H, W], that may change in any frame of a clip."""
+    distinct = {id(canvas.free): canvas.free for canvas in clip}
+    changed, *others = distinct.values()
+    for free in others:
+        changed = changed | free
+    return changed
+
+
+def check_frames(refined: Tensor, frames: int) -> Tensor:
+    """Return decoded frames; raise ValueError where there are not so many as the VAE declares."""
+    if len(refined) != frames:
+        raise ValueError(
+            f"The VAE makes {len(refined)} frames of this latent, but declares {frames}. Use "
+            "ComfyUI's VAE Decode and Quadtree Composite."
+        )
+    return refined
 
 
 def _use_device(decoder: Decoder) -> AbstractContextManager:
@@ -90,7 +116,7 @@ def choose_decode(decoder: Decoder, latent: Tensor, *, approximate: bool) -> Dec
     """Return the cheapest way to decode what changed that this VAE allows."""
 
     def decode_whole(cells: Tensor, _original: Tensor, _changed: Tensor) -> Tensor:
-        return decoder.decode_whole(cells)[0]
+        return decoder.decode_whole(cells)
 
     if not decoder.is_of_comfyui:
         info("this VAE is not one of ComfyUI's own, so the whole image is decoded.")
@@ -129,9 +155,9 @@ def shrink_until_fits(
 
 
 def decode_in_parts(
-    decoder: Decoder, split: SplitPoint, latent: Tensor, original: Tensor, changed: Tensor
+    decoder: Decoder, split: SplitPoint, latent: Tensor, refined: Tensor, changed: Tensor
 ) -> Tensor:
-    """Return `original` [H, W, 3] with the latent decoded, at least where px are `changed`.
+    """Return `refined` [F, H, W, 3] with the latent decoded, at least where px are `changed`.
 
     Where windows would take no less work than the whole latent, or there is no memory for its
     features, the whole is decoded.
@@ -141,21 +167,24 @@ def decode_in_parts(
     largest_tile = decoder.window_cells // UNIT_CELLS
     windows = plan_windows(todo, size, split, largest_tile)
     cells = sum(box.width * box.height for box, _ in windows)
-    if cells >= latent[0, 0].numel() and decoder.fits(latent):
-        return decoder.decode_whole(latent)[0]
+    if cells >= size[0] * size[1] and decoder.fits(latent):
+        return decoder.decode_whole(latent)
     features = compute_features(decoder, split, latent)
     if features is None:
-        return decoder.decode_whole(latent)[0]
-    refined, progress = original.clone(), comfy.utils.ProgressBar(int(todo.sum()))
+        return decoder.decode_whole(latent)
+    progress = comfy.utils.ProgressBar(int(todo.sum()))
+    # One window of a clip has as many frames as it takes.
+    is_clip = count_latent_frames_of(latent) > 1
 
     def decode_todo(tile: int) -> Tensor:
         """Decode what is still to do, and mark what is done, in case that memory runs out."""
         planned = windows if tile == largest_tile else plan_windows(todo, size, split, tile)
-        for batch in batch_windows(planned, _count_together(planned, tile)):
-            together = [planned[number] for number in batch]
-            for core, pixels in decode_cores(decoder, split, features, latent, together):
+        together = 1 if is_clip else _count_together(planned, tile)
+        for batch in batch_windows(planned, together):
+            chosen = [planned[number] for number in batch]
+            for core, pixels in decode_cores(decoder, split, features, latent, chosen):
                 rows, columns = scale_box(core, split.px).slices
-                refined[rows, columns] = pixels.to(refined)
+                refined[:, rows, columns] = pixels.to(refined)
                 progress.update(_mark_done(todo, core))
         return refined
 
@@ -186,8 +215,8 @@ def find_least_tile(split: SplitPoint) -> int:
     return 4 * ceil_div(max(1, split.reach), UNIT_CELLS)
 
 
-def compute_features(decoder: Decoder, split: SplitPoint, latent: Tensor) -> Tensor | None:
-    """Return the features of the whole latent.
+def compute_features(decoder: Decoder, split: SplitPoint, latent: Tensor) -> list[Tensor] | None:
+    """Return the features of the whole latent; of a clip, those of each part of time.
 
     None where memory is short, or where the decoder goes over the latent in tiles of its own.
     """
@@ -198,10 +227,8 @@ def compute_features(decoder: Decoder, split: SplitPoint, latent: Tensor) -> Ten
             raise
     else:
         height, width = _size_of(latent)
-        if features is not None and _size_of(features) == (
-            height * split.scale,
-            width * split.scale,
-        ):
+        size = height * split.scale, width * split.scale
+        if features and all(_size_of(part) == size for part in features):
             return features
         info("this VAE decodes in tiles of its own, so the whole image is decoded.")
         return None
@@ -217,24 +244,23 @@ def compute_features(decoder: Decoder, split: SplitPoint, latent: Tensor) -> Ten
 def decode_cores(
     decoder: Decoder,
     split: SplitPoint,
-    features: Tensor,
+    features: Sequence[Tensor],
     latent: Tensor,
     windows: Sequence[Window],
 ) -> Iterator[tuple[Box, Tensor]]:
-    """Yield the core of each window, in cells, and its px [h, w, 3].
+    """Yield the core of each window, in cells, and its px [F, h, w, 3].
 
     The windows have one shape and go through the second part of the decoder together.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
-    crops = []
-    for window in windows:
-        rows, columns = scale_box(window.box, split.scale).slices
-        crops.append(features[..., rows, columns])
-    output = decoder.run_second_part(torch.cat(crops), split.module, latent)
-    for (box, core), pixels in zip(windows, decoder.to_images(output), strict=True):
+    places = [scale_box(window.box, split.scale).slices for window in windows]
+    crops = [torch.cat([part[..., y, x] for y, x in places]) for part in features]
+    frames = decoder.to_images(decoder.run_second_part(crops, split.module, latent))
+    by_window = frames.unflatten(0, (len(windows), -1))
+    for (box, core), pixels in zip(windows, by_window, strict=True):
         inner = Box(core.x0 - box.x0, core.y0 - box.y0, core.x1 - box.x0, core.y1 - box.y0)
         rows, columns = scale_box(inner, split.px).slices
-        yield core, pixels[rows, columns]
+        yield core, pixels[:, rows, columns]
 
 
 def _count_together(windows: Sequence[Window], tile: int) -> int:
@@ -261,7 +287,7 @@ def _mark_done(todo: np.ndarray, core: Box) -> int:
 def decode_independently(
     decoder: Decoder, latent: Tensor, original: Tensor, changed: Tensor
 ) -> Tensor:
-    """Return `original` [H, W, 3] with windows over what is `changed`, each decoded as an image.
+    """Return `original` [F, H, W, 3] with windows over what is `changed`, each decoded by itself.
 
     They are blended where they overlap.
     """
@@ -289,21 +315,21 @@ def decode_independently(
 def blend_windows(
     decoder: Decoder, latent: Tensor, original: Tensor, windows: Sequence[Window], margin: int
 ) -> Tensor:
-    """Decode each window and blend them over `original` [H, W, 3], which shows where none counts.
+    """Decode each window and blend them over `original` [F, H, W, 3], which shows where none does.
 
     Neighbours fade over `margin` cells on either side of their border.
     """
     px, progress = decoder.px_per_cell, comfy.utils.ProgressBar(len(windows))
-    result, uncovered = torch.zeros_like(original), torch.ones(*original.shape[:2], 1)
+    result, uncovered = torch.zeros_like(original), torch.ones(*original.shape[1:3], 1)
     shares = compute_shares(windows, _size_of(latent), METHODS["Shifted Feather"], margin)
     for (box, _), share in zip(windows, shares, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
         rows, columns = box.slices
-        pixels = decoder.decode_alone(latent[..., rows, columns])[0].to(result)
+        pixels = decoder.decode_alone(latent[..., rows, columns]).to(result)
         by_px = share.to(result).repeat_interleave(px, 0).repeat_interleave(px, 1)[..., None]
-        inside = scale_box(box, px).slices
-        result[inside] += pixels * by_px
-        uncovered[inside] -= by_px
+        down, along = scale_box(box, px).slices
+        result[:, down, along] += pixels * by_px
+        uncovered[down, along] -= by_px
         progress.update(1)
     return result.addcmul_(original, uncovered.clamp_min_(0).to(result))
 

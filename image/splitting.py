@@ -9,7 +9,7 @@ to everything that is made from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..windows.memory import is_oom
-from .decoder import Decoder, hook_forwards
+from .decoder import Decoder, count_px_frames, hook_forwards
 
 PROBE_CELLS = 4  # side of the probe: enough to see whether everything comes from the features
+PROBE_FRAMES = 4  # of a clip's probe: decoders take its first frame alone, then two at a time
 # Length and width of the strip on which the reach is measured. Half of the length is well beyond
 # the reach of known decoders (7 to 13 cells), and the width is enough for padding that reflects the
 # edge.
@@ -49,16 +50,22 @@ class SplitPoint:
 def find_split_point(decoder: Decoder, latent: Tensor) -> SplitPoint | None:
     """Return where the decoder can be split; None where no place was found.
 
-    There is none in a decoder whose second part looks at the whole image.
+    There is none in a decoder whose second part looks at the whole image. In one that decodes a
+    clip part by part, it is found by an image and must hold for some frames.
     """
     probe = latent.new_zeros(1, *latent.shape[1:-2], PROBE_CELLS, PROBE_CELLS)
+    still = probe
+    if latent.ndim == 5:
+        still, probe = probe[:, :, :1], probe[:, :, :PROBE_FRAMES]
     with ignore_failures():
         # The last module at the lowest resolution leaves the least to do in windows. Where
         # something bypasses it, the output has the shape of the single cell, and an earlier one is
         # tried.
-        candidates = find_lowest_modules(decoder, probe)[-MOST_TRIES:]
-        for module, features in reversed(candidates):
+        candidates = find_lowest_modules(decoder, still)[-MOST_TRIES:]
+        for module, output in reversed(candidates):
             with ignore_failures():
+                several = probe.shape != still.shape
+                features = decoder.run_first_part(probe, module) if several else [output]
                 if _decides_picture(decoder, module, features, probe):
                     return _measure_split_point(decoder, module, features, probe)
     return None
@@ -116,15 +123,20 @@ def _side_of(output: Any) -> int:
     return width if height == width and width % PROBE_CELLS == 0 else 0
 
 
-def _decides_picture(decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor) -> bool:
+def _decides_picture(
+    decoder: Decoder, module: nn.Module, features: Sequence[Tensor], probe: Tensor
+) -> bool:
     """Return whether the picture of the probe is made of nothing but these features."""
     picture = decoder.run_second_part(features, module, probe)
     side = decoder.px_per_cell * PROBE_CELLS
-    return picture.shape[-2:] == (side, side) and bool(picture.isfinite().all())
+    is_whole = picture.shape[-2:] == (side, side)
+    if probe.ndim == 5:
+        is_whole = is_whole and picture.shape[2] == count_px_frames(decoder.vae, probe)
+    return is_whole and bool(picture.isfinite().all())
 
 
 def _measure_split_point(
-    decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor
+    decoder: Decoder, module: nn.Module, features: Sequence[Tensor], probe: Tensor
 ) -> SplitPoint | None:
     reach = 0
     for axis in (-1, -2):
@@ -132,33 +144,39 @@ def _measure_split_point(
         if along is None:
             return None
         reach = max(reach, along)
-    scale = features.shape[-1] // PROBE_CELLS
+    scale = features[0].shape[-1] // PROBE_CELLS
     return SplitPoint(module, scale, decoder.px_per_cell, reach)
 
 
 def measure_reach(
-    axis: int, decoder: Decoder, module: nn.Module, features: Tensor, probe: Tensor
+    axis: int, decoder: Decoder, module: nn.Module, features: Sequence[Tensor], probe: Tensor
 ) -> int | None:
     """Return how many cells away along an axis, -1 or -2, features change the picture.
 
     None where they change all of it. The probe's features are repeated to a long strip, and those
     of the cell in its middle become NaN.
     """
-    length, width = STRIP_CELLS
-    scale = features.shape[-1] // PROBE_CELLS
-    across = -3 - axis
-    repeats = [1] * features.ndim
-    repeats[axis] = length // PROBE_CELLS
-    strip = features.narrow(across, 0, width * scale).repeat(repeats)
+    length = STRIP_CELLS[0]
     middle = length // 2
-    strip.narrow(axis, middle * scale, scale).fill_(torch.nan)
+    strips = [_lay_strip(part, axis, middle) for part in features]
     # Fast convolutions (Winograd, Fourier) would carry the NaN further than the sum that they stand
     # for.
     with torch.backends.cudnn.flags(enabled=False):
-        picture = decoder.run_second_part(strip, module, probe)
+        picture = decoder.run_second_part(strips, module, probe)
     by_cell = picture.isnan().movedim(axis, -1).unflatten(-1, (length, -1))
     spoilt = by_cell.movedim(-2, 0).flatten(1).any(1)
     if spoilt[0] or spoilt[-1]:
         return None
     cells = spoilt.nonzero().flatten().tolist()
     return max(middle - cells[0], cells[-1] - middle)
+
+
+def _lay_strip(features: Tensor, axis: int, middle: int) -> Tensor:
+    """Repeat the probe's features to a long strip along an axis, with NaN in one cell of it."""
+    length, width = STRIP_CELLS
+    scale = features.shape[-1] // PROBE_CELLS
+    repeats = [1] * features.ndim
+    repeats[axis] = length // PROBE_CELLS
+    strip = features.narrow(-3 - axis, 0, width * scale).repeat(repeats)
+    strip.narrow(axis, middle * scale, scale).fill_(torch.nan)
+    return strip

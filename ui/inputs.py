@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..image.composite import Canvas, build_canvases
-from ..quadtree import Quadtree
+from ..quadtree import FrameTrees, Quadtree
 from ..tree.blocks import GRID_PX
 from ..tree.detail import DETAIL_METRICS, LARGEST_PX
 from ..tree.regions import Painting, Region
@@ -21,6 +21,8 @@ from ..tree.subdivision import DENOISE_BY
 from ..utils import format_value, info, round_down, warn
 from .budget import LOWEST
 from .coverage import COVERAGE
+
+MOST_FRAMES_PER_LATENT = 8  # of all video VAEs in ComfyUI (LTXV, Cosmos 1)
 
 
 def check_number(
@@ -149,12 +151,14 @@ def check_canvases(
     cell_px: int,
     count: int,
     which: str,
+    frames_per_latent: int = 1,
 ) -> list[Canvas]:
-    """Return the canvases for `count` images of `size`, height and width in px.
+    """Return the canvases for `count` images or frames of `size`, height and width in px.
 
     `original` is [B, H, W, 3]; it may be larger by less than a cell of `cell_px` per axis, which
-    VAE Encode crops. `which` names the images in messages. Raises ValueError where the sizes or
-    the numbers of images and trees do not fit.
+    VAE Encode crops, and longer by less than `frames_per_latent` frames, which it drops. `which`
+    names the images in messages. Raises ValueError where the sizes or the numbers of images and
+    trees do not fit.
     """
     (height, width), (high, wide) = size, original.shape[1:3]
     if (round_down(high, cell_px), round_down(wide, cell_px)) != size:
@@ -171,13 +175,43 @@ def check_canvases(
             width,
             height,
         )
-    images = max(count, len(original))
-    if images % count or images % len(original) or images % len(trees):
-        raise ValueError(
-            f"There are {len(original)} original images, {count} {which} ones and {len(trees)} "
-            "trees; give one of each, or as many as there are images."
+    if count < len(original) < count + frames_per_latent:
+        info(
+            "the original has %d frames and the %s clip %d: a video VAE drops the last ones, which "
+            "fill no latent frame, and so does this node.",
+            len(original),
+            which,
+            count,
         )
-    return build_canvases(original, trees, size, images)
+        original = original[:count]
+    images = max(count, len(original))
+    fits = _fit_frames if isinstance(trees, FrameTrees) else _fit_images
+    if images % count or images % len(original) or not fits(trees, images):
+        raise ValueError(_explain_counts(len(original), trees, count, which))
+    return build_canvases(original, trees, size, images, frames_per_latent)
+
+
+def _fit_images(trees: Sequence[Quadtree], images: int) -> bool:
+    return images % len(trees) == 0
+
+
+def _fit_frames(trees: Sequence[Quadtree], images: int) -> bool:
+    """Tell whether a clip's trees fit: one per frame, but for the last, which VAEs drop."""
+    return images == 1 or images <= len(trees) < images + MOST_FRAMES_PER_LATENT
+
+
+def _explain_counts(originals: int, trees: Sequence[Quadtree], count: int, which: str) -> str:
+    """Return the message about numbers of images that do not fit."""
+    words = (
+        f"There are {originals} original images, {count} {which} ones and {len(trees)} trees; give "
+        "one of each, or as many as there are images."
+    )
+    if count > 1 and count < max(originals, len(trees)) < count + MOST_FRAMES_PER_LATENT:
+        words += (
+            " If they are the frames of a clip, a video VAE has dropped the last ones, which fill "
+            f"no latent frame: give the original's first {count} frames (Get Image from Batch)."
+        )
+    return words
 
 
 def check_finite(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -267,9 +301,10 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
-    """Return the latent as its VAE takes it: [B, C, h, w], or [B, C, 1, h, w] for one of videos.
+    """Return the latent as its VAE takes it: [B, C, h, w], or [B, C, T, h, w] for one of videos.
 
-    Raises ValueError for anything but a VAE, and for latents of sound or of several frames.
+    Raises ValueError for anything but a VAE, for latents of sound, and for several frames in a
+    latent whose VAE is one of images.
     """
     if vae is None:
         raise ValueError("The VAE is missing; the checkpoint may hold none. Connect Load VAE.")
@@ -285,10 +320,10 @@ def check_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
             f"The latent has shape {tuple(latent.shape)}, which is not the shape of an image "
             "latent, or its VAE is made for sound; use the VAE Decode that is made for it."
         )
-    if latent.ndim == 5 and latent.shape[2] != 1:
+    if latent.ndim == 5 and latent.shape[2] != 1 and dimensions != 3:
         raise ValueError(
-            f"The latent is a video with {latent.shape[2]} frames; this node decodes single "
-            "images. Use core's VAE Decode."
+            f"The latent is a video with {latent.shape[2]} frames, and this VAE is one of images; "
+            "connect the VAE of the video model."
         )
     if dimensions == 2 and latent.ndim == 5:
         return latent[:, :, 0]

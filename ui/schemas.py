@@ -378,7 +378,7 @@ def vae_decode_schema() -> io.Schema:
         "(Qwen, Wan, TAESD).",
         search_aliases=["tiled decode", "partial decode", "decode changed"],
         inputs=[
-            io.Latent.Input("samples", tooltip="The sampled latent of an image."),
+            io.Latent.Input("samples", tooltip="The sampled latent of an image or clip."),
             io.Vae.Input("vae", tooltip="The VAE that encoded the original."),
             QuadtreeType.Input("quadtree", tooltip="The quadtree given to Quadtree Diffusion."),
             io.Image.Input(

@@ -132,7 +132,7 @@ def failing(monkeypatch, error, most_cells):
     rest, sizes = decoder.Decoder.run_second_part, []
 
     def refused(self, features, module, like):
-        sizes.append(features.shape[0] * features.shape[-1] * features.shape[-2])
+        sizes.append(features[0][:, 0].numel())
         if like.shape[-1] > splitting.PROBE_CELLS and sizes[-1] > most_cells:
             raise error
         return rest(self, features, module, like)
@@ -169,10 +169,12 @@ def test_an_interrupt_ends_it_and_nothing_stays_on_the_vae(vaes, monkeypatch):
     assert torch.equal(whole(vae, samples), before)
 
 
-def test_a_video_is_refused_with_the_node_to_use(vaes):
+def test_a_video_is_refused_where_the_vae_is_one_of_images(vaes):
     samples = torch.zeros(1, 16, 3, *SIZE)
-    with pytest.raises(ValueError, match=r"video with 3 frames.*Use core's VAE Decode"):
-        decoded(vaes["qwen"], samples, corners(vaes["qwen"]), picture(vaes["qwen"]))
+    with pytest.raises(
+        ValueError, match=r"video with 3 frames.*connect the VAE of the video model"
+    ):
+        decoded(vaes["flux"], samples, corners(vaes["flux"]), picture(vaes["flux"]))
 
 
 def test_a_still_with_or_without_its_time_axis_is_the_same(vaes):

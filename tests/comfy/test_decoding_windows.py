@@ -206,7 +206,7 @@ def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
     rest = decoder.Decoder.run_second_part
 
     def note(self, features, *more):
-        cells.append(features[0, 0].numel())
+        cells.append(features[0][0, 0].numel())
         return rest(self, features, *more)
 
     monkeypatch.setattr(decoder.Decoder, "run_second_part", note)

@@ -1,0 +1,145 @@
+"""Clips: decoded in windows over space with all frames, and composed frame by frame."""
+
+import pytest
+import torch
+from quadtree_pack.image import decoder, decoding
+from quadtree_pack.nodes import QuadtreeComposite
+from quadtree_pack.quadtree import FrameTrees
+from quadtree_pack.testing.decodes import LEVEL, Watch, decoded, whole
+from quadtree_pack.testing.support import tree_of
+from quadtree_pack.testing.tiny_models.building import clean_latent
+from quadtree_pack.testing.tiny_vaes import qwen
+
+pytestmark = pytest.mark.usefixtures("small_windows")
+
+CELLS = 16, 48
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return qwen(width=8)
+
+
+def clip_of(vae, frames):
+    """A latent of so many frames, and originals for what it decodes to."""
+    latent = clean_latent((1, vae.latent_channels, frames, *CELLS))
+    shape = (1 + 4 * (frames - 1), CELLS[0] * 8, CELLS[1] * 8, 3)
+    return latent, torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def corner_tree(free):
+    """A tree whose first leaf alone may change, or none."""
+    return tree_of([[free] + [0.0] * 5, [0.0] * 6], *CELLS)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_what_changed_is_decoded_in_windows_and_equals_the_full_decode(vae, frames):
+    latent, original = clip_of(vae, frames)
+    tree = corner_tree(1.0)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    with Watch(vae) as mine:
+        result = decoded(vae, latent, tree, original)
+    with Watch(vae) as full:
+        expected = whole(vae, latent)
+    assert result.shape == expected.shape == original.shape
+    assert torch.equal(result[:, ~free], original[:, ~free])
+    assert (result - expected)[:, free].abs().max() < LEVEL / 10
+    assert max(mine.px) < 0.7 * max(full.px) and sum(mine.px) < 0.7 * sum(full.px)
+
+
+def test_a_frame_has_the_original_s_px_where_its_latent_frame_keeps(vae):
+    latent, original = clip_of(vae, 3)
+    kept, free = corner_tree(0.0), corner_tree(1.0)
+    # Frame 6 lies in the latent frame of frames 5 to 8.
+    trees = FrameTrees([*[kept] * 6, free, *[kept] * 2])
+    result = decoded(vae, latent, trees, original)
+    place = free.denoise_map(*original.shape[1:3]) > 0
+    expected = whole(vae, latent)
+    assert torch.equal(result[:, ~place], original[:, ~place])
+    assert torch.equal(result[:5], original[:5])
+    assert (result - expected)[5:, place].abs().max() < LEVEL / 10
+
+
+@pytest.mark.parametrize("given", [10, 11, 12])
+def test_frames_that_the_vae_has_dropped_are_left_out_in_words(vae, given, caplog):
+    latent, original = clip_of(vae, 3)
+    longer = torch.cat([original, original[: given - 9]])
+    tree = corner_tree(1.0)
+    with caplog.at_level("INFO"):
+        result = decoded(vae, latent, tree, longer)
+    assert f"has {given} frames and the decoded clip 9" in caplog.text
+    assert torch.equal(result, decoded(vae, latent, tree, original))
+    trees = FrameTrees([tree] * given)
+    assert torch.equal(decoded(vae, latent, trees, longer), result)
+
+
+def test_composite_names_the_frames_that_a_vae_has_dropped():
+    clip = torch.rand(10, CELLS[0] * 8, CELLS[1] * 8, 3)
+    tree = corner_tree(1.0)
+    with pytest.raises(
+        ValueError, match=r"10 original images, 9 refined .* the original's first 9"
+    ):
+        QuadtreeComposite.execute(clip, clip[:9], (tree,), 0)
+    (result,) = QuadtreeComposite.execute(clip[:9], clip[:9], FrameTrees([tree] * 10), 0).args
+    assert torch.equal(result, clip[:9])
+    with pytest.raises(ValueError, match="9 refined ones and 8 trees"):
+        QuadtreeComposite.execute(clip[:9], clip[:9], FrameTrees([tree] * 8), 0)
+
+
+def test_composite_takes_each_frame_s_tree_and_for_a_still_all_of_them():
+    old, new = torch.zeros(5, 128, 384, 3), torch.ones(5, 128, 384, 3)
+    trees = FrameTrees([corner_tree(float(frame == 2)) for frame in range(5)])
+    (result,) = QuadtreeComposite.execute(old, new, trees, 0).args
+    assert [bool(frame.any()) for frame in result] == [False, False, True, False, False]
+    (still,) = QuadtreeComposite.execute(old[:1], new[:1], trees, 0).args
+    assert torch.equal(still[0], result[2])
+
+
+def test_a_decoder_that_cannot_be_split_decodes_the_clip_as_a_whole(vae, monkeypatch):
+    monkeypatch.setattr(decoding, "find_split_point", lambda *_: None)
+    latent, original = clip_of(vae, 3)
+    tree = corner_tree(1.0)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    result = decoded(vae, latent, tree, original)
+    assert (result - whole(vae, latent))[:, free].abs().max() < LEVEL / 10
+    assert torch.equal(result[:, ~free], original[:, ~free])
+    seen = []
+    monkeypatch.setattr(decoder.Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(decoder, "TILE_PX", 128)
+    tiled = vae.decode_tiled
+    monkeypatch.setattr(vae, "decode_tiled", lambda *a, **k: seen.append(k) or tiled(*a, **k))
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        result = decoded(vae, latent, tree, original)
+    assert seen[0]["tile_x"] == 16 and result.shape == original.shape
+    assert torch.equal(result[:, ~free], original[:, ~free])
+
+
+def test_windows_of_a_clip_may_be_decoded_by_themselves(vae, monkeypatch):
+    monkeypatch.setattr(decoding, "find_split_point", lambda *_: None)
+    monkeypatch.setattr(decoding, "OVERLAP_PX", 32)
+    latent, original = clip_of(vae, 2)
+    tree = corner_tree(1.0)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    with Watch(vae) as mine:
+        result = decoded(vae, latent, tree, original, approximate=True)
+    with Watch(vae) as full:
+        whole(vae, latent)
+    assert max(mine.px) < max(full.px) and torch.equal(result[:, ~free], original[:, ~free])
+    assert not torch.equal(result[:, free], original[:, free])
+
+
+def test_several_clips_are_decoded_each_into_its_frames(vae):
+    latent, original = clip_of(vae, 2)
+    both = torch.cat([latent, clean_latent(latent.shape, 7)])
+    tree = corner_tree(1.0)
+    result = decoded(vae, both, tree, original)
+    assert len(result) == 10
+    assert torch.equal(result[:5], decoded(vae, latent, tree, original))
+    assert torch.equal(result[5:], decoded(vae, both[1:], tree, original))
+
+
+def test_nothing_is_decoded_where_nothing_changed(vae, monkeypatch):
+    latent, original = clip_of(vae, 3)
+    monkeypatch.setattr(decoder.Decoder, "run", None)
+    monkeypatch.setattr(vae, "decode", None)
+    assert torch.equal(decoded(vae, latent, corner_tree(0.0), original), original)
