@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
 from .sampling.frames import count_frames, fit_maps, free_empty_frames
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
-from .sampling.parallel import Devices
+from .sampling.parallel import TEAM, Cluster, Devices, Team
 from .sampling.patches import name_owner, reaches
 from .sampling.protocols import (
     Conds,
@@ -127,7 +128,8 @@ class TiledDiffusion:
         carrier[KEY] = run
         late = forget_held(sampler, lambda: run.find_release(read_sigmas(sigmas), self.all_sigmas))
         try:
-            samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
+            with self._share(run, options, executor.class_obj.model_patcher):
+                samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
         finally:
             del carrier[KEY]
         if not run.clock.started:
@@ -233,9 +235,9 @@ class TiledDiffusion:
             return executor(model, conds, noisy, sigma, model_options)
         hooked = any(cond.get("hooks") is not None for group in conds for cond in group or ())
         # With hooks core sets the weights of each device itself.
-        run.spread_over(None if hooked else Devices.of(model_options))
-        if run.devices is not None:
-            model_options = run.devices.prepare(sigma, model_options)
+        run.share_with([] if hooked else self._find_teams(run, model_options))
+        for team in run.teams:
+            model_options = team.prepare(sigma, model_options)
         deferred: list[list[Conds] | None] = []
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
@@ -271,6 +273,25 @@ class TiledDiffusion:
         )
         options["model_function_wrapper"] = self
         return outermost
+
+    @contextlib.contextmanager
+    def _share(self, run: Run, options: Options, patcher: Any) -> Iterator[None]:
+        """Let the cluster in a run's options, if there is one, take part in it."""
+        cluster: Cluster | None = options.pop(TEAM, None)
+        if cluster is None:
+            yield
+            return
+        with cluster.join_run(run, patcher) as team:
+            options[TEAM] = team
+            try:
+                yield
+            finally:
+                options[TEAM] = cluster
+
+    def _find_teams(self, run: Run, model_options: Options) -> list[Team]:
+        """Return who can share the windows of a model call with these options."""
+        teams = [Devices.of(model_options, run.get_hand), model_options.get(TEAM)]
+        return [team for team in teams if team is not None]
 
     def open_run(
         self,

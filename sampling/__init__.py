@@ -6,8 +6,8 @@ follows), `cropping` (crop a tensor to windows), `pace` (the seconds that are le
 state and tally), `cost` (predicts a run's cost without ComfyUI), `history` (multistep samplers
 forget what was held), `rules` (the tables: how each entry is cropped, and what is
 refused), `patches` (masks in the patches of other packs), `patch_controls` (ControlNets that patch
-the model), `conditioning` (crop a whole call), `control` (ControlNets), `parallel` (several GPUs)
-and `evaluation` (evaluate the windows and blend them).
+the model), `conditioning` (crop a whole call), `control` (ControlNets), `board` (who evaluates
+which batch), `parallel` (several devices) and `evaluation` (evaluate the windows and blend them).
 
 May import tree, windows, quadtree, velocity and utils.
 """

@@ -23,7 +23,7 @@ from .cropping import (
 )
 from .patch_controls import cut_controls
 from .patches import PatchCutter
-from .protocols import Conds, ModelCall
+from .protocols import Conds, ModelCall, Options
 from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
 
 
@@ -31,18 +31,23 @@ def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMe
     """Return a model call for a batch of windows of one shape; nothing of `call` is changed.
 
     `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Entries
-    that may be spatial in a way that nobody declared are reported once. Masks in patches are cut
-    for a single window only.
+    that may be spatial in a way that nobody declared are reported once.
     """
-    c = call["c"]
-    options = c.get("transformer_options", {})
-    refuse_patches(options)
-    conds = len(call["cond_or_uncond"])
-    cropper = Cropper(
-        call["input"], boxes, conds=conds, unit=unit, text_tokens=_count_text_tokens(c)
+    options = call["c"].get("transformer_options", {})
+    cropped = crop_entries(call, boxes, unit=unit, memory=memory)
+    cropped["c"]["transformer_options"] = cut_options(
+        options, call, boxes, unit=unit, memory=memory
     )
+    return cropped
+
+
+def crop_entries(
+    call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory
+) -> ModelCall:
+    """Return `crop_call` without the options of the transformer, where patches are."""
+    cropper = _cropper_of(call, boxes, unit)
     cropped: Conds = {}
-    for key, value in c.items():
+    for key, value in call["c"].items():
         if key in ("control", "transformer_options"):
             continue
         if key not in RULES and key not in memory.warned and cropper.looks_spatial(value):
@@ -53,16 +58,32 @@ def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMe
                 key,
             )
         cropped[key] = RULES.get(key, Cropper.crop_by_shape)(cropper, value)
-    options = cut_controls(options, call, cropper, memory.hints)
-    if len(boxes) == 1:
-        options = cutter_of(call, memory).cut(options, boxes[0])
-    cropped["transformer_options"] = dict(options)  # models write into it
     return {
         **call,
-        "input": stack_windows(call["input"], boxes, conds),
+        "input": stack_windows(call["input"], boxes, cropper.conds),
         "timestep": cropper.pass_whole(call["timestep"]),
         "c": cropped,
     }
+
+
+def cut_options(
+    options: Options, call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory
+) -> Options:
+    """Return the transformer options of a call for a batch of windows of one shape.
+
+    Of the call's tensors only their shapes count. Masks in patches are cut for a single window
+    only. ValueError for a patch that needs the whole image.
+    """
+    refuse_patches(options)
+    options = cut_controls(options, call, _cropper_of(call, boxes, unit), memory.hints)
+    if len(boxes) == 1:
+        options = cutter_of(call, memory).cut(options, boxes[0])
+    return dict(options)  # models write into it
+
+
+def _cropper_of(call: ModelCall, boxes: Sequence[Box], unit: int) -> Cropper:
+    conds, text_tokens = len(call["cond_or_uncond"]), _count_text_tokens(call["c"])
+    return Cropper(call["input"], boxes, conds=conds, unit=unit, text_tokens=text_tokens)
 
 
 def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:

@@ -8,7 +8,8 @@ of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import comfy.model_management
 import torch
@@ -21,7 +22,7 @@ from ..windows.tiling import Tiling
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
-from .parallel import Devices, move_call
+from .parallel import HERE, Task, share_out
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
 from .rules import has_foreign_wrapper, needs_one_row
 from .run import Run, Step
@@ -183,7 +184,7 @@ class Evaluator:
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
         denoised = call_model(self.inner, self.apply_model, call)
-        self._report(call, step, windows=1, done=[step.windows[0].box])
+        self._report(denoised, step, windows=1, done=[step.windows[0].box])
         return denoised
 
     def _evaluate_batches(
@@ -191,40 +192,55 @@ class Evaluator:
     ) -> Iterable[Tensor]:
         """Return what the model makes of each batch: [conds * windows * B, C, ..., h, w].
 
-        Batches are evaluated one after the other as they are asked for, or all on several GPUs.
+        Batches are evaluated one after the other as they are asked for, or shared out at once.
         """
         self.run.expect_batches([len(batch) for batch in todo])
-        done: list[Box] = []
-        devices = self.run.devices
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
-        if devices is not None and len(todo) > 1 and devices.owns(self.apply_model):
-            return self._distribute_batches(devices, call, step, todo, done)
-        return (self._evaluate(self.apply_model, call, step, batch, done) for batch in todo)
+        teams = [team for team in self.run.teams if team.owns(self.apply_model)]
+        if not teams or len(todo) < 2:
+            return self._evaluate_in_turn(call, step, todo)
+        start_s = time.monotonic()
+        try:
+            task = self._make_task(call, step, todo)
+            return share_out(teams, task, self.apply_model, self.run.get_hand(HERE))
+        finally:
+            self.run.shared_s += time.monotonic() - start_s
 
-    def _distribute_batches(
-        self,
-        devices: Devices,
-        call: ModelCall,
-        step: Step,
-        todo: Sequence[Sequence[int]],
-        done: list[Box],
-    ) -> list[Tensor]:
-        """Evaluate the batches on several GPUs; the results are on the device of the call."""
-        here = call["input"].device
-        moved = {device: move_call(call, device) for device in devices.clones}
+    def _evaluate_in_turn(
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]
+    ) -> Iterator[Tensor]:
+        done: list[Box] = []
+        for batch in todo:
+            denoised = self._evaluate(self.apply_model, call, step, batch)
+            done += [step.windows[number].box for number in batch]
+            self._report(denoised, step, windows=len(batch), done=done)
+            yield denoised
 
-        def evaluate_on(device: torch.device, number: int) -> Tensor:
-            apply_model = devices.clones[device].model.apply_model
-            return self._evaluate(apply_model, moved[device], step, todo[number], done).to(here)
+    def _make_task(self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]) -> Task:
+        """Return the batches of a call for those who share them."""
+        cost, done = self.run.tiling.cost, list[Box]()
+        boxes = [[step.windows[number].box for number in batch] for batch in todo]
+
+        def evaluate(apply_model: ModelFunction, moved: ModelCall, number: int) -> Tensor:
+            return self._evaluate(apply_model, moved, step, todo[number])
+
+        def report(number: int, denoised: Tensor) -> None:
+            done.extend(boxes[number])
+            self._report(denoised, step, windows=len(todo[number]), done=done)
 
         costs = []
-        for batch in todo:
-            box = step.windows[batch[0]].box
-            cells = box.height * box.width
-            costs.append(
-                self.run.tiling.cost.predict_shape(cells, count=len(batch), batch=len(batch))
-            )
-        return devices.distribute(evaluate_on, costs)
+        for batch in boxes:
+            cells = batch[0].height * batch[0].width
+            costs.append(cost.predict_shape(cells, count=len(batch), batch=len(batch)))
+        return Task(
+            call=call,
+            boxes=boxes,
+            costs=costs,
+            unit=self.run.tiling.unit,
+            memory=self.run.memory,
+            evaluate=evaluate,
+            report=report,
+        )
 
     def _evaluate(
         self,
@@ -232,9 +248,8 @@ class Evaluator:
         call: ModelCall,
         step: Step,
         batch: Sequence[int],
-        done: list[Box],
     ) -> Tensor:
-        """Evaluate one batch of windows in one model call; `done` has the windows before it."""
+        """Evaluate one batch of windows in one model call."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         boxes = [step.windows[number].box for number in batch]
         unit, control = self.run.tiling.unit, call["c"].get("control")
@@ -244,15 +259,12 @@ class Evaluator:
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features
-        denoised = call_model(self.inner, apply_model, window_call)
-        done.extend(boxes)
-        self._report(window_call, step, windows=len(boxes), done=done)
-        return denoised
+        return call_model(self.inner, apply_model, window_call)
 
-    def _report(self, call: ModelCall, step: Step, *, windows: int, done: Sequence[Box]) -> None:
-        """Count a model call and tell how far the step is."""
+    def _report(self, denoised: Tensor, step: Step, *, windows: int, done: Sequence[Box]) -> None:
+        """Count the model call that gave [rows, C, ..., h, w], and tell how far the step is."""
         tally = self.run.tally
-        tally.count_call(call["input"], windows)
+        tally.count_call(denoised, windows)
         left_s = self.run.estimate_left(step, done)
         left = "" if left_s is None else f", about {format_seconds(left_s)} left"
         self.tell(

@@ -1,12 +1,17 @@
-"""The windows of one step on several GPUs.
+"""The windows of one step on several devices: of this process, and of workers elsewhere.
 
-Uses core's clones of the model and core's threads; batches are dealt out by predicted cost.
+There is one way to share a step out, a `Board`, and several kinds of `Team` that take part: core's
+clones of the model on the GPUs of this machine (`Devices`), and the workers of a cluster
+(cluster/crew.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import comfy.model_management
 import torch
@@ -14,30 +19,141 @@ from comfy.patcher_extension import merge_nested_dicts
 from comfy.samplers import cast_transformer_options
 from torch import Tensor
 
+from ..utils import Box
+from .board import Board, Hand
 from .control import DeferredControl
+from .cropping import RunMemory
 from .protocols import Conds, ModelCall, ModelFunction, MultiGPUClone, Options, ThreadPool
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    from .run import Run
+
+HERE = "this machine"
+TEAM = "quadtree_cluster"  # names the cluster in a model's options
+INTERRUPT_POLL_S = 0.1
+
+
+@dataclass(eq=False)
+class Task:
+    """The batches of windows of one model call: what hands evaluate.
+
+    `boxes` are the windows of each batch, `unit` is the model's patch in cells. `evaluate`
+    evaluates the batch of a number in this process, by a model function and the call on its device;
+    `report` counts the result of a batch.
+    """
+
+    call: ModelCall
+    boxes: Sequence[Sequence[Box]]
+    costs: Sequence[float]
+    unit: int
+    memory: RunMemory
+    evaluate: Callable[[ModelFunction, ModelCall, int], Tensor]
+    report: Callable[[int, Tensor], None]
+
+    def make_board(self) -> Board[Tensor]:
+        return Board(self.costs, [len(boxes) for boxes in self.boxes], self.report)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return self.call["input"].device
+
+
+class Team(Protocol):
+    """Hands that take part in a run's steps."""
+
+    @property
+    def has_this_device(self) -> bool:
+        """Tell whether it evaluates on the device of the call, too."""
+        ...
+
+    def prepare(self, sigma: Tensor, model_options: Options) -> Options:
+        """Prepare for a model call; return the options of a call on one device."""
+        ...
+
+    def owns(self, apply_model: ModelFunction) -> bool:
+        """Tell whether this is the model function that the team evaluates."""
+        ...
+
+    def start(self, board: Board[Tensor], task: Task) -> None:
+        """Let the hands take batches, each in a thread of its own."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until no hand uses the model of this process; the board is over."""
+        ...
+
+
+class Cluster(Protocol):
+    """What a node sets on a model under TEAM, to let a cluster take part in its runs."""
+
+    def join_run(self, run: Run, patcher: Any) -> AbstractContextManager[Team | None]:
+        """Take part in a run of a model until the context ends; None where that cannot be."""
+        ...
+
+
+def share_out(teams: Sequence[Team], task: Task, apply_model: ModelFunction, here: Hand) -> Any:
+    """Return what the model makes of each batch of a task, on the device of its call.
+
+    The calling thread evaluates as `here`, unless a team has its device.
+    """
+    board = task.make_board()
+    try:
+        for team in teams:
+            team.start(board, task)
+        if not any(team.has_this_device for team in teams):
+            work_through(board, task, here, apply_model, task.call)
+        while not board.wait(INTERRUPT_POLL_S):
+            throw_if_interrupted()
+    except BaseException as error:
+        board.fail(error)
+    finally:
+        board.close()
+        for team in teams:
+            team.finish()
+    return board.collect()
+
+
+def work_through(
+    board: Board[Tensor], task: Task, hand: Hand, apply_model: ModelFunction, call: ModelCall
+) -> None:
+    """Evaluate in this process, by a model function, what the board hands out; ends its errors."""
+    try:
+        while (number := board.take(hand, look=throw_if_interrupted)) is not None:
+            result = task.evaluate(apply_model, call, number).to(task.device)
+            _await_device(call["input"].device)
+            board.deliver(hand, number, result)
+    except BaseException as error:
+        board.fail(error)
+
+
+def throw_if_interrupted() -> None:
+    """Raise ComfyUI's exception where the user has cancelled the prompt."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _await_device(device: torch.device) -> None:
+    """Wait for a GPU: who only launches kernels would seem to be done with all batches at once."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 class Devices(NamedTuple):
     """What core prepares for a run on several devices, by device: clones of the model, their
-    relative speeds, and a pool of threads."""
+    hands, and a pool of threads."""
 
     clones: dict[torch.device, MultiGPUClone]
-    speeds: dict[torch.device, float]
+    hands: dict[torch.device, Hand]
     pool: ThreadPool
+    has_this_device: bool = True
 
     @classmethod
-    def of(cls, model_options: Options) -> Devices | None:
+    def of(cls, model_options: Options, get_hand: Callable[[str], Hand]) -> Devices | None:
         """Return the devices in the model options; None where core samples on one."""
         clones = model_options.get("multigpu_clones", {})
         pool = model_options.get("multigpu_thread_pool")
         if len(clones) < 2 or pool is None:
             return None
-        known = model_options.get("multigpu_options", {})
-        speeds = {device: known.get(device, {}).get("relative_speed", 1.0) for device in clones}
-        return cls(clones, speeds, pool)
+        return cls(clones, {device: get_hand(str(device)) for device in clones}, pool)
 
     def prepare(self, sigma: Tensor, model_options: Options) -> Options:
         """Prepare the clones for a model call; return the options of a call on one device."""
@@ -49,48 +165,22 @@ class Devices(NamedTuple):
         """Tell whether this is the model function of one of the devices."""
         return any(apply_model == clone.model.apply_model for clone in self.clones.values())
 
-    def distribute(
-        self, work: Callable[[torch.device, int], Result], costs: Sequence[float]
-    ) -> list[Result]:
-        """Return `work(device, number)` for the number of each cost, in the order of the costs."""
-        dealt = deal(costs, list(self.speeds.values()))
-        busy = [pair for pair in zip(self.clones, dealt, strict=True) if pair[1]]
+    def start(self, board: Board[Tensor], task: Task) -> None:
+        """Let each device take batches, in core's thread for it."""
+        for device, clone in self.clones.items():
+            self.pool.submit(device, self._work_on, device, clone.model.apply_model, board, task)
 
-        def work_through(device: torch.device, numbers: list[int]) -> list[Result]:
-            comfy.model_management.set_torch_device(device)
-            with torch.no_grad():
-                return [work(device, number) for number in numbers]
+    def _work_on(
+        self, device: torch.device, apply_model: ModelFunction, board: Board[Tensor], task: Task
+    ) -> None:
+        comfy.model_management.set_torch_device(device)
+        with torch.no_grad():
+            work_through(board, task, self.hands[device], apply_model, move_call(task.call, device))
 
-        for device, numbers in busy:
-            self.pool.submit(device, work_through, device, numbers)
-        # Of all devices before any error is raised: each has a queue of its own.
-        answers = [self.pool.get_result(device) for device, _ in busy]
-        errors = [error for _, error in answers if error is not None]
-        if errors:
-            try:
-                raise errors[0]
-            finally:
-                # The error would hold this frame, and so what the devices had: memory that a
-                # retry needs.
-                del errors, answers
-        found: dict[int, Result] = {}
-        for (_, numbers), (results, _) in zip(busy, answers, strict=True):
-            found.update(zip(numbers, results, strict=True))
-        return [found[number] for number in range(len(costs))]
-
-
-def deal(costs: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
-    """Return the numbers of the costs for each speed.
-
-    The dearest comes first, and each goes to whoever would be done with it first.
-    """
-    dealt: list[list[int]] = [[] for _ in speeds]
-    done = [0.0] * len(speeds)
-    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
-        due = min(range(len(speeds)), key=lambda one: done[one] + costs[number] / speeds[one])
-        dealt[due].append(number)
-        done[due] += costs[number] / speeds[due]
-    return dealt
+    def finish(self) -> None:
+        """Wait for all devices: each has a queue of its own."""
+        for device in self.clones:
+            self.pool.get_result(device)
 
 
 def move_call(call: ModelCall, device: torch.device) -> ModelCall:
@@ -102,20 +192,20 @@ def move_call(call: ModelCall, device: torch.device) -> ModelCall:
             options[key] = options[key].to(device)
     options["multigpu_thread_device"] = device
     cast_transformer_options(options, device=device)
-    c: Conds = {**_move(entries, device), "transformer_options": options}
-    moved: ModelCall = _move({key: value for key, value in call.items() if key != "c"}, device)
+    c: Conds = {**move_value(entries, device), "transformer_options": options}
+    moved: ModelCall = move_value({key: value for key, value in call.items() if key != "c"}, device)
     return {**moved, "c": c}
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def move_value(value: Any, device: torch.device) -> Any:
     """Return a value with the tensors in it on another device."""
     if isinstance(value, DeferredControl):
-        return value.move(device, lambda entry: _move(entry, device))
+        return value.move(device, lambda entry: move_value(entry, device))
     if isinstance(value, (list, tuple)):
-        return type(value)(_move(entry, device) for entry in value)
+        return type(value)(move_value(entry, device) for entry in value)
     if isinstance(value, dict):
         moved = {}
         for key, entry in value.items():
-            moved[key] = entry if key == "transformer_options" else _move(entry, device)
+            moved[key] = entry if key == "transformer_options" else move_value(entry, device)
         return moved
     return value.to(device) if isinstance(value, Tensor) else value

@@ -21,6 +21,7 @@ from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
+from .board import Hand
 from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
@@ -28,7 +29,7 @@ from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
 if TYPE_CHECKING:
-    from .parallel import Devices
+    from .parallel import Team
 
 
 class Mode(Enum):
@@ -58,12 +59,12 @@ class Tally:
         """Count a model call on `noisy` [rows, C, ..., H, W] as it would be without windows."""
         self.canvas_cells += noisy[:, 0].numel()
 
-    def count_call(self, noisy: Tensor, windows: int) -> None:
-        """Count a model call on `noisy` [rows, C, ..., h, w] that holds so many windows."""
+    def count_call(self, denoised: Tensor, windows: int) -> None:
+        """Count a model call that gave [rows, C, ..., h, w] and held so many windows."""
         with self._lock:
             self.calls += 1
             self.windows += windows
-            self.cells += noisy[:, 0].numel()
+            self.cells += denoised[:, 0].numel()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,7 +147,9 @@ class Run:
         self.memory = RunMemory()
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
-        self.devices: Devices | None = None  # where core spreads this run over several GPUs
+        self.teams: Sequence[Team] = ()  # who shares the windows of the next model call
+        self.shared_s = 0.0  # spent in steps that several shared
+        self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
         self.times_shrunk = 0
@@ -194,9 +197,19 @@ class Run:
             self._control_proxies[control] = make(control, self.memory.hints)
         return self._control_proxies[control]
 
-    def spread_over(self, devices: Devices | None) -> None:
-        """Evaluate windows on these devices from here on; None: on the one of the call."""
-        self.devices = devices
+    def share_with(self, teams: Sequence[Team]) -> None:
+        """Share windows with these from here on; without any, the device of a call has them all."""
+        self.teams = teams
+
+    @property
+    def hands(self) -> list[Hand]:
+        """Return all that took part in the run so far, or might have."""
+        return list(self._hands.values())
+
+    def get_hand(self, name: str) -> Hand:
+        """Return the hand of this name; it is known for the length of the run."""
+        with self._lock:
+            return self._hands.setdefault(name, Hand(name))
 
     def expect_batches(self, sizes: Sequence[int]) -> None:
         """Note how many windows each model call of the coming step holds."""

@@ -15,7 +15,16 @@ import pytest
 import torch
 from quadtree_pack import quadtree, tiled_diffusion
 from quadtree_pack.nodes import QuadtreeComposite, QuadtreeInfo, QuadtreeVisualizer
-from quadtree_pack.sampling import control, cropping, evaluation, parallel, rules, run, steps
+from quadtree_pack.sampling import (
+    board,
+    control,
+    cropping,
+    evaluation,
+    parallel,
+    rules,
+    run,
+    steps,
+)
 from quadtree_pack.testing.support import half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
@@ -28,6 +37,7 @@ from quadtree_pack.windows.blending import METHODS
 
 MODULES = (
     blending,
+    board,
     control,
     cropping,
     evaluation,
