@@ -15,6 +15,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from .cluster.crew import attach_cluster
 from .image.composite import composite
 from .image.decoder import count_frames_per_latent, count_px_frames
 from .image.decoding import decode_changed
@@ -46,6 +47,7 @@ from .ui.inputs import (
 from .ui.preview import keep_for_preview, register
 from .ui.price import remember_model
 from .ui.schemas import (
+    cluster_schema,
     composite_schema,
     diffusion_schema,
     info_schema,
@@ -57,6 +59,7 @@ from .velocity import SCHEDULES
 from .windows.blending import METHODS
 
 PROGRESS_EVERY_S = 0.2
+MOST_WORKERS = 1024
 LARGEST_CELL_PX = 32  # of all VAEs in ComfyUI
 
 
@@ -227,6 +230,22 @@ class QuadtreeVAEDecode(io.ComfyNode):
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 
 
+class QuadtreeCluster(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cluster_schema()
+
+    @classmethod
+    def execute(cls, model: Any, workers: int) -> io.NodeOutput:
+        model = check_model(model)
+        count = check_number("workers", workers, 0, MOST_WORKERS, "workers", kind=int)
+        if not cls.hidden or not cls.hidden.prompt:
+            raise ValueError("Quadtree Cluster needs the prompt; run it in a workflow.")
+        node_id = str(cls.hidden.unique_id)
+        show = make_progress_display(node_id)
+        return io.NodeOutput(attach_cluster(model, cls.hidden.prompt, node_id, count, show))
+
+
 class QuadtreeExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
@@ -238,6 +257,7 @@ class QuadtreeExtension(ComfyExtension):
             QuadtreeComposite,
             QuadtreeInfo,
             QuadtreeVAEDecode,
+            QuadtreeCluster,
         ]
 
 

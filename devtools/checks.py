@@ -13,7 +13,7 @@ from .running import ExpectedError, run_child, run_tool, say, tool_env
 # copy under this one.
 TYPED_NAME = "quadtree_pack"
 TYPED_FILES = ("nodes.py", "tiled_diffusion.py", "quadtree.py", "velocity.py", "utils.py")
-TYPED_ROOMS = ("tree", "windows", "sampling", "image", "ui", "devtools")
+TYPED_ROOMS = ("tree", "windows", "sampling", "image", "ui", "cluster", "devtools")
 BIOME = "@biomejs/biome@2.6.8"
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "quadtree_pack"
-ROOMS = ("tree", "windows", "sampling", "image", "ui")
+ROOMS = ("tree", "windows", "sampling", "image", "ui", "cluster")
 
 
 def pack_files() -> list[Path]:

@@ -431,3 +431,33 @@ def _composite_output() -> io.Image.Output:
         "image",
         tooltip="The composited image. Kept regions are bit-for-bit equal to the original.",
     )
+
+
+def cluster_schema() -> io.Schema:
+    """Return the schema of Quadtree Cluster."""
+    return io.Schema(
+        node_id="QuadtreeCluster",
+        display_name="Quadtree Cluster",
+        category="sampling/quadtree",
+        description="Shares the windows of Quadtree Diffusion with the machines of a Ray cluster. "
+        "The cluster is the one that the environment variable RAY_ADDRESS names when ComfyUI "
+        "starts; without it, the other GPUs of this machine.",
+        search_aliases=["distributed", "many machines", "multi GPU", "ray", "cluster", "workers"],
+        inputs=[
+            io.Model.Input(
+                "model",
+                tooltip="The model, with all LoRA and patches: workers build it from the nodes "
+                "before this one, with files of their own. Connect Quadtree Diffusion before or "
+                "behind this node, and nothing else that patches the model behind it.",
+            ),
+            io.Int.Input(
+                "workers",
+                default=0,
+                min=0,
+                max=1024,
+                tooltip="Number of workers that take part, besides this machine. 0 = all.",
+            ),
+        ],
+        outputs=[io.Model.Output(tooltip="The model, for Quadtree Diffusion or a sampler.")],
+        hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+    )

@@ -20,6 +20,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from quadtree_pack.image import decoding
 from quadtree_pack.nodes import (
+    QuadtreeCluster,
     QuadtreeComposite,
     QuadtreeDiffusion,
     QuadtreeExtension,
@@ -115,6 +116,12 @@ def tell(values: dict[str, Any]) -> None:
     assert 0 <= kept <= 1 and 0 <= denoise <= 1 and 0 <= cost < 4 and math.isfinite(cost)
 
 
+def join(values: dict[str, Any]) -> None:
+    """A cluster takes its model from a prompt, and there is none: whatever is right is refused."""
+    QuadtreeCluster.execute(**values)
+    raise AssertionError("the cluster was joined without a prompt")
+
+
 def decode(values: dict[str, Any]) -> None:
     vae, samples, original, trees = (
         values[name] for name in ("vae", "samples", "original", "quadtree")
@@ -142,6 +149,7 @@ RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
     QuadtreeComposite: compose,
     QuadtreeInfo: tell,
     QuadtreeVAEDecode: decode,
+    QuadtreeCluster: join,
 }
 
 
@@ -225,6 +233,12 @@ def test_the_info_refuses_in_words_or_adds_up(values):
         min(values["steps"], 60) if type(values.get("steps")) is int else values.get("steps")
     )
     check_node(QuadtreeInfo, values)
+
+
+@given(values=inputs_of(QuadtreeCluster))
+@fuzz(20)
+def test_the_cluster_node_refuses_in_words(values):
+    check_node(QuadtreeCluster, values)
 
 
 @given(values=inputs_of(QuadtreeDiffusion))

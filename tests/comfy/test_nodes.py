@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from quadtree_pack.image import composite as composite_module
 from quadtree_pack.nodes import (
+    QuadtreeCluster,
     QuadtreeComposite,
     QuadtreeDiffusion,
     QuadtreeInfo,
@@ -82,14 +83,22 @@ def test_an_alpha_channel_is_left_out_in_words(caplog):
     assert caplog.text.count("alpha channel") == 2
 
 
-NODES = [QuadtreeVisualizer, QuadtreeDiffusion, QuadtreeComposite, QuadtreeInfo, QuadtreeVAEDecode]
+NODES = [
+    QuadtreeVisualizer,
+    QuadtreeDiffusion,
+    QuadtreeComposite,
+    QuadtreeInfo,
+    QuadtreeVAEDecode,
+    QuadtreeCluster,
+]
+COUNTS = ("tile_batch_size", "steps", "workers")  # the integers that are no lengths
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_every_input_has_a_tooltip_and_lengths_name_their_unit(node):
     for entry in node.define_schema().inputs:
         assert entry.tooltip
-        if isinstance(entry, io.Int.Input) and entry.id not in ("tile_batch_size", "steps"):
+        if isinstance(entry, io.Int.Input) and entry.id not in COUNTS:
             assert "px" in entry.tooltip
 
 

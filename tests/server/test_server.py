@@ -11,7 +11,14 @@ from quadtree_pack.testing.api import PACK, fetch, get, short_prompt
 
 
 @pytest.mark.parametrize(
-    "node", ["QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "QuadtreeInfo"]
+    "node",
+    [
+        "QuadtreeVisualizer",
+        "QuadtreeDiffusion",
+        "QuadtreeComposite",
+        "QuadtreeInfo",
+        "QuadtreeCluster",
+    ],
 )
 def test_the_server_lists_the_node_and_serves_its_help_page(running, node):
     info = get(running, f"/object_info/{node}")[node]

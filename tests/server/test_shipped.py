@@ -34,6 +34,7 @@ NODES = (
     "QuadtreeComposite",
     "QuadtreeInfo",
     "QuadtreeVAEDecode",
+    "QuadtreeCluster",
 )
 PICTURED = NODES[:3]
 LANGUAGES = ("en", "zh", "ja")

@@ -17,7 +17,7 @@ PYTHONS = [(3, minor) for minor in range(10, 15)]
 
 def applies(line: str, python: tuple[int, int]) -> bool:
     marker = line.partition(";")[2].strip()
-    if not marker:
+    if "python_version" not in marker:  # none, or one about the system
         return True
     operator, version = re.fullmatch(r'python_version (>=|<) "([\d.]+)"', marker).groups()
     at_least = python >= tuple(int(number) for number in version.split("."))

@@ -14,6 +14,7 @@ FLOORS = (
     {"windows"},
     {"sampling", "image"},
     {"tiled_diffusion", "ui"},
+    {"cluster"},
     {"nodes"},
     {"__init__"},
 )
@@ -40,6 +41,14 @@ def test_a_module_imports_only_from_its_own_floor_and_below(path):
     own = place_of(path)
     for place in imported_places(path):
         assert place == own or FLOOR_OF[place] < FLOOR_OF[own], f"{own} imports {place}"
+
+
+@pytest.mark.parametrize("path", pack_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_ray_is_imported_only_by_what_is_called(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not any(name.split(".")[0] == "ray" for name in names)
 
 
 def test_no_test_module_imports_another():

@@ -1,0 +1,223 @@
+"""One worker as this machine sees it: it starts, it evaluates windows, it may fail and come back.
+
+Every wait is short and looks whether the run has ended, since a worker may never answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..sampling.board import Board, Hand
+from ..sampling.parallel import Task
+from ..utils import info
+from .branch import Prompt
+from .identity import Identity, compare
+from .packing import unpack
+
+POLL_S = 0.1
+IN_FLIGHT = 2  # batches on a worker: it computes one while the next one travels
+# A worker that needs longer than this for a batch is taken for hung; the first batch loads the
+# model.
+PATIENCE_S = 60.0
+FIRST_PATIENCE_S = 900.0
+SLOWER = 20.0  # than expected: a hung worker, where that is longer than PATIENCE_S
+MOST_STARTS = 3  # of a worker that ends again and again, until it has evaluated a batch
+RETRY_S = 5.0  # between attempts to reach a worker
+
+
+class LostError(Exception):
+    """A worker takes no part for now; the text says why. `awaited` is what it has to answer."""
+
+    def __init__(self, words: str, awaited: Any = None) -> None:
+        super().__init__(words)
+        self.awaited = awaited
+
+
+class ClosedError(Exception):
+    """The run has ended."""
+
+
+class Place(NamedTuple):
+    """Where a worker runs: a name for messages, and how Ray starts an actor there."""
+
+    name: str
+    start: Callable[[], Any]  # returns an actor's handle
+    facts: dict[str, Any]  # see `Actor.boot`
+
+
+class Remote:
+    """A worker: its actor, what it was asked last, and whether it takes part."""
+
+    def __init__(self, ray: Any, place: Place, versions: Identity) -> None:
+        self.ray, self.place, self.versions = ray, place, versions
+        self.actor: Any = None
+        self.starts = 0
+        self._booting: Any = None
+        self._building: Any = None
+        self._branch: Prompt = {}
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def start(self) -> None:
+        """Let an actor start at the worker's place; returns at once."""
+        self.stop()
+        self.starts += 1
+        self.actor = self.place.start()
+        self._booting = self.actor.boot.remote(self.place.facts)
+        self._building = None
+        if self._branch:
+            self.build(self._branch)
+
+    def stop(self) -> None:
+        """End the actor."""
+        if self.actor is not None:
+            self.ray.kill(self.actor)
+        self.actor = self._booting = self._building = None
+
+    def build(self, branch: Prompt) -> None:
+        """Let the worker build the model of a prompt's branch; returns at once."""
+        self._branch = branch
+        if self.actor is None:
+            self.start()
+        else:
+            self._building = self.actor.build.remote(branch)
+
+    def end_run(self) -> None:
+        """Let the worker forget the run; returns at once."""
+        if self.actor is not None:
+            self.actor.end_run.remote()
+
+    # ---- for the thread of a run
+
+    def await_model(self, identity: Identity, is_closed: Callable[[], bool]) -> None:
+        """Wait until the worker has the model; LostError, for good, where it has another one."""
+        versions = self._ask(self._booting, FIRST_PATIENCE_S, is_closed)
+        self._refuse_different(versions, self.versions)
+        found = self._ask(self._building, FIRST_PATIENCE_S, is_closed)
+        self._refuse_different(found, identity)
+
+    def _refuse_different(self, there: Identity, here: Identity) -> None:
+        words = compare(there, here)
+        if words:
+            raise LostError(f"is left out: {words}")
+
+    def await_answer(self, awaited: Any, is_closed: Callable[[], bool]) -> None:
+        """Wait, for as long as the run lasts, until a lost worker answers; restart a dead one."""
+        while True:
+            try:
+                self._wait(awaited, None, is_closed)
+                self.ray.get(awaited)
+                return
+            except self.ray.exceptions.ActorDiedError:
+                if self.starts >= MOST_STARTS:
+                    raise LostError("ends again and again, so it is not started again") from None
+                self.start()
+                awaited = self._booting
+            except self.ray.exceptions.ActorUnavailableError:
+                self._sleep(RETRY_S, is_closed)
+                awaited = self.actor.ping.remote()
+            except self.ray.exceptions.RayError:
+                return  # it answers, if with an error
+
+    def work_through(
+        self,
+        board: Board[Tensor],
+        hand: Hand,
+        task: Task,
+        pack_batch: Callable[[int], dict[str, Any]],
+        is_closed: Callable[[], bool],
+    ) -> None:
+        """Evaluate what the board hands out; LostError where the worker cannot go on."""
+        flying: deque[tuple[int, Any]] = deque()
+
+        def is_over() -> bool:
+            return board.over or is_closed()
+
+        try:
+            while True:
+                while len(flying) < IN_FLIGHT:
+                    number = board.take(hand, wait=not flying)
+                    if number is None:
+                        break
+                    flying.append((number, self.actor.evaluate.remote(pack_batch(number))))
+                if not flying:
+                    return
+                number, awaited = flying[0]
+                patience_s = _choose_patience(hand, task.costs[number])
+                result = unpack(self._ask(awaited, patience_s, is_over)).to(task.device)
+                flying.popleft()
+                self.starts = 1
+                board.deliver(hand, number, result)
+        except ClosedError:
+            self._drop(flying)
+        except LostError:
+            self._drop(flying)
+            board.leave(hand)
+            raise
+
+    def _drop(self, flying: deque[tuple[int, Any]]) -> None:
+        """Cancel what the worker has not begun."""
+        for _, awaited in list(flying)[1:]:
+            self.ray.cancel(awaited)
+        flying.clear()
+
+    def _ask(self, awaited: Any, patience_s: float, is_closed: Callable[[], bool]) -> Any:
+        """Return what the worker answers; LostError in words where it does not, or cannot."""
+        try:
+            if not self._wait(awaited, patience_s, is_closed):
+                words = f"has not answered for {patience_s:.0f} s; its windows go to others"
+                raise LostError(words, awaited)
+            kind, answer = self.ray.get(awaited)
+        except self.ray.exceptions.ActorDiedError as error:
+            raise LostError(f"ended ({_say(error)}); its windows go to others", awaited) from None
+        except self.ray.exceptions.RayError as error:
+            raise LostError(
+                f"cannot be reached ({_say(error)}); its windows go to others",
+                self.actor.ping.remote(),
+            ) from None
+        if kind == "oom":
+            raise LostError("ran out of memory and is left out of this run")
+        if kind != "ok":
+            raise LostError(f"is left out: {answer}")
+        return answer
+
+    def _wait(self, awaited: Any, seconds: float | None, is_closed: Callable[[], bool]) -> bool:
+        """Wait for an answer; return whether it came. ClosedError once the run has ended."""
+        end_s = None if seconds is None else time.monotonic() + seconds
+        while end_s is None or time.monotonic() < end_s:
+            ready, _ = self.ray.wait([awaited], timeout=POLL_S)
+            if ready:
+                return True
+            if is_closed():
+                raise ClosedError
+        return False
+
+    def _sleep(self, seconds: float, is_closed: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            if is_closed():
+                raise ClosedError
+            time.sleep(POLL_S)
+
+    def log_return(self) -> None:
+        info("worker %s answers again and takes part.", self.name)
+
+
+def _choose_patience(hand: Hand, cost: float) -> float:
+    """Return for how many seconds to wait for a batch."""
+    speed = hand.speed
+    if speed is None:
+        return FIRST_PATIENCE_S
+    return max(PATIENCE_S, SLOWER * cost / speed)
+
+
+def _say(error: Exception) -> str:
+    """Return the first line of what Ray says."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

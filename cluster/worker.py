@@ -1,0 +1,219 @@
+"""What runs on a worker: it builds the model of a prompt's branch and evaluates windows with it.
+
+ComfyUI's own executor runs the branch, so loaders, LoRA and the nodes of other packs do what they
+do on the head, with this machine's files; what has not changed is not made again. Windows come as
+packed values (see packing.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any, ClassVar
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import execution
+import torch
+from comfy.patcher_extension import merge_nested_dicts
+from torch import Tensor
+
+import nodes
+
+from ..sampling.conditioning import cut_options
+from ..sampling.cropping import Cropper, RunMemory
+from ..sampling.evaluation import call_model
+from ..sampling.parallel import move_value
+from ..sampling.protocols import ModelCall
+from ..tiled_diffusion import KEY
+from ..utils import Box
+from ..windows.memory import is_oom
+from .branch import SINK, SINK_ID, Prompt
+from .identity import Identity, get_versions, identify
+from .packing import pack, unpack
+
+
+class Sink:
+    """A node that takes what a branch makes; only workers have it."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "take"
+    OUTPUT_NODE = True
+    taken: ClassVar[list[Any]] = []
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - as ComfyUI names it
+        return {"required": {"value": ("*",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:  # noqa: N802
+        return float("nan")  # a new one equals none: it runs at every prompt
+
+    def take(self, value: Any) -> tuple:
+        self.taken[:] = [value]
+        return ()
+
+
+class Worker:
+    """The model that this process built last, and the run that it is part of."""
+
+    def __init__(self, server: Any, threads: int | None) -> None:
+        nodes.NODE_CLASS_MAPPINGS[SINK] = Sink
+        self.executor = execution.PromptExecutor(
+            server,
+            cache_type=execution.CacheType.CLASSIC,
+            cache_args={"lru": 0, "ram": 0, "ram_inactive": 0},
+        )
+        if threads and comfy.model_management.get_torch_device().type == "cpu":
+            torch.set_num_threads(threads)  # sums are then added up in the same order
+        self.patcher: Any = None
+        self.run: WorkerRun | None = None
+
+    def versions(self) -> Identity:
+        return get_versions()
+
+    def is_oom(self, error: Exception) -> bool:
+        return is_oom(error)
+
+    def build(self, branch: Prompt) -> Identity:
+        """Run a prompt's branch and return the identity of its model; ValueError in words."""
+        self.end_run()
+        self.patcher = self._run_prompt(branch)
+        with torch.inference_mode():
+            return identify(self.patcher)
+
+    def _run_prompt(self, prompt: Prompt) -> Any:
+        prompt_id = uuid.uuid4().hex
+        valid, error, outputs, of_nodes = asyncio.run(
+            execution.validate_prompt(prompt_id, prompt, [SINK_ID])
+        )
+        if not valid or outputs != [SINK_ID] or of_nodes:
+            raise ValueError(_say_invalid(error, of_nodes))
+        Sink.taken.clear()
+        self.executor.execute(prompt, prompt_id, {}, outputs)
+        if not Sink.taken:
+            raise ValueError(_say_failed(self.executor.status_messages))
+        return Sink.taken.pop()
+
+    def evaluate(self, message: dict[str, Any]) -> Any:
+        """Return what the model makes of a batch of windows, packed; on the CPU."""
+        if self.patcher is None:
+            raise ValueError("it has no model yet")
+        with torch.inference_mode():
+            if self.run is None or self.run.number != message["run"]:
+                self.end_run()
+                self.run = WorkerRun(self.patcher, message)
+            return pack(self.run.evaluate(message))
+
+    def end_run(self) -> None:
+        """Forget what belongs to a run; the model stays loaded."""
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+
+
+class WorkerRun:
+    """One sampling run: the model, prepared as ComfyUI does before it samples."""
+
+    def __init__(self, patcher: Any, message: dict[str, Any]) -> None:
+        self.number = message["run"]
+        self.patcher = patcher
+        self.memory = RunMemory()
+        self.shared: dict[str, Tensor] = {}
+        self.sigma: float | None = None
+        self.device = patcher.load_device
+        options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+        options.setdefault("transformer_options", {}).pop(KEY, None)
+        comfy.sampler_helpers.prepare_model_patcher(patcher, {}, options)
+        self.model, _, self.models = comfy.sampler_helpers.prepare_sampling(
+            patcher, message["input"][1][1], {}, options
+        )
+        comfy.samplers.cast_to_load_options(
+            options, device=self.device, dtype=patcher.model_dtype()
+        )
+        patcher.pre_run()
+        self.options = options
+
+    def close(self) -> None:
+        self.patcher.cleanup()
+        comfy.sampler_helpers.cleanup_models({}, self.models)
+
+    def evaluate(self, message: dict[str, Any]) -> Tensor:
+        """Return the denoised windows [rows, C, ..., h, w] on the CPU."""
+        call, window_call = self._unpack_call(message)
+        boxes = [Box(*edges) for edges in message["boxes"]]
+        window_call["c"]["transformer_options"] = cut_options(
+            call["c"]["transformer_options"],
+            call,
+            boxes,
+            unit=message["unit"],
+            memory=self.memory,
+        )
+        self._note_sigma(call)
+        wrapper = self.options.get("model_function_wrapper")
+        with comfy.model_management.cuda_device_context(self.device):
+            return call_model(wrapper, self.model.apply_model, window_call).cpu()
+
+    def _note_sigma(self, call: ModelCall) -> None:
+        """Tell patches of a new step, as ComfyUI does."""
+        sigma = float(call["timestep"][0])
+        if sigma != self.sigma:
+            self.sigma = sigma
+            self.patcher.prepare_state(call["c"]["transformer_options"]["sigmas"], self.options)
+
+    def _unpack_call(self, message: dict[str, Any]) -> tuple[ModelCall, ModelCall]:
+        """Return the call on the whole canvas, its pixels unknown, and that of the windows."""
+        whole = self._load(message["whole"])
+        conds, shape = message["conds"], message["canvas"]
+        canvas = torch.zeros(1, device=self.device).expand(shape)
+        options = merge_nested_dicts(
+            self.patcher.apply_hooks(hooks=None),
+            self.options["transformer_options"],
+            copy_dict1=False,
+        )
+        options = {**options, **self._load(message["options"])}
+        noisy, sigma = self._load(message["input"]), self._load(message["timestep"])
+        boxes = [Box(*edges) for edges in message["boxes"]]
+        cropper = Cropper(canvas, boxes, conds=len(conds), unit=message["unit"])
+        repeated = {key: cropper.pass_whole(value) for key, value in whole.items()}
+        c = {**repeated, **self._load(message["cut"])}
+        call: ModelCall = {
+            "input": canvas,
+            "timestep": sigma,
+            "c": {**whole, "transformer_options": options},
+            "cond_or_uncond": conds,
+        }
+        return call, {**call, "input": noisy, "c": c}
+
+    def _load(self, packed: Any) -> Any:
+        return move_value(unpack(packed, self._fetch), self.device)
+
+    def _fetch(self, shared: tuple[str, list[Any]]) -> Tensor:
+        """Return a tensor that was sent once for the whole run."""
+        digest, references = shared
+        if digest not in self.shared:
+            import ray  # this is a worker of it
+
+            self.shared[digest] = unpack(ray.get(references[0])).to(self.device)
+        return self.shared[digest]
+
+
+def _say_invalid(error: Any, of_nodes: dict[str, Any]) -> str:
+    """Return in words why a branch cannot run here: a missing file, or a missing pack."""
+    details = [
+        f"{found['details']} ({node['class_type']})"
+        for node in of_nodes.values()
+        for found in node["errors"]
+    ]
+    told = "; ".join(details) or str((error or {}).get("message", error))
+    return f"it cannot make the model: {told}. Give it the same files and node packs"
+
+
+def _say_failed(messages: list[tuple[str, dict]]) -> str:
+    """Return in words how a branch failed here."""
+    for event, data in messages:
+        if event == "execution_error":
+            return f"{data['node_type']} failed there: {data['exception_message'].strip()}"
+    return "the nodes that make the model gave nothing there"

@@ -1,0 +1,86 @@
+"""A Ray cluster on loopback for tests and the demo: a base directory for workers, with tiny models.
+
+The workers start a ComfyUI of their own on the CPU, with this pack and a node that loads a tiny
+model.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from quadtree_pack.demo.folders import link_folder
+
+from .registration import ROOT
+
+PACK = "comfyui-quadtree-diffusion"
+LOADER = f"""
+import importlib.util, sys
+
+spec = importlib.util.spec_from_file_location("quadtree_registration", {str(ROOT)!r}
+    + "/testing/registration.py")
+registration = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(registration)
+registration.register_pack()
+"""
+NODES = '''
+import torch
+
+
+class TinyModel:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "load", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"family": ("STRING", {"default": "flux"})}}
+
+    def load(self, family):
+        from quadtree_pack.testing.tiny_models import ZOO
+        return (ZOO[family]().model,)
+
+
+class TinyTrouble:
+    """Patches a model so that a call fails where a file says so."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})}}
+
+    def patch(self, model, folder):
+        from quadtree_pack.testing.trouble import with_trouble
+        return (with_trouble(model, folder),)
+
+
+NODE_CLASS_MAPPINGS = {"TinyModel": TinyModel, "TinyTrouble": TinyTrouble}
+'''
+
+
+def prepare_worker(base: Path) -> str:
+    """Fill a base directory; return the options that a worker's ComfyUI starts with."""
+    for name in ("custom_nodes/tiny_models", "input", "output", "models/loras"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link_folder(base / "custom_nodes" / PACK, ROOT)
+    (base / "custom_nodes/tiny_models/__init__.py").write_text(LOADER + NODES, encoding="utf-8")
+    return shlex.join(["--cpu", "--base-directory", str(base)])
+
+
+def worker_env(base: Path) -> dict[str, str]:
+    """Return the environment of a node whose workers start in this base directory."""
+    return {
+        "COMFYUI_PATH": os.environ["COMFYUI_PATH"],
+        "COMFYUI_OPTIONS": prepare_worker(base),
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+def chain(*steps: tuple[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a prompt of nodes, each with the model of the one before; the last is the cluster."""
+    prompt: dict[str, dict[str, Any]] = {}
+    for number, (kind, inputs) in enumerate([*steps, ("QuadtreeCluster", {"workers": 0})]):
+        linked = {"model": [str(number - 1), 0]} if number else {}
+        prompt[str(number)] = {"class_type": kind, "inputs": {**linked, **inputs}}
+    return prompt

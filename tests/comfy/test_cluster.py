@@ -1,0 +1,315 @@
+"""Windows on the workers of a real Ray cluster: two nodes on loopback, each with a ComfyUI."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import threading
+import time
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_freelunch import FreeU_V2
+from comfy_extras.nodes_model_advanced import RescaleCFG
+from quadtree_pack.cluster import crew, joining, remote
+from quadtree_pack.sampling.parallel import HERE, TEAM
+from quadtree_pack.testing import cluster as loopback
+from quadtree_pack.testing import trouble
+from quadtree_pack.testing.support import half_kept, patched
+from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import gauss, sample
+
+import nodes
+
+RUN = {"steps": 4, "cfg": 3.0, "denoise": 0.8}
+MOST_RUNS = 20
+READY_S = 240.0  # for two ComfyUIs to start, on a busy machine
+LORA, OTHER_LORA = "style.safetensors", "other.safetensors"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def write_lora(path, model, seed):
+    """Write a LoRA for the first few attention weights of a model."""
+    weights = [
+        (name, value)
+        for name, value in model.model.diffusion_model.named_parameters()
+        if value.ndim == 2 and "attn" in name
+    ]
+    tensors = {}
+    for number, (name, value) in enumerate(weights[:6]):
+        key = f"diffusion_model.{name.removesuffix('.weight')}"
+        tensors[f"{key}.lora_up.weight"] = 0.2 * gauss((value.shape[0], 2), seed + number)
+        tensors[f"{key}.lora_down.weight"] = gauss((2, value.shape[1]), seed + 50 + number)
+    comfy.utils.save_torch_file(tensors, str(path))
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Start two nodes; return the folder in which orders to their workers are left."""
+    folder = tmp_path_factory.mktemp("cluster")
+    bases = [folder / "first", folder / "second"]
+    saved = dict(os.environ)
+    os.environ.update(
+        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5f2d" * 16, RAY_USAGE_STATS_ENABLED="0"
+    )
+    ray_utils = pytest.importorskip("ray.cluster_utils")
+    read_environment()
+    envs = [loopback.worker_env(base) for base in bases]
+    flux = entry_of("flux").model
+    for base, seed in zip(bases, (1, 2), strict=True):
+        write_lora(base / "models/loras" / LORA, flux, 7)
+        write_lora(base / "models/loras" / OTHER_LORA, flux, seed)
+    common = {"resources": {"comfyui": 1}, "object_store_memory": 100_000_000, "num_cpus": 1}
+    ray_cluster = ray_utils.Cluster(
+        initialize_head=True,
+        head_node_args={**common, "env_vars": envs[0], "include_dashboard": False},
+    )
+    ray_cluster.add_node(**common, env_vars=envs[1])
+    os.environ["RAY_ADDRESS"] = ray_cluster.address
+    # The files of this machine are those of the first node.
+    folder_paths.add_model_folder_path("loras", str(bases[0] / "models/loras"), is_default=True)
+    yield folder
+    crew.CREW.dismiss()
+    ray_cluster.shutdown()
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+def read_environment():
+    """Let Ray, which reads its environment once, read it again."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@pytest.fixture
+def orders(machines):
+    """Return what leaves orders to a process; this one is slow, so that workers take part."""
+
+    def order(pid, what):
+        (machines / f"{pid}.{what}").touch()
+
+    order(os.getpid(), "slow")
+    yield order
+    for left in machines.glob("*.*"):
+        left.unlink()
+
+
+def make(folder, family, *steps):
+    """Return a model and the prompt that makes it, each by its own way."""
+    model = entry_of(family).model
+    for kind, inputs in steps:
+        model = HEAD[kind](model, **inputs)
+    model = trouble.with_trouble(model, str(folder))
+    loader = ("TinyModel", {"family": family})
+    return model, loopback.chain(loader, *steps, ("TinyTrouble", {"folder": str(folder)}))
+
+
+HEAD = {
+    "LoraLoaderModelOnly": lambda model, **inputs: nodes.LoraLoaderModelOnly().load_lora_model_only(
+        model, **inputs
+    )[0],
+    "RescaleCFG": lambda model, **inputs: RescaleCFG().patch(model, **inputs)[0],
+    "FreeU_V2": lambda model, **inputs: FreeU_V2.execute(model, **inputs).args[0],
+}
+
+
+def share(model, prompt, told=None):
+    """Return the model with the cluster; the workers are ready, or are left out for good."""
+    show = None if told is None else told.append
+    shared = crew.attach_cluster(model, prompt, max(prompt, key=int), show=show)
+    for worker in crew.CREW.remotes:
+        await_ready(worker, shared.model_options[TEAM].identity)
+    return shared
+
+
+def await_ready(worker, identity):
+    end_s = time.monotonic() + READY_S
+    try:
+        worker.await_model(identity, lambda: time.monotonic() > end_s)
+    except remote.LostError as lost:
+        return str(lost)
+    return ""
+
+
+def windows(told):
+    """Return how many windows each evaluated, from the last line that the node showed."""
+    parts = [part.split(": ") for part in told[-1].split("; ")]
+    return {name: int(words.split(" ")[0]) for name, words in parts}
+
+
+def sample_until_all_take_part(entry, latent, model, told, expected):
+    """Sample until each worker evaluated a window in some run: a busy machine may favour one."""
+    seen = set()
+    for _ in range(MOST_RUNS):
+        assert torch.equal(sample(entry, latent, model=model, **RUN), expected)
+        seen |= {name for name, count in windows(told).items() if count and name != HERE}
+        if len(seen) == 2:
+            return
+    raise AssertionError(told)
+
+
+def own_references():
+    """Return how many objects of the cluster this process holds on to."""
+    gc.collect()
+    import ray
+
+    return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
+
+
+def assert_nothing_left():
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("quadtree ")]
+
+
+# ---- the same result
+
+
+@pytest.mark.parametrize(
+    ("family", "steps", "batch"),
+    [
+        ("flux", (), 1),
+        ("flux", (("LoraLoaderModelOnly", {"lora_name": LORA, "strength_model": 0.8}),), 2),
+        ("sd15", (("FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}),), 1),
+        ("sd15", (("RescaleCFG", {"multiplier": 0.7}),), 1),
+        ("flux_kontext", (), 1),
+        ("wan21_t2v", (), 1),
+    ],
+    ids=["plain", "lora, batch of 2", "patches", "cfg function", "references", "video"],
+)
+def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, steps, batch):
+    entry, told = entry_of(family), []
+    model, prompt = make(machines, family, *steps)
+    latent = entry.latent(batch=batch)
+    settings = {"overlap_px": 0, "batch": 1}
+    alone = patched(entry, half_kept(32, 40), model=model, **settings)
+    expected = sample(entry, latent, model=alone, **RUN)
+    shared = share(model, prompt, told)
+    together = patched(entry, half_kept(32, 40), model=shared, **settings)
+    for _ in range(2):
+        references = own_references()
+        assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+        assert_nothing_left()
+    assert own_references() <= references
+    sample_until_all_take_part(entry, latent, together, told, expected)
+
+
+# ---- what differs, and what cannot be sent
+
+
+def test_a_worker_with_another_file_is_left_out_in_words(machines, orders):
+    entry, told = entry_of("flux"), []
+    steps = [("LoraLoaderModelOnly", {"lora_name": OTHER_LORA, "strength_model": 1.0})]
+    model, prompt = make(machines, "flux", *steps)
+    latent = entry.latent()
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, latent, model=alone, **RUN)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+    counted = sorted(windows(told)[worker.name] for worker in crew.CREW.remotes)
+    assert counted[0] == 0 < counted[1], told
+
+
+def test_a_missing_file_is_named_with_its_worker(machines, orders):
+    (machines / "second/models/loras" / LORA).rename(machines / "second/gone")
+    try:
+        steps = [("LoraLoaderModelOnly", {"lora_name": LORA, "strength_model": 0.5})]
+        model, prompt = make(machines, "flux", *steps)
+        identity = share(model, prompt).model_options[TEAM].identity
+        found = sorted(await_ready(worker, identity) for worker in crew.CREW.remotes)
+        assert found[0] == "" and LORA in found[1]
+    finally:
+        (machines / "second/gone").rename(machines / "second/models/loras" / LORA)
+
+
+def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog):
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    shared = trouble.with_trouble(share(model, prompt, told), "elsewhere")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    with caplog.at_level(logging.WARNING):
+        result = sample(entry, entry.latent(), model=together, **RUN)
+    assert torch.equal(result, sample(entry, entry.latent(), model=alone, **RUN))
+    assert "put Quadtree Cluster after that node" in caplog.text and not told
+
+
+# ---- faults
+
+
+def test_random_faults_change_nothing_and_leave_nothing(machines, orders, monkeypatch):
+    """Thirty, seeded: errors, lack of memory, hangs, and two processes that are killed."""
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    latent = entry.latent()
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, latent, model=alone, **RUN)
+    with monkeypatch.context() as patient:
+        patient.setattr(remote, "FIRST_PATIENCE_S", READY_S)
+        shared = share(model, prompt, told)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    faults = ["fail"] * 14 + ["oom"] * 10 + ["hang"] * 4 + ["die"] * 2
+    random.Random(5).shuffle(faults)
+    while faults:
+        for worker in crew.CREW.remotes:
+            orders(find_process(worker), faults.pop())
+        assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+        assert_nothing_left()
+    for worker in crew.CREW.remotes:
+        find_process(worker)
+    monkeypatch.undo()
+    share(model, prompt, told)
+    sample_until_all_take_part(entry, latent, together, told, expected)
+    assert_nothing_left()
+    states = list(crew.CREW.ray._private.state.actors().values())
+    assert [state["State"] for state in states].count("ALIVE") == 2
+    assert {path.suffix for path in machines.glob("*.*")} == {".slow"}  # all were carried out
+
+
+def find_process(worker):
+    """Return the number of a worker's process, once it answers; one that was killed is replaced."""
+    end_s = time.monotonic() + READY_S
+    worker.await_answer(worker.actor.ping.remote(), lambda: time.monotonic() > end_s)
+    return crew.CREW.ray.get(worker.actor.ping.remote())
+
+
+def test_an_interrupt_ends_the_run_at_once_and_the_next_one_is_clean(machines, orders):
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    latent = entry.latent()
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, latent, model=alone, **RUN)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    for worker in crew.CREW.remotes:
+        orders(crew.CREW.ray.get(worker.actor.ping.remote()), "hang")
+
+    def interrupt(step, *_):
+        comfy.model_management.interrupt_current_processing()
+
+    start_s = time.monotonic()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(entry, latent, model=together, callback=interrupt, **RUN)
+    assert time.monotonic() - start_s < trouble.HANG_S
+    assert_nothing_left()
+    assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+
+
+# ---- who is let in
+
+
+def test_a_cluster_without_a_token_is_refused(machines, monkeypatch):
+    monkeypatch.setattr(joining, "_probe", lambda *_: 0)
+    with pytest.raises(ValueError, match="takes no token"):
+        joining._refuse_open("127.0.0.1:1")
+    monkeypatch.undo()
+    joining._refuse_open(os.environ["RAY_ADDRESS"])
+    with pytest.raises(ValueError, match="No Ray cluster answers"):
+        joining._refuse_open("127.0.0.1:1")
