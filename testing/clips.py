@@ -21,15 +21,16 @@ def object_clip(
     start: tuple[int, int],
     step: tuple[int, int],
     pan: int = 0,
-    seed: int = 0,
+    texture: Tensor | None = None,
 ) -> Tensor:
-    """A square with fine texture that moves over `background` [H, W, 3], as [frames, H, W, 3].
+    """A square of `side` px that moves over `background` [H, W, 3], as [frames, H, W, 3].
 
-    `start` and `step` are its place in the first frame and what it moves by in each, in px as
-    (y, x). The background moves left by `pan` px in each frame; it is as much wider than the clip.
+    `texture` [side, side, 3] is what it shows; None: noise. `start` and `step` are its place in the
+    first frame and what it moves by in each, in px as (y, x). The background moves left by `pan` px
+    in each frame; it is as much wider than the clip.
     """
-    generator = torch.Generator().manual_seed(seed)
-    texture = torch.rand(side, side, 3, generator=generator)
+    if texture is None:
+        texture = torch.rand(side, side, 3, generator=torch.Generator().manual_seed(0))
     height, width = len(background), background.shape[1] - pan * (frames - 1)
     pictures = []
     for number in range(frames):

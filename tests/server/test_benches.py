@@ -55,6 +55,7 @@ SMALL = {
     "quality": ONE_PHOTO,
     "release": "it.SAMPLERS, it.MODELS, it.DENOISES = ('euler',), ('flux',), (0.5, 0.5, 0.5)",
     "decide": FEW_PICTURES,
+    "video": "it.FRAMES, it.HEIGHT, it.WIDTH = 5, 128, 192; it.CLIPS = {'wall': it.CLIPS['wall']}",
 }
 RUN = """
 import sys
