@@ -331,8 +331,13 @@ class Run:
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
         cells = self._count_cells()
-        evaluated = sum(cells[: step.index]) + sum(box.width * box.height for box in done)
-        return self.pace.estimate_left(evaluated / sum(cells), time.monotonic())
+        calls = self.clock.list_calls()
+        now = self.clock.all_calls
+        if now >= len(calls) or calls[now] != step.index:  # the sampler calls in its own way
+            calls, now = list(range(self.clock.steps)), step.index
+        work = [cells[index] for index in calls]
+        evaluated = sum(work[:now]) + sum(box.width * box.height for box in done)
+        return self.pace.estimate_left(evaluated / sum(work), time.monotonic())
 
     def _count_cells(self) -> list[int]:
         """Return the cells of the windows of each step of the canvas."""

@@ -177,6 +177,7 @@ class StepClock:
         self.latest = 0  # the latest step that a model call or the sampler's callback was in
         self.told: int | None = None  # the step that the sampler's callback told last
         self.calls = 0  # that ended since then
+        self.all_calls = 0  # that ended since the start
         self.calls_per_step: int | None = None  # from one callback to the next, where known
         self.calls_ahead = 1  # of the first step, before its callback
         self.is_foreign = False
@@ -217,9 +218,15 @@ class StepClock:
 
         return note_step
 
+    def list_calls(self) -> list[int]:
+        """Return the step of each model call of the run, as far as the sampler's kind tells."""
+        calls = self.calls_per_step or 1
+        return [step for step in range(self.steps) for _ in range(min(calls, self.steps - step))]
+
     def note_call(self) -> None:
         """Note that a model call of the sampler has ended."""
         self.calls += 1
+        self.all_calls += 1
 
     def _note_told(self, step: int) -> None:
         if self.told is None:
