@@ -204,6 +204,29 @@ class Entry:
         )
 
 
+def with_frames(entry: Entry, frames: int, size: tuple[int, int]) -> Entry:
+    """The entry of a video with so many latent frames of another size, in its conditioning too."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(cut(one) for one in value)
+        if not isinstance(value, Tensor) or value.ndim < 4:
+            return value
+        if value.ndim == 5 and value.shape[2] == entry.frames:
+            value = value[:, :, torch.arange(frames).clamp_max(value.shape[2] - 1)]
+        rows, columns = value.shape[-2:]
+        if rows * CANVAS[1] != columns * CANVAS[0]:
+            return value  # not on the canvas
+        return value[..., : rows * size[0] // CANVAS[0], : columns * size[1] // CANVAS[1]]
+
+    def make_cond(seed: int) -> list:
+        return cut(entry.make_cond(seed))
+
+    return Entry(entry.name, entry.model, make_cond, frames=frames, size=size)
+
+
 def sample(
     entry: Entry,
     latent: Tensor,

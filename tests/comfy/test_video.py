@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from quadtree_pack.nodes import QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.conditioning import crop_call
 from quadtree_pack.sampling.cropping import RunMemory
 from quadtree_pack.sampling.frames import fit_maps
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import create_run
+from quadtree_pack.testing.clips import object_clip, soft_wall
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
-from quadtree_pack.testing.tiny_models.building import clean_latent, sample
+from quadtree_pack.testing.tiny_models.building import clean_latent, sample, with_frames
+from quadtree_pack.testing.tiny_vaes import qwen
 from quadtree_pack.tiled_diffusion import KEY, attach
 from quadtree_pack.utils import count_latent_frames
 from quadtree_pack.velocity import find_step
@@ -21,7 +24,7 @@ VIDEOS = [
     for name in ZOO
     if name.startswith(("wan2", "hunyuan_video", "cosmos", "ltxv", "mochi", "cogvideox"))
 ] + ["kandinsky5_video"]
-# Text only: their conditioning is made for any number of frames.
+# Text only: their latents may have any size, too.
 BY_TEXT = ["wan21_t2v", "hunyuan_video", "mochi", "cogvideox", "cosmos"]
 FRAMES = [1, 2, 5, 13]
 STEPS = 3
@@ -31,7 +34,7 @@ text_families = pytest.mark.parametrize("entry", BY_TEXT, indirect=True)
 
 
 def clip_latent(entry, frames, height=16, width=24):
-    """A latent of so many frames; the entry's own canvas where its conditioning has one."""
+    """A latent of so many frames, for an entry of text only."""
     channels = entry.model.model.latent_format.latent_channels
     return clean_latent((1, channels, frames, height, width))
 
@@ -56,46 +59,23 @@ def ratio_of(entry):
 
 
 @pytest.mark.parametrize("frames", FRAMES)
-@text_families
-def test_a_clip_keeps_what_its_tree_keeps_with_any_number_of_frames(entry, frames):
-    latent = clip_latent(entry, frames)
-    tree = half_kept(16, 24, entry.px_per_cell)
+@families
+def test_the_promises_hold_with_any_number_of_frames(entry, frames):
+    """What is kept stays to the bit, one free window is the plain run, a denoise a late start."""
+    entry = with_frames(entry, frames, (16, 24))
+    latent = entry.latent()
+    size = *latent.shape[-2:], entry.px_per_cell
+    tree = half_kept(*size)
     held = ~free_cells(tree, latent)
     samples = sample(entry, latent, model=patched(entry, tree), steps=STEPS, denoise=0.7)
     assert torch.equal(samples[..., held], latent[..., held])
     assert not torch.equal(samples[..., ~held], latent[..., ~held])
 
-
-@pytest.mark.parametrize("frames", FRAMES)
-@text_families
-def test_one_window_at_full_denoise_is_the_plain_run_to_the_bit(entry, frames):
-    latent = clip_latent(entry, frames)
-    whole = patched(entry, tree_of([[1.0]], 16, 24, entry.px_per_cell), tile_px=0, feather_px=32)
-    run = {"steps": STEPS, "denoise": 0.6, "cfg": 3.0}
+    whole, half = (patched(entry, tree_of([[one]], *size), tile_px=0) for one in (1.0, 0.5))
+    run = {"steps": 4, "denoise": 0.6}
     assert torch.equal(sample(entry, latent, model=whole, **run), sample(entry, latent, **run))
-
-
-@pytest.mark.parametrize("frames", FRAMES)
-@text_families
-def test_a_uniform_denoise_is_a_late_start_with_any_number_of_frames(entry, frames):
-    latent = clip_latent(entry, frames)
-    tree = tree_of([[0.5]], 16, 24, entry.px_per_cell)
-    held = patched(entry, tree, tile_px=0)
-    run = {"steps": 4, "denoise": 0.7}
-    plain = sample(entry, latent, start_step=2, **run)
-    assert error(sample(entry, latent, model=held, **run), plain) < 1e-5
-
-
-@families
-def test_every_video_family_keeps_holds_and_is_itself_in_one_window(entry):
-    latent = entry.latent()
-    tree = half_kept(*latent.shape[-2:], entry.px_per_cell)
-    held = ~free_cells(tree, latent)
-    samples = sample(entry, latent, model=patched(entry, tree), steps=STEPS, denoise=0.7)
-    assert torch.equal(samples[..., held], latent[..., held])
-    full = tree_of([[1.0]], *latent.shape[-2:], entry.px_per_cell)
-    whole = sample(entry, latent, model=patched(entry, full, tile_px=0), steps=STEPS, denoise=0.6)
-    assert torch.equal(whole, sample(entry, latent, steps=STEPS, denoise=0.6))
+    late = sample(entry, latent, start_step=2, **run)
+    assert error(sample(entry, latent, model=half, **run), late) < 1e-5
 
 
 @families
@@ -265,3 +245,23 @@ def test_denoise_fades_in_and_out_over_frames_and_never_rises():
     assert (faded <= torch.tensor(values)).all()
     steps = faded.diff().abs()
     assert faded.max() > 0.6 and steps.max() < 0.7
+
+
+def test_a_clip_whose_background_stands_still_evaluates_only_what_moves():
+    """From the images to the images, through the nodes."""
+    entry, vae = entry_of("wan21_t2v"), qwen(width=8)
+    clip = object_clip(soft_wall(256, 384), 10, side=32, start=(32, 32), step=(2, 4))
+    options = {"content_threshold": 0.0, "min_tile_size": 32, "max_tile_size": 0}
+    options |= {"min_denoise": 1.0, "max_denoise": 1.0, "line_thickness": 1}
+    _, trees, masks = QuadtreeVisualizer.execute(clip, batch="clip", **options).args
+    latent = vae.encode(clip)
+    assert latent.shape == (1, 16, 3, 32, 48)
+    spy = Spy(patched(entry, *trees))
+    samples = sample(entry, latent, model=spy.model, steps=STEPS, denoise=0.7)
+    assert 0 < spy.cells <= STEPS * 32 * 48 * 0.4
+    held = masks[0].unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).amax((1, 3)) == 0
+    assert held.double().mean() > 0.6 and torch.equal(samples[..., held], latent[..., held])
+    result = QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, clip, 16).args[0]
+    assert len(result) == 9
+    assert torch.equal(result[:, masks[0] == 0], clip[:9, masks[0] == 0])
+    assert not torch.equal(result, clip[:9])
