@@ -1,17 +1,20 @@
-"""Applies the nodes between Load Image and Quadtree Visualizer, as a run would, for the preview.
+"""Computes the image and the mask that reach Quadtree Visualizer, as a run would, for the preview.
 
-Only nodes whose result depends on the image and their own widgets are applied: those that resize,
-crop, turn, sharpen or convert. Anything else is computed during the run.
+Only nodes whose result depends on files and their own widgets are applied: those that load, resize,
+crop, turn, sharpen, blend or convert. Anything else is computed during the run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..tree.detail import LARGEST_PX
+from .files import RequestError, resolve_path
+from .workflow import Link, Node, Workflow
 
 # The input through which each node gets the image, by the node's id. From KJNodes and Essentials as
 # well, where they are installed.
@@ -34,49 +37,104 @@ IMAGE_INPUTS = {
 }
 LATENT_NODES = ("LatentUpscale", "LatentUpscaleBy", "LatentCrop", "LatentRotate")
 METHODS = ("upscale_method", "scale_method", "interpolation")  # inputs that choose how to resize
+# Nodes that load a file, by its input's name, and those that combine images and masks.
+LOADERS = {"LoadImage": "image", "LoadImageMask": "image", "LoadImageOutput": "image"}
+COMBINERS = {
+    *["InvertMask", "GrowMask", "FeatherMask", "ThresholdMask", "CropMask", "MaskComposite"],
+    *["MaskToImage", "ImageToMask", "JoinImageWithAlpha", "SplitImageWithAlpha"],
+    *["ImageBlend", "ImageCompositeMasked"],
+}
+ONLY_BY_RUN = "This image is computed during the run. Queue the workflow once."
 MOST_PX = 8192 * 8192  # of a preview's image; a run has no such limit
-MOST_NODES = 16
 
 
 class PassingError(ValueError):
     """A message for the user about why a node cannot be applied before the run."""
 
 
-def pass_through(image: Tensor, steps: Any) -> Tensor:
-    """Return an image [B, H, W, C] as nodes make it: `steps` are {"node": id, "inputs": values}.
+class Applier:
+    """Computes outputs of a workflow; each node is applied once."""
 
-    Raises PassingError where one of them cannot be applied.
-    """
-    if not isinstance(steps, list) or len(steps) > MOST_NODES:
-        raise PassingError(f"through must be a list of at most {MOST_NODES} nodes.")
-    for step in steps:
-        node = step.get("node") if isinstance(step, dict) else None
-        inputs = step.get("inputs") if isinstance(step, dict) else None
-        if not isinstance(node, str) or not isinstance(inputs, dict):
-            raise PassingError('Each entry of through must be {"node": ..., "inputs": {...}}.')
-        image = _apply(node, inputs, image)
-    return image
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.outputs: dict[str, Any] = {}  # by node; None while it is being computed
+
+    def compute(self, link: Link | None) -> Tensor:
+        """Return the image or mask that a link gives, of the first image of a batch.
+
+        Raises PassingError where only a run can compute it, and RequestError for a file that is
+        missing or cannot be read.
+        """
+        node = link and self.workflow.nodes.get(link.node)
+        if link is None or node is None:
+            raise PassingError(ONLY_BY_RUN)
+        if node.number not in self.outputs:
+            self.outputs[node.number] = None
+            self.outputs[node.number] = self._apply(node)
+        made = self.outputs[node.number]
+        found = made[link.slot] if made is not None and link.slot < len(made) else None
+        if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
+            raise PassingError(f"{node.kind} gives no image. Queue the workflow once.")
+        return found
+
+    def _apply(self, node: Node) -> Sequence[Any]:
+        """Return the outputs of a node."""
+        import nodes  # ComfyUI's own
+
+        kind, node_class = node.kind, nodes.NODE_CLASS_MAPPINGS.get(node.kind)
+        known = kind in LOADERS or kind in IMAGE_INPUTS or kind in COMBINERS
+        if not known or node_class is None:
+            raise PassingError(f"{kind} is computed during the run. Queue the workflow once.")
+        plain = _select_inputs(node_class, _nest(node.plain()))
+        if kind in LOADERS:
+            return _load(node, node_class, plain)
+        linked = [name for name, value in node.inputs.items() if isinstance(value, list)]
+        images = {name: self.compute(node.link(name)) for name in linked}
+        try:
+            _check_size(kind, node_class, plain, images)
+            return _call(node_class, {**plain, **images})
+        except PassingError:
+            raise
+        except Exception as error:  # of another pack's node, or of values that do not fit
+            raise PassingError(f"{kind} cannot be applied before the run: {error}") from None
 
 
-def _apply(node: str, inputs: dict[str, Any], image: Tensor) -> Tensor:
+def _load(node: Node, node_class: Any, plain: dict[str, Any]) -> Sequence[Any]:
+    """Return the outputs of a node that loads a file; RequestError if it cannot."""
+    resolve_path(node.value(LOADERS[node.kind]))
+    try:
+        outputs = _call(node_class, plain)
+    except Exception:  # of any decoder; its message may contain a path
+        raise RequestError("This file cannot be read as an image.", 415) from None
+    return [one[:1] for one in outputs]
+
+
+def _check_size(
+    kind: str, node_class: Any, plain: dict[str, Any], images: dict[str, Tensor]
+) -> None:
+    """Raise PassingError where a node would make an image too large for the preview."""
+    image = images.get(IMAGE_INPUTS.get(kind, ""))
+    if image is None:
+        return
+    height, width = _predict(kind, node_class, plain, *image.shape[1:3])
+    if not 0 < height * width <= MOST_PX or max(height, width) > LARGEST_PX:
+        raise PassingError(
+            f"{kind} makes an image of {width} x {height} px, too large for the preview. Queue "
+            "the workflow once."
+        )
+
+
+def is_input(kind: str, name: str) -> bool:
+    """Tell whether a node's class has an input of this name; an unknown class has any."""
     import nodes  # ComfyUI's own
 
-    node_class = nodes.NODE_CLASS_MAPPINGS.get(node)
-    if node not in IMAGE_INPUTS or node_class is None:
-        raise PassingError(f"{node} is computed during the run. Queue the workflow once.")
-    try:
-        values = _select_inputs(node_class, _nest(inputs))
-        height, width = _predict(node, node_class, values, *image.shape[1:3])
-        if not 0 < height * width <= MOST_PX or max(height, width) > LARGEST_PX:
-            raise PassingError(
-                f"{node} makes an image of {width} x {height} px, too large for the preview. Queue "
-                "the workflow once."
-            )
-        return _call(node, node_class, values, image)
-    except PassingError:
-        raise
-    except Exception as error:  # of another pack's node, or of values that do not fit
-        raise PassingError(f"{node} cannot be applied before the run: {error}") from None
+    node_class = nodes.NODE_CLASS_MAPPINGS.get(kind)
+    return node_class is None or name.partition(".")[0] in _list_inputs(node_class)
+
+
+def _list_inputs(node_class: Any) -> dict[str, Any]:
+    kinds = node_class.INPUT_TYPES()
+    return {**kinds.get("required", {}), **kinds.get("optional", {})}
 
 
 def _nest(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +151,7 @@ def _nest(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _select_inputs(node_class: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values that the node has inputs for; the browser may send widgets of its own."""
-    kinds = node_class.INPUT_TYPES()
-    known = {**kinds.get("required", {}), **kinds.get("optional", {})}
+    known = _list_inputs(node_class)
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -152,20 +209,16 @@ def _predict(
     simple = _use_simple_methods(values)
     image = torch.empty(1, height, width, 3, device="meta")
     try:
-        made = _call(node, node_class, simple, image).shape
+        made = _call(node_class, {**simple, IMAGE_INPUTS[node]: image})[0].shape
         return made[1], made[2]
     except (RuntimeError, NotImplementedError, TypeError):
         return height, width
 
 
-def _call(node: str, node_class: Any, values: dict[str, Any], image: Tensor) -> Tensor:
-    """Return the first output of a node of either kind, with `image` as its image."""
-    values = {**values, IMAGE_INPUTS[node]: image}
+def _call(node_class: Any, values: dict[str, Any]) -> Sequence[Any]:
+    """Return the outputs of a node of either kind."""
     if hasattr(node_class, "execute"):
         output = node_class.execute(**values)
     else:
         output = getattr(node_class(), node_class.FUNCTION)(**values)
-    result = getattr(output, "args", output)[0]
-    if not isinstance(result, torch.Tensor) or result.ndim != 4:
-        raise PassingError(f"{node} gives no image. Queue the workflow once.")
-    return result
+    return getattr(output, "args", output)

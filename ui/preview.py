@@ -1,8 +1,8 @@
 """The live preview: `POST /quadtree/preview` answers with the tree that the node would build.
 
-A request names an image by its file, as Load Image does, and the nodes that it passes `through`; or
-by the key of an earlier run of Quadtree Visualizer. The sums of the last few images are kept, so a
-moved slider costs milliseconds.
+A request holds the workflow around the node, from which its image and mask are computed as a run
+would; else they are those of an earlier run of the node, or the image that a node before it shows.
+The sums of the last few images are kept, so a moved slider costs milliseconds.
 """
 
 from __future__ import annotations
@@ -15,34 +15,43 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import folder_paths
 import torch
 from PIL import Image
 
 from ..quadtree import Quadtree
+from ..tree.blocks import GRID_PX
 from ..tree.detail import BlockSums
+from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
+from ..utils import ceil_div
 from .building import build_tree
 from .files import RequestError, resolve_path
-from .inputs import check_visualizer_inputs
-from .passing import pass_through
+from .inputs import check_choice, check_visualizer_inputs
+from .passing import LOADERS, ONLY_BY_RUN, Applier, PassingError, is_input
 from .price import estimate_price
-from .workflow import Workflow
+from .workflow import Link, Node, Workflow
 
+T = TypeVar("T")
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
-KEPT_IMAGES = 8
+KEPT_IMAGES = 16
 SHOWN_PX = 1024  # longest side of the picture that a run saves for the panel
+VEIL = 0.6  # darkness of the panel where a mask is 0
 LARGEST_REQUEST = 4 << 20  # bytes
 
 
 class Kept(NamedTuple):
-    """What is kept of an image: its sums, and the file of a picture where Load Image shows none."""
+    """What is kept of an image: its sums, and the file of a picture for the panel.
+
+    `token` changes with its pixels.
+    """
 
     sums: BlockSums
-    picture: dict[str, str] | None = None
+    picture: dict[str, str]
+    token: str
 
 
 class ImageCache:
@@ -53,15 +62,21 @@ class ImageCache:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.entries: OrderedDict[Any, Kept] = OrderedDict()
+        self.entries: OrderedDict[Any, Any] = OrderedDict()
         self.locks: dict[Any, threading.Lock] = {}
         self.lock = threading.Lock()
 
+    def put(self, key: Any, kept: Any) -> None:
+        """Keep something under a key, in the place of what was."""
+        with self.lock:
+            self.entries.pop(key, None)
+        self.get(key, lambda: kept)
+
     @overload
-    def get(self, key: Any) -> Kept | None: ...
+    def get(self, key: Any) -> Any: ...
     @overload
-    def get(self, key: Any, read: Callable[[], Kept]) -> Kept: ...
-    def get(self, key: Any, read: Callable[[], Kept] | None = None) -> Kept | None:
+    def get(self, key: Any, read: Callable[[], T]) -> T: ...
+    def get(self, key: Any, read: Callable[[], Any] | None = None) -> Any:
         """Return what is kept of a key; where nothing is, `read` it, or return None."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
@@ -83,16 +98,21 @@ class ImageCache:
 IMAGES = ImageCache(KEPT_IMAGES)
 
 
-def keep_for_preview(image: torch.Tensor, sums: BlockSums) -> dict[str, list]:
+def keep_for_preview(image: torch.Tensor, sums: BlockSums, hidden: Any = None) -> dict[str, list]:
     """Keep the sums of a run's image [H, W, C] and save a small picture of it.
 
-    Returns what the node's panel needs: the picture's file, and a key for later previews of the
-    same image.
+    `hidden` holds the prompt that is being executed and the node's id: as long as nothing before
+    the node changes, this is its image. Returns a key for later previews of the same image.
     """
     key = uuid.uuid4().hex
-    picture = save_picture(image, key)
-    IMAGES.get(("run", key), lambda: Kept(sums, picture))
-    return {"quadtree_image": [picture], "quadtree_run": [{"key": key}]}
+    kept = Kept(sums, save_picture(image, key), key)
+    IMAGES.put(("run", key), kept)
+    prompt = getattr(hidden, "prompt", None)
+    node = Workflow(prompt).nodes.get(hidden.unique_id) if isinstance(prompt, dict) else None
+    link = None if node is None else node.link("image")
+    if node is not None and link is not None:
+        IMAGES.put(("signed", node.workflow.sign(link, is_input)), kept)
+    return {"quadtree_run": [{"key": key}]}
 
 
 def save_picture(image: torch.Tensor, key: str) -> dict[str, str]:
@@ -102,56 +122,129 @@ def save_picture(image: torch.Tensor, key: str) -> dict[str, str]:
     shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
     picture = Image.fromarray((shown * 255).round().to(torch.uint8).cpu().numpy())
     picture.thumbnail((SHOWN_PX, SHOWN_PX))
+    return _save(picture, f"quadtree_{key}.jpg", quality=90)
+
+
+def _save(picture: Image.Image, name: str, **options: Any) -> dict[str, str]:
+    """Save a picture for the panel; return its file as ComfyUI names it."""
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"quadtree_{key}.jpg"
-    picture.save(folder / name, quality=90)
+    picture.save(folder / name, **options)
     return {"filename": name, "subfolder": "", "type": "temp"}
 
 
 class Source(NamedTuple):
-    """What is kept of an image, and a token that changes with its pixels."""
+    """What is kept of an image, and where it comes from.
+
+    `origin` is "live" where it is what a run would get now, "run" for that of the last run while
+    nothing before the node has changed, "shown" for what a node before it shows, and "stale" for
+    that of an earlier run.
+    """
 
     kept: Kept
-    token: str
+    origin: str
 
 
-def find_source(request: dict[str, Any]) -> Source:
-    """Return the image that a request names by `image` and `through`, or by `run`.
+def find_source(request: dict[str, Any], node: Node | None, applier: Applier) -> Source:
+    """Return the image that reaches a node, the best of what is known.
 
-    Raises RequestError where there is none, and PassingError where it passes through a node that
-    only a run can compute.
+    Raises RequestError where nothing is known, and PassingError with the reason why only a run can
+    compute it.
     """
     key = request.get("run")
-    if key is not None:
-        kept = IMAGES.get(("run", key)) if isinstance(key, str) else None
-        if kept is None:
-            raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
-        return Source(kept, key)
-    name, through = request.get("image"), request.get("through") or []
-    path = resolve_path(name)
-    state = path.stat()
-    token = f"{state.st_mtime_ns:x}-{state.st_size:x}"
-    if through:
-        told = json.dumps([token, through], sort_keys=True)
-        token = hashlib.sha256(told.encode()).hexdigest()[:32]
-    return Source(IMAGES.get((path, token), lambda: _read_image(name, through)), token)
+    if node is None or "image" not in node.inputs:
+        return Source(_recall_run(key), "run")
+    link = node.link("image")  # None where a switch waits for the run
+    try:
+        return Source(_compute_live(applier, link), "live")
+    except PassingError as error:
+        signed = link and IMAGES.get(("signed", applier.workflow.sign(link, is_input)))
+        if signed:
+            return Source(signed, "run")
+        if request.get("shown"):
+            return Source(_read_shown(request["shown"]), "shown")
+        if IMAGES.get(("run", str(key))):
+            return Source(_recall_run(key), "stale")
+        raise error
 
 
-def _read_image(name: Any, through: Any) -> Kept:
-    """Return what is kept of an image file that passes through these nodes.
+def _recall_run(key: Any) -> Kept:
+    kept = IMAGES.get(("run", key)) if isinstance(key, str) else None
+    if kept is None:
+        raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
+    return kept
 
-    Raises RequestError for a file that cannot be read.
-    """
-    import nodes  # ComfyUI's own, so that the pixels are those that Load Image gives to a run
+
+def _compute_live(applier: Applier, link: Link | None) -> Kept:
+    """Return what is kept of the image of a link, which is computed if it is new."""
+    if link is None:
+        raise PassingError(ONLY_BY_RUN)
+    token = _sign_pixels(applier, link)
+    return IMAGES.get(("live", token), lambda: _keep(applier.compute(link)[0], token))
+
+
+def _sign_pixels(applier: Applier, link: Link) -> str:
+    """Return a text that changes with what leads to a link, the files that it names included."""
+    told: list[Any] = [applier.workflow.sign(link, is_input)]
+    for node in applier.workflow.nodes.values():
+        if node.kind in LOADERS:
+            told += _read_state(node.value(LOADERS[node.kind]))
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+def _read_state(name: Any) -> list[int]:
+    """Return the time and size of an image file; nothing of one that cannot be used."""
+    try:
+        state = resolve_path(name).stat()
+    except RequestError:
+        return []
+    return [state.st_mtime_ns, state.st_size]
+
+
+def _read_shown(name: Any) -> Kept:
+    """Return what is kept of a picture that a node shows, named as Load Image names files."""
+    shown = Workflow({"shown": {"class_type": "LoadImage", "inputs": {"image": name}}})
+    return _compute_live(Applier(shown), Link("shown", 0))
+
+
+def _keep(image: torch.Tensor, token: str) -> Kept:
+    sums = BlockSums.of_image(image, edges=True, octaves=True)
+    return Kept(sums, save_picture(image, token), token)
+
+
+class KnownMask(NamedTuple):
+    """A mask [h, w], and the file of a picture that darkens what it keeps."""
+
+    mask: torch.Tensor
+    picture: dict[str, str]
+
+
+def find_mask(node: Node | None, applier: Applier, image: Kept) -> KnownMask | None:
+    """Return the mask that reaches a node; None where there is none, or only a run has it."""
+    link = None if node is None else node.link("mask")
+    if link is None:
+        return None
+    token = f"{image.token}_{_sign_pixels(applier, link)}"
+
+    def read() -> KnownMask:
+        mask = applier.compute(link)
+        mask = (mask[0] if mask.ndim == 3 else mask).float().clamp(0, 1)
+        return KnownMask(mask, save_veil(mask, image.sums.width, image.sums.height, token))
 
     try:
-        image, _ = nodes.NODE_CLASS_MAPPINGS["LoadImage"]().load_image(name)
-    except Exception:  # of any decoder; its message may contain a path
-        raise RequestError("This file cannot be read as an image.", 415) from None
-    passed = pass_through(image[:1], through)[0]
-    sums = BlockSums.of_image(passed, edges=True, octaves=True)
-    return Kept(sums, save_picture(passed, uuid.uuid4().hex) if through else None)
+        return IMAGES.get(("mask", token), read)
+    except (PassingError, RequestError):
+        return None
+
+
+def save_veil(mask: torch.Tensor, width: int, height: int, key: str) -> dict[str, str]:
+    """Save a picture that darkens what a mask [h, w] keeps of an image of width x height px."""
+    alpha = ((1 - mask) * VEIL * 255).round().to(torch.uint8).cpu().numpy()
+    scale = min(1, SHOWN_PX / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    veil = Image.new("RGBA", size)
+    veil.putalpha(Image.fromarray(alpha).resize(size, Image.Resampling.BILINEAR))
+    return _save(veil, f"quadtree_mask_{key}.png")
 
 
 def answer_request(request: Any) -> dict[str, Any]:
@@ -166,19 +259,29 @@ def answer_request(request: Any) -> dict[str, Any]:
     given = {name: request[name] for name in (*names, *optional) if name in request}
     limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
-    source = find_source(request)
-    sums = source.kept.sums
-    regions = painting.select_regions(sums.width, sums.height)
-    tree, choice = build_tree(sums, regions=regions or (), **limits)
+    mode = check_choice("mask_mode", request.get("mask_mode", "multiply"), MASK_MODES)
+    workflow = Workflow(request.get("workflow") or {})
+    node = workflow.nodes.get(str(request.get("node")))
+    applier = Applier(workflow)
+    try:
+        kept, origin = find_source(request, node, applier)
+    except PassingError as error:
+        return {"unknown": str(error)}
+    mask = find_mask(node, applier, kept)
+    regions = painting.select_regions(kept.sums.width, kept.sums.height)
+    tree, choice = build_tree(
+        kept.sums, regions=regions or (), mask=mask and mask.mask, mask_mode=mode, **limits
+    )
     answer = describe_tree(tree)
     answer["found"] = choice and choice.found
-    answer["token"] = source.token
-    answer["picture"] = source.kept.picture
+    answer["token"] = kept.token
+    answer["origin"] = origin
+    answer["picture"] = kept.picture
+    answer["mask"] = mask and mask.picture
     answer["notice"] = (
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        workflow = Workflow(request.get("workflow") or {})
         answer |= describe_price(tree, workflow, str(request.get("node")))
     return answer
 
@@ -195,9 +298,26 @@ def describe_tree(tree: Quadtree) -> dict[str, Any]:
         "count": len(tree.leaves),
         "sides": [tree.leaves[-1].side, tree.leaves[0].side],
         "tiles": [number for leaf in sent for number in (leaf.x0, leaf.y0, leaf.side)],
-        "denoise": [round(1000 * leaf.denoise) for leaf in sent],
+        "denoise": [round(1000 * value) for value in _mean_denoise(tree, len(sent))],
         "detail": [round(10 * leaf.detail) for leaf in sent],
     }
+
+
+def _mean_denoise(tree: Quadtree, count: int) -> list[float]:
+    """Return the mean denoise of the first leaves, with the mask applied."""
+    leaves = tree.leaves[:count]
+    if tree.mask is None:
+        return [leaf.denoise for leaf in leaves]
+    height, width = ceil_div(tree.height, GRID_PX), ceil_div(tree.width, GRID_PX)
+    sums = torch.zeros(height + 1, width + 1, dtype=torch.float64)
+    sums[1:, 1:] = tree.denoise_map(height, width).cumsum(0).cumsum(1)
+    means = []
+    for leaf in leaves:
+        left, top, side = (length // GRID_PX for length in (leaf.x0, leaf.y0, leaf.side))
+        right, bottom = min(width, left + side), min(height, top + side)
+        total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        means.append(float(total) / ((right - left) * (bottom - top)))
+    return means
 
 
 def describe_price(tree: Quadtree, workflow: Workflow, node: str) -> dict[str, Any]:

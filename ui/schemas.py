@@ -193,7 +193,7 @@ def visualizer_schema() -> io.Schema:
                 "core's Differential Diffusion.",
             ),
         ],
-        hidden=[io.Hidden.unique_id],
+        hidden=[io.Hidden.unique_id, io.Hidden.prompt],
     )
 
 

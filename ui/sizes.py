@@ -40,8 +40,7 @@ class SizeFinder:
         )
 
     def _resize_latent(self, node: Node, size: Size) -> Size:
-        values = {name: value for name, value in node.inputs.items() if _is_plain(value)}
-        predicted = predict_latent_size(node.kind, values, *size)
+        predicted = predict_latent_size(node.kind, node.plain(), *size)
         return predicted or size
 
     def find_image(self, link: Link | None) -> Size | None:
@@ -62,8 +61,7 @@ class SizeFinder:
         return self._resize_image(node, size) if size else _written_size(node)
 
     def _resize_image(self, node: Node, size: Size) -> Size:
-        values = {name: value for name, value in node.inputs.items() if _is_plain(value)}
-        predicted = predict_size(node.kind, values, *size)
+        predicted = predict_size(node.kind, node.plain(), *size)
         if predicted is not None:
             return predicted
         if node.kind == "ImageUpscaleWithModel":
@@ -72,10 +70,6 @@ class SizeFinder:
                 return size[0] * factor, size[1] * factor
         self.guessed = True
         return size
-
-
-def _is_plain(value: object) -> bool:
-    return not isinstance(value, list)
 
 
 def _written_size(node: Node) -> Size | None:

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 MOST_NODES = 512
+SEEDS = ("seed", "noise_seed", "control_after_generate")
+LONGEST_TEXT = 512  # characters; of longer texts the browser sends the beginning
 
 
 class Link(NamedTuple):
@@ -60,6 +64,10 @@ class Node:
         found = self.inputs.get(name, default)
         return default if isinstance(found, list) else found
 
+    def plain(self) -> dict[str, Any]:
+        """Return the inputs that are not linked."""
+        return {name: one for name, one in self.inputs.items() if not isinstance(one, list)}
+
     def number_of(self, name: str) -> float | None:
         """Return the value of an input if it is a number."""
         found = self.value(name)
@@ -103,6 +111,28 @@ class Workflow:
                 return None
             link = Link(*passed)
         return None
+
+    def sign(self, link: Link, is_input: Callable[[str, str], bool]) -> str:
+        """Return a text that changes when anything that leads to a link does, but for seeds.
+
+        `is_input` tells whether a node's class has an input of a name: the browser also sends its
+        own widgets.
+        """
+        told: dict[str, Any] = {}
+        pending = [link.node]
+        while pending:
+            node = self.nodes.get(pending.pop())
+            if node is None or node.number in told:
+                continue
+            inputs = {
+                name: one[:LONGEST_TEXT] if isinstance(one, str) else one
+                for name, one in node.inputs.items()
+                if name not in SEEDS and is_input(node.kind, name)
+            }
+            told[node.number] = [node.kind, inputs]
+            pending += [one[0] for one in inputs.values() if isinstance(one, list)]
+        text = json.dumps([link, told], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def walk(self, node: Node | None, *names: str) -> Iterator[Node]:
         """Yield a node and those that feed it through inputs of these names, in turn."""

@@ -9,17 +9,18 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { clearCanvas, drawLeaves } from "./quadtree_drawing.js";
 import {
-  allGraphs, findHosts, findInput, findLoadedImage, findWidget, isLinked, readInput,
+  allGraphs, findHosts, findInput, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
 import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
 import {
   addRegion, buildGrid, describeTree, kindAt, readLeaves, readRegions, regionOf,
 } from "./quadtree_tree.js";
-import { collectWorkflow } from "./quadtree_workflow.js";
+import { collectWorkflow, findShownImage } from "./quadtree_workflow.js";
 
 const NODE = "QuadtreeVisualizer";
 const PARAMETERS = [
+  "mask_mode",
   ...["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"],
   ...["denoise_by", "invert", "detail_metric", "cost_budget", "coverage"],
 ];
@@ -28,6 +29,11 @@ const KIND_TEXT = { auto: "as computed", keep: "keep", full: "full" };
 const DENOISE_OF_KIND = { keep: 0, full: 1 };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_IMAGE = "Connect Load Image, or queue the workflow once.";
+const ORIGINS = {
+  run: "of the last run",
+  shown: "as the node before shows it",
+  stale: "of an earlier run, something before this node has changed",
+};
 const POLL_MS = 400;
 const MOST_UNDO = 50;
 
@@ -38,6 +44,7 @@ const STYLE = `
   outline-offset: -2px; overflow: hidden; }
 .qt-view img, .qt-view canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
+.qt-stale img { filter: grayscale(1) brightness(0.6); }
 .qt-view canvas { touch-action: none; cursor: crosshair; }
 .qt-foot { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; }
 .qt-line { flex: 1 1 140px; min-height: 1.3em; overflow-wrap: anywhere; }
@@ -74,23 +81,15 @@ function captureState() {
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
 }
 
-/** Returns the URL that shows a file named as Load Image does: "folder/name.png [output]". */
-function viewUrl(name, token) {
-  const [, path, type] = name.match(/^(.*?)(?: \[(input|output|temp)\])?$/);
-  const slash = path.lastIndexOf("/");
-  const query = {
-    filename: path.slice(slash + 1),
-    subfolder: path.slice(0, Math.max(0, slash)),
-    type: type ?? "input",
-    v: token,
-  };
-  return api.apiURL(`/view?${new URLSearchParams(query)}`);
-}
+/** Returns the URL of a picture that the server made. */
+const pictureUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
-/** Returns the URL of an image: the picture that the server made of it, or its own file. */
-function pictureUrl(name, { picture, token }) {
-  if (!picture) return viewUrl(name, token);
-  return api.apiURL(`/view?${new URLSearchParams(picture)}`);
+/** Shows a picture that the server made in an element; null shows none. */
+function showPicture(image, file) {
+  const url = file && pictureUrl(file);
+  if (!url) image.removeAttribute("src");
+  else if (image.getAttribute("src") !== url) image.src = url;
+  image.hidden = !url;
 }
 
 /** Passes a pointer event on to the graph; Nodes 2.0 does this by itself. */
@@ -126,7 +125,9 @@ class Panel {
     );
     this.image = createElement("img", "", { alt: "", draggable: false });
     this.canvas = createElement("canvas", "");
-    this.view.append(this.image, this.canvas);
+    // Darkens what a mask keeps.
+    this.veil = createElement("img", "qt-veil", { alt: "", draggable: false, hidden: true });
+    this.view.append(this.image, this.veil, this.canvas);
     this.line = createElement("div", "qt-line");
     this.line.setAttribute("role", "status");
     const createButton = (textContent, title) =>
@@ -197,10 +198,7 @@ class Panel {
 
   // ---- Requesting the tree
 
-  /**
-   * Returns the body of a request; it has neither `image` nor `run` while there is no image. An
-   * image that only a run computes is that of the last run.
-   */
+  /** Returns the body of a request; without a workflow while no image is connected. */
   request() {
     const hosts = findHosts(this.node.graph);
     const body = {};
@@ -209,10 +207,9 @@ class Panel {
       const unknown = value === undefined || value?.node; // computed by a node during the run
       body[name] = unknown ? findWidget(this.node, name)?.value : value;
     }
+    if (!readInput(this.node, "image", hosts)?.node) return body;
     Object.assign(body, collectWorkflow(this.node, hosts));
-    const loaded = findLoadedImage(this.node, hosts);
-    const onlyByRun = this.lastRun && (!loaded || JSON.stringify(loaded) === this.onlyByRun);
-    return onlyByRun ? { ...body, run: this.lastRun.key } : { ...body, ...loaded };
+    return { ...body, shown: findShownImage(this.node, hosts), run: this.lastRun };
   }
 
   /** Requests the tree if anything has changed; this is all that an idle panel does. */
@@ -223,10 +220,9 @@ class Panel {
 
   /** Takes the output of a run of the node, for images that no file holds. */
   takeOutput(output) {
-    const image = output?.quadtree_image?.[0];
-    const run = output?.quadtree_run?.[0];
-    if (!image || !run || run.key === this.lastRun?.key) return;
-    this.lastRun = { key: run.key, url: api.apiURL(`/view?${new URLSearchParams(image)}`) };
+    const key = output?.quadtree_run?.[0]?.key;
+    if (!key || key === this.lastRun) return;
+    this.lastRun = key;
     this.schedule();
   }
 
@@ -260,33 +256,32 @@ class Panel {
   async ask() {
     const body = this.request();
     this.asked = JSON.stringify(body);
-    if (!body.image && !body.run) {
-      this.image.removeAttribute("src");
-      return this.show(null, NO_IMAGE, false);
-    }
+    if (!body.workflow) return this.showNothing(NO_IMAGE);
     if (!this.tree) this.say("Reading the image ...");
     const answer = await requestPreview(body);
     const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
-    if (!answer.ok && body.through?.length && this.lastRun) {
-      this.onlyByRun = JSON.stringify({ image: body.image, through: body.through });
-      return this.ask();
-    }
     if (!answer.ok)
       return this.show(null, tree.error ?? `The server rejected the preview (${answer.status}).`);
-    this.showAnswer(body, tree);
+    if (tree.unknown) return this.showNothing(tree.unknown);
+    this.showAnswer(tree);
     this.price.schedule(body);
   }
 
+  showNothing(text) {
+    for (const image of [this.image, this.veil]) image.removeAttribute("src");
+    this.show(null, text, false);
+  }
+
   /** Shows the server's answer to a request. */
-  showAnswer(body, tree) {
+  showAnswer(tree) {
+    const notes = [describeTree(tree), ORIGINS[tree.origin]];
     const hasMask = isLinked(findInput(this.node, "mask"));
-    const notes = [describeTree(tree)];
-    if (body.run) notes.push("of the last run");
-    if (hasMask) notes.push("the preview ignores the mask");
-    this.show(tree, notes.join("; "), false);
-    const url = body.run ? this.lastRun.url : pictureUrl(body.image, tree);
-    if (this.image.getAttribute("src") !== url) this.image.src = url;
+    if (hasMask && !tree.mask) notes.push("the preview ignores the mask");
+    this.show(tree, notes.filter(Boolean).join("; "), false);
+    this.view.classList.toggle("qt-stale", tree.origin === "stale");
+    showPicture(this.image, tree.picture);
+    showPicture(this.veil, tree.mask);
   }
 
   show(tree, text, problem = true) {

@@ -1,15 +1,13 @@
 /**
- * Finds what reaches a node in the browser's graph: the value of an input, or the file that a Load
- * Image behind it shows. Registers nothing: ComfyUI loads every script in this folder, so only
- * quadtree.js may have effects of its own.
+ * Finds what reaches a node in the browser's graph: the value of an input, or the node that computes
+ * it. Registers nothing: ComfyUI loads every script in this folder, so only quadtree.js may have
+ * effects of its own.
  */
 import { app } from "../../scripts/app.js";
 
 const SUBGRAPH_INPUTS = -10; // the node id that links from a subgraph's own inputs have
 export const MUTED = 2; // values of node.mode
 export const BYPASSED = 4;
-const IMAGE_NAMES = new Set(["image", "images", "input"]); // inputs through which an image passes
-const MOST_NODES = 16; // that an image may pass through
 
 // Subgraph -> the node through which it was last opened; several nodes may share a subgraph.
 const openedFrom = new WeakMap();
@@ -94,31 +92,4 @@ function findSetter(graph, node) {
   if (node.type !== "GetNode") return undefined;
   const name = node.widgets?.[0]?.value;
   return graph.nodes.find((one) => one.type === "SetNode" && one.widgets?.[0]?.value === name);
-}
-
-/**
- * Returns the file of the Load Image that a node's image comes from, and the nodes that it passes
- * through, from Load Image on; null where there is none. The server knows which nodes it can apply.
- */
-export function findLoadedImage(node, hosts) {
-  const through = [];
-  let origin = readInput(node, "image", hosts);
-  while (origin?.node && origin.node.comfyClass !== "LoadImage") {
-    const input = origin.node.inputs?.find((one) => isLinked(one) && IMAGE_NAMES.has(one.name));
-    if (!input || through.length === MOST_NODES) return null;
-    through.unshift({ node: origin.node.comfyClass, inputs: readValues(origin) });
-    origin = readInput(origin.node, input.name, origin.hosts);
-  }
-  const image = origin?.node && readInput(origin.node, "image", origin.hosts);
-  return typeof image === "string" && image ? { image, through } : null;
-}
-
-/** Returns the plain values of a node's widgets by their names. */
-function readValues({ node, hosts }) {
-  const values = {};
-  for (const { name } of node.widgets ?? []) {
-    const value = readInput(node, name, hosts);
-    if (["string", "number", "boolean"].includes(typeof value)) values[name] = value;
-  }
-  return values;
 }

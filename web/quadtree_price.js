@@ -90,7 +90,7 @@ export class PriceInquiry {
       const answer = await requestPreview({ ...body, cost: true });
       const tree = answer.ok && (await answer.json());
       const isCurrent = !this.panel.dead && this.panel.asked === JSON.stringify(body);
-      if (tree && isCurrent) this.panel.showAnswer(body, tree);
+      if (tree && isCurrent) this.panel.showAnswer(tree);
     } catch {
       // The server has gone; the next request for a tree says so.
     } finally {

@@ -3,6 +3,7 @@
  * writes a prompt: what leads to the panel's node, and the samplers that use its tree with what
  * leads to them. The server reads it. Registers nothing.
  */
+import { app } from "../../scripts/app.js";
 import {
   allGraphs, BYPASSED, findHosts, findInput, isLinked, MUTED, readInput,
 } from "./quadtree_graph.js";
@@ -14,7 +15,8 @@ const SKIPPED_TYPES = new Set([
 ]);
 // Random seeds change with every run, and would ask for the same price again.
 const SKIPPED_NAMES = new Set(["seed", "noise_seed", "control_after_generate", "regions"]);
-const PLAIN = new Set(["string", "number", "boolean"]);
+const NO_TYPES = new Set();
+const PLAIN = new Set(["number", "boolean"]);
 const LONGEST_TEXT = 512;
 const MOST_NODES = 512;
 
@@ -25,14 +27,15 @@ export const pathOf = (node, hosts) => [...hosts, node].map(({ id }) => id).join
 export function collectWorkflow(node, hosts) {
   const path = pathOf(node, hosts);
   const found = new Map();
-  collect(node, hosts, found);
+  // All of what leads to the node tells whether the image of its last run is still right.
+  collect(node, hosts, found, NO_TYPES);
   for (const graph of allGraphs()) {
     const around = graph.nodes.some(isSampler) && findHosts(graph);
     if (!around || around.some(isOff)) continue;
     for (const sampler of graph.nodes.filter(isSampler)) {
       const needed = new Map();
       collect(sampler, around, needed);
-      if (needed.has(path)) for (const [key, value] of needed) found.set(key, value);
+      if (needed.has(path)) addMissing(found, needed);
     }
   }
   return { node: path, workflow: found.size > MOST_NODES ? {} : Object.fromEntries(found) };
@@ -45,19 +48,39 @@ function isSampler(node) {
   return !isOff(node) && gets("LATENT") && (gets("MODEL") || gets("GUIDER"));
 }
 
-/** Adds a node, and all that leads to it, to `found`. */
-function collect(node, hosts, found) {
+function addMissing(found, others) {
+  for (const [key, value] of others) if (!found.has(key)) found.set(key, value);
+}
+
+/** Adds a node, and all that leads to it but through inputs of `skipped` types, to `found`. */
+function collect(node, hosts, found, skipped = SKIPPED_TYPES) {
   const path = pathOf(node, hosts);
   if (found.has(path) || found.size > MOST_NODES) return;
   const inputs = {};
   found.set(path, { class_type: node.comfyClass ?? node.type, inputs });
   const names = [...(node.inputs ?? []), ...(node.widgets ?? [])].map(({ name }) => name);
   for (const name of new Set(names)) {
-    if (SKIPPED_NAMES.has(name) || SKIPPED_TYPES.has(findInput(node, name)?.type)) continue;
+    if (SKIPPED_NAMES.has(name) || skipped.has(findInput(node, name)?.type)) continue;
     const value = readInput(node, name, hosts);
     if (value?.node) {
       inputs[name] = [pathOf(value.node, value.hosts), value.slot];
-      collect(value.node, value.hosts, found);
-    } else if (PLAIN.has(typeof value) && String(value).length <= LONGEST_TEXT) inputs[name] = value;
+      collect(value.node, value.hosts, found, skipped);
+    } else if (typeof value === "string") inputs[name] = [...value].slice(0, LONGEST_TEXT).join("");
+    else if (PLAIN.has(typeof value)) inputs[name] = value;
   }
+}
+
+/** Returns the file of the image that the node before an image input shows, if it shows any. */
+export function findShownImage(node, hosts) {
+  const before = readInput(node, "image", hosts);
+  const shown = before?.node?.imgs?.length && outputOf(before)?.images?.[0];
+  if (!shown?.filename) return undefined;
+  const { filename, subfolder, type } = shown;
+  return `${subfolder ? `${subfolder}/` : ""}${filename} [${type ?? "output"}]`;
+}
+
+/** Returns what the server last told of a node's outputs. */
+function outputOf({ node, hosts }) {
+  const graph = hosts.at(-1)?.subgraph;
+  return app.nodeOutputs?.[graph ? `${graph.id}:${node.id}` : String(node.id)];
 }

@@ -49,8 +49,22 @@ def running(base):
         yield server
 
 
+def load(image, through=()):
+    """What the browser sends of a workflow: Load Image, then nodes, then the visualizer."""
+    nodes = {"load": {"class_type": "LoadImage", "inputs": {"image": image}}}
+    last = "load"
+    for number, (kind, inputs) in enumerate(through):
+        name = "input" if kind == "ResizeImageMaskNode" else "image"
+        nodes[f"n{number}"] = {"class_type": kind, "inputs": {**inputs, name: [last, 0]}}
+        last = f"n{number}"
+    nodes["v"] = {"class_type": "QuadtreeVisualizer", "inputs": {"image": [last, 0]}}
+    return {"node": "v", "workflow": nodes}
+
+
 def ask(running, body, headers=None):
-    """(status, answer) of a request."""
+    """(status, answer) of a request; one that names an `image` gets a workflow that loads it."""
+    if isinstance(body, dict) and "image" in body:
+        body = {**load(body.pop("image"), body.pop("through", ())), **body}
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(running.url + "/quadtree/preview", data, headers)
@@ -157,8 +171,6 @@ def test_an_absolute_path_is_refused(running, base):
         {"regions": "["},
         {"regions": 7},
         {"regions": '[["keep", 0, 0, 2, 2]]'},
-        {"run": "nobody's"},
-        {"run": {}},
     ],
 )
 def test_values_that_do_not_fit_are_refused_in_words(running, changed):
@@ -167,7 +179,7 @@ def test_values_that_do_not_fit_are_refused_in_words(running, changed):
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"image": "a.jpg"}', b""]
+    "body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"node": "1"}', b""]
 )
 def test_what_is_no_request_is_refused(running, body):
     code, answer = ask(running, body)
@@ -178,6 +190,12 @@ def test_other_sites_are_refused_by_comfyui_and_large_requests_by_us(running):
     elsewhere = {"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"}
     assert ask(running, {"image": "a.jpg", **VALUES}, elsewhere)[0] == 403
     assert ask(running, {"image": "a.jpg", **VALUES, "regions": " " * (5 << 20)})[0] == 413
+
+
+@pytest.mark.parametrize("key", ["nobody's", {}, 3, None])
+def test_a_run_that_is_not_known_is_refused_in_words(running, key):
+    code, answer = ask(running, {"run": key, **VALUES})
+    assert code == 404 and "no longer kept" in answer["error"]
 
 
 def test_what_is_sent_is_capped_not_what_is_built(running, base):
@@ -257,12 +275,9 @@ THROUGH = [
 
 @pytest.mark.parametrize(("kind", "inputs"), THROUGH)
 def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
-    through = [
-        {"node": "ImageInvert", "inputs": {}},
-        {"node": kind, "inputs": {**inputs, "control_after_generate": "fixed"}},
-    ]
+    through = [("ImageInvert", {}), (kind, {**inputs, "control_after_generate": "fixed"})]
     status, live = ask(running, {"image": "a.jpg", "through": through, **VALUES})
-    assert status == 200, live
+    assert status == 200 and live["origin"] == "live", live
     name = "input" if kind == "ResizeImageMaskNode" else "image"
     prompt = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "a.jpg"}},
@@ -280,32 +295,130 @@ def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
     assert live["picture"]["type"] == "temp" and live["token"] != of_run["token"]
 
 
+LARGE = {"upscale_method": "lanczos", "width": 16384, "height": 16384, "crop": "disabled"}
+
+
 @pytest.mark.parametrize(
-    ("through", "words"),
+    ("kind", "inputs", "words"),
     [
-        ([{"node": "VAEDecode", "inputs": {}}], "VAEDecode is computed during the run"),
-        ([{"node": "SaveImage", "inputs": {}}], "SaveImage is computed during the run"),
-        ([{"node": "ImageScaleBy", "inputs": {}}], "ImageScaleBy cannot be applied"),
-        (
-            [
-                {
-                    "node": "ImageScale",
-                    "inputs": {
-                        "upscale_method": "lanczos",
-                        "width": 16384,
-                        "height": 16384,
-                        "crop": "disabled",
-                    },
-                }
-            ],
-            "16384 x 16384 px, too large for the preview",
-        ),
-        ([{"node": 3, "inputs": {}}], "Each entry of through"),
-        (["ImageInvert"], "Each entry of through"),
-        ("ImageInvert", "through must be a list"),
-        ([{"node": "ImageInvert", "inputs": {}}] * 17, "at most 16 nodes"),
+        ("VAEDecode", {}, "VAEDecode is computed during the run"),
+        ("SaveImage", {}, "SaveImage is computed during the run"),
+        ("ImageScaleBy", {}, "ImageScaleBy cannot be applied"),
+        ("ImageScale", LARGE, "16384 x 16384 px, too large for the preview"),
     ],
 )
-def test_nodes_that_a_preview_cannot_apply_are_named(running, through, words):
-    status, answer = ask(running, {"image": "a.jpg", "through": through, **VALUES})
-    assert status == 400 and words in answer["error"]
+def test_nodes_that_a_preview_cannot_apply_are_named(running, kind, inputs, words):
+    status, answer = ask(running, {"image": "a.jpg", "through": [(kind, inputs)], **VALUES})
+    assert status == 200 and words in answer["unknown"]
+
+
+def switch(kind, **inputs):
+    """Two files, a switch between them, and the visualizer."""
+    nodes = load("a.jpg")["workflow"]
+    nodes["other"] = {"class_type": "LoadImage", "inputs": {"image": "turned.jpg"}}
+    nodes["switch"] = {"class_type": kind, "inputs": inputs}
+    nodes["v"]["inputs"]["image"] = ["switch", 0]
+    return {"node": "v", "workflow": nodes}
+
+
+A, OTHER = ["load", 0], ["other", 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "chosen"),
+    [
+        ("ComfySwitchNode", {"switch": True, "on_false": A, "on_true": OTHER}, "turned.jpg"),
+        ("ComfySwitchNode", {"switch": False, "on_false": A, "on_true": OTHER}, "a.jpg"),
+        ("Any Switch (rgthree)", {"any_01": OTHER, "any_02": A}, "turned.jpg"),
+        ("Any Switch (rgthree)", {"any_02": A}, "a.jpg"),
+        ("ImpactSwitch", {"select": 2, "input1": A, "input2": OTHER}, "turned.jpg"),
+        ("LazySwitchKJ", {"switch": False, "on_false": A, "on_true": OTHER}, "a.jpg"),
+    ],
+)
+def test_of_a_switch_the_chosen_image_is_shown(running, kind, inputs, chosen):
+    answer = ask(running, {**switch(kind, **inputs), **VALUES})[1]
+    expected = ask(running, {"image": chosen, **VALUES})[1]
+    assert answer["tiles"] == expected["tiles"] and answer["origin"] == "live"
+
+
+def test_of_a_switch_that_a_run_decides_nothing_is_shown(running):
+    body = switch("ComfySwitchNode", switch=["load", 3], on_false=A, on_true=OTHER)
+    assert "computed during the run" in ask(running, {**body, **VALUES})[1]["unknown"]
+
+
+def run_of(running, body, **values):
+    """Queue the workflow of a request; return the key of the visualizer's run."""
+    prompt = json.loads(json.dumps(body["workflow"]))
+    prompt["v"]["inputs"] |= {**VALUES, "line_thickness": 0, **values}
+    run = demo.run_prompt(running.url, prompt)
+    return run.outputs["v"]["quadtree_run"][0]["key"]
+
+
+NOISY = ("ImageAddNoise", {"seed": 7, "strength": 0.2})
+
+
+def test_the_last_run_is_shown_until_something_before_the_node_changes(running):
+    body = load("a.jpg", [NOISY])
+    key = run_of(running, body)
+    noisy = body["workflow"]["n0"]["inputs"]
+    answer = ask(running, {**body, **VALUES})[1]
+    assert answer["origin"] == "run", "also without its key, as after a reload"
+    noisy |= {"seed": 8, "upload": "image"}
+    assert ask(running, {**body, **VALUES})[1]["origin"] == "run", "seeds and buttons do not count"
+    noisy["strength"] = 0.3
+    assert "unknown" in ask(running, {**body, **VALUES})[1]
+    stale = ask(running, {**body, **VALUES, "run": key})[1]
+    assert stale["origin"] == "stale" and stale["tiles"] == answer["tiles"]
+    shown = ask(running, {**body, **VALUES, "run": key, "shown": "made.png [output]"})[1]
+    plain = ask(running, {"image": "made.png [output]", **VALUES})[1]
+    assert shown["origin"] == "shown" and shown["tiles"] == plain["tiles"]
+
+
+def with_mask(body, *chain):
+    """Connect the mask of Load Image, through these nodes."""
+    last = ["load", 1]
+    for number, (kind, inputs) in enumerate(chain):
+        body["workflow"][f"m{number}"] = {"class_type": kind, "inputs": {**inputs, "mask": last}}
+        last = [f"m{number}", 0]
+    body["workflow"]["v"]["inputs"]["mask"] = last
+    return body
+
+
+@pytest.fixture(scope="module")
+def half_clear(base):
+    """A file whose left half is transparent: its mask is 1 there."""
+    photo = Image.open(base / "input" / "a.jpg").convert("RGBA")
+    alpha = Image.new("L", photo.size, 255)
+    alpha.paste(0, (0, 0, photo.width // 2, photo.height))
+    photo.putalpha(alpha)
+    photo.save(base / "input" / "half.png")
+    return "half.png"
+
+
+GROWN = {"expand": 0, "tapered_corners": True}
+
+
+@pytest.mark.parametrize("mode", ["multiply", "at least", "replace"])
+@pytest.mark.parametrize(
+    "chain", [(), (("InvertMask", {}), ("GrowMask", {"expand": 0, "tapered_corners": True}))]
+)
+def test_a_mask_counts_in_the_tree_and_in_the_price_as_in_a_run(running, half_clear, mode, chain):
+    body = with_mask(load(half_clear), *chain)
+    values = {**VALUES, "mask_mode": mode, "cost": True}
+    answer = ask(running, {**body, **values})[1]
+    plain = ask(running, {**load(half_clear), **values})[1]
+    assert answer["mask"]["type"] == "temp" and plain["mask"] is None
+    assert answer["cost"] != plain["cost"] and answer["denoise"] != plain["denoise"]
+    assert answer["tiles"] == plain["tiles"]
+    prompt = json.loads(json.dumps(body["workflow"]))
+    prompt["v"]["inputs"] |= {**VALUES, "line_thickness": 0, "mask_mode": mode}
+    prompt["info"] = {"class_type": "QuadtreeInfo", "inputs": {"quadtree": ["v", 1], "steps": 20}}
+    prompt["cost"] = {"class_type": "PreviewAny", "inputs": {"source": ["info", 4]}}
+    run = demo.run_prompt(running.url, prompt)
+    assert answer["cost"] == pytest.approx(float(run.outputs["cost"]["text"][0]), abs=1e-6)
+
+
+def test_a_mask_that_only_a_run_computes_is_left_out(running, half_clear):
+    body = with_mask(load(half_clear), ("SomeSegmentation", {}))
+    answer = ask(running, {**body, **VALUES})[1]
+    assert answer["mask"] is None and answer["origin"] == "live"

@@ -44,22 +44,10 @@ def ask_price(running, prompt):
     node = demo.find_node(prompt, "QuadtreeVisualizer")
     values = prompt[node]["inputs"]
     body = {name: values[name] for name in (*TREE, *LATER) if name in values}
-    body |= {"image": "example.png", "node": node, "workflow": prompt, "cost": True}
-    body |= {"through": find_through(prompt, node)}
+    body |= {"node": node, "workflow": prompt, "cost": True}
     request = urllib.request.Request(running.url + "/quadtree/preview", json.dumps(body).encode())
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
-
-
-def find_through(prompt, node):
-    """The nodes between Load Image and the visualizer, as the browser names them."""
-    through = []
-    origin = prompt[prompt[node]["inputs"]["image"][0]]
-    while origin["class_type"] != "LoadImage":
-        plain = {k: v for k, v in origin["inputs"].items() if not isinstance(v, list)}
-        through.insert(0, {"node": origin["class_type"], "inputs": plain})
-        origin = prompt[origin["inputs"]["image"][0]]
-    return through
 
 
 def run_percent(running, prompt):
@@ -198,7 +186,7 @@ def test_what_the_run_would_refuse_is_said_in_the_place_of_a_price(running, obje
 
 @pytest.mark.parametrize("workflow", [3, [1], {"1": 3}, {"1": {"class_type": 3, "inputs": {}}}])
 def test_a_workflow_that_is_none_is_refused_in_words(workflow, running):
-    body = {**dict.fromkeys(TREE, 0), "image": "example.png", "workflow": workflow, "cost": True}
+    body = {**dict.fromkeys(TREE, 0), "node": "1", "workflow": workflow, "cost": True}
     request = urllib.request.Request(running.url + "/quadtree/preview", json.dumps(body).encode())
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)

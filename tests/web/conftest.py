@@ -30,6 +30,11 @@ def base(tmp_path_factory):
     (user / "user.css").write_text("")
     photo = Image.open(demo.DEMO / "photo.png").convert("RGB")
     photo.resize((1024, 680)).save(base / "input" / "picture.png")
+    alpha = Image.new("L", (1024, 680), 255)
+    alpha.paste(0, (0, 0, 512, 680))
+    half = photo.resize((1024, 680))
+    half.putalpha(alpha)
+    half.save(base / "input" / "half.png")
     photo.resize((680, 1024)).save(base / "input" / "sub" / "tall [1].png")
     (base / "input" / "broken.png").write_text("no image")
     return base
