@@ -17,7 +17,22 @@ WIDGETS = (
     "regions",
 )
 LATER = ("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget", "coverage", "batch")
-DEFAULTS = [25.0, 64, 1024, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0, 0.95]
+DEFAULTS = [
+    25.0,
+    64,
+    1024,
+    0.2,
+    0.8,
+    2,
+    "",
+    "area",
+    False,
+    "multiply",
+    "color",
+    0.0,
+    0.95,
+    "images",
+]
 # The one message that the frontend logs about itself.
 FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
 
