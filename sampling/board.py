@@ -53,14 +53,14 @@ class Hand:
 class Board(Generic[Result]):
     """The batches of one step, with the predicted cost and the number of windows of each.
 
-    `report` is told the number and the result of each batch, once.
+    `report` is told, once for each batch, who evaluated it, its number and its result.
     """
 
     def __init__(
         self,
         costs: Sequence[float],
         windows: Sequence[int],
-        report: Callable[[int, Result], None] = lambda number, result: None,
+        report: Callable[[Hand, int, Result], None] = lambda hand, number, result: None,
     ) -> None:
         self.costs, self.windows, self.report = costs, windows, report
         self._todo = sorted(range(len(costs)), key=lambda number: -costs[number])
@@ -111,7 +111,7 @@ class Board(Generic[Result]):
             hand.note(self.costs[number], self.windows[number] if is_first else 0, seconds)
             if is_first:
                 self._results[number] = result
-                self.report(number, result)
+                self.report(hand, number, result)
             self._changed.notify_all()
             return is_first
 

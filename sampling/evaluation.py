@@ -19,6 +19,7 @@ from ..utils import Box, format_seconds, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
+from .board import Hand
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
@@ -224,7 +225,8 @@ class Evaluator:
         def evaluate(apply_model: ModelFunction, moved: ModelCall, number: int) -> Tensor:
             return self._evaluate(apply_model, moved, step, todo[number])
 
-        def report(number: int, denoised: Tensor) -> None:
+        def report(hand: Hand, number: int, denoised: Tensor) -> None:
+            self.run.note_shares(step, boxes[number], hand)
             done.extend(boxes[number])
             self._report(denoised, step, windows=len(todo[number]), done=done)
 

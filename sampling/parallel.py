@@ -39,7 +39,7 @@ class Task:
 
     `boxes` are the windows of each batch, `unit` is the model's patch in cells. `evaluate`
     evaluates the batch of a number in this process, by a model function and the call on its device;
-    `report` counts the result of a batch.
+    `report` counts the result of a batch, which a hand evaluated.
     """
 
     call: ModelCall
@@ -48,7 +48,7 @@ class Task:
     unit: int
     memory: RunMemory
     evaluate: Callable[[ModelFunction, ModelCall, int], Tensor]
-    report: Callable[[int, Tensor], None]
+    report: Callable[[Hand, int, Tensor], None]
 
     def make_board(self) -> Board[Tensor]:
         return Board(self.costs, [len(boxes) for boxes in self.boxes], self.report)

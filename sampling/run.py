@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,6 +132,15 @@ class Step:
         return len(self.windows) == 1 and self.windows[0].box == whole
 
 
+class Share(NamedTuple):
+    """A window of a step, relative to its area, and who evaluated it."""
+
+    step: int
+    area: Box
+    box: Box
+    name: str
+
+
 class Run:
     """The state of one sampling run; it is changed by its own methods only."""
 
@@ -149,6 +158,7 @@ class Run:
         self.started_s = 0.0  # when sampling started, of time.monotonic
         self.teams: Sequence[Team] = ()  # who shares the windows of the next model call
         self.shared_s = 0.0  # spent in steps that several shared
+        self.shares: list[Share] = []  # who evaluated which windows, of those steps
         self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
@@ -200,6 +210,10 @@ class Run:
     def share_with(self, teams: Sequence[Team]) -> None:
         """Share windows with these from here on; without any, the device of a call has them all."""
         self.teams = teams
+
+    def note_shares(self, step: Step, boxes: Sequence[Box], hand: Hand) -> None:
+        """Note who evaluated windows of a step; they are relative to its area."""
+        self.shares += [Share(step.index, step.area, box, hand.name) for box in boxes]
 
     @property
     def hands(self) -> list[Hand]:

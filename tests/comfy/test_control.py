@@ -14,7 +14,6 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.sampling.board import deal
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
@@ -392,13 +391,6 @@ def test_out_of_memory_on_a_device_frees_what_the_failed_call_held():
     assert (
         held and alive and sum(alive) <= 3
     )  # the other device may be at work still while the first fails
-
-
-def test_batches_are_dealt_to_whoever_is_done_first():
-    assert deal([5, 1, 4, 2], [1.0, 1.0]) == [[0, 1], [2, 3]]
-    fast, slow = deal([1.0] * 9, [2.0, 1.0])
-    assert len(fast) == 6 and sorted(fast + slow) == list(range(9))
-    assert deal([], [1.0]) == [[]]
 
 
 class Marking(ControlBase):
