@@ -32,6 +32,11 @@ def serve(comfyui: Path, args: list[str]) -> int:
     return demo(comfyui, ["--serve", *args])
 
 
+def cluster_demo(comfyui: Path, args: list[str]) -> int:
+    """Refine the demo's photo on two workers of a Ray cluster on this machine."""
+    return run_child([paths.PYTHON, "-m", "demo.cluster", *args], command_env(comfyui))
+
+
 def bench(comfyui: Path, args: list[str]) -> int:
     """Run the benchmarks."""
     return run_child(
@@ -63,6 +68,12 @@ COMMANDS = {
         REAL_COMFYUI,
         "",
         "start that server and leave it running, its workflow ready to open",
+    ),
+    "cluster-demo": Command(
+        cluster_demo,
+        REAL_COMFYUI,
+        "[--steps N]",
+        "refine it on two workers of a Ray cluster, and draw who did what",
     ),
     "test": Command(
         test,

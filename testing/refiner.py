@@ -48,14 +48,20 @@ class Refined:
 @cache
 def load() -> tuple[Any, Any, list]:
     """Return model, VAE and conditioning; ComfyUI must be importable."""
+    model, vae, cond = load_as_it_is()
+    model.model.diffusion_model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    return model, vae, cond
+
+
+def load_as_it_is() -> tuple[Any, Any, list]:
+    """Return them as the loader node makes them."""
     spec = importlib.util.spec_from_file_location(
         "tiny_refiner_pack", ROOT / "demo" / "tiny_refiner" / "__init__.py"
     )
     pack = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
-    model, vae, cond = pack.load_tiny_refiner()
-    model.model.diffusion_model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    return model, vae, cond
+    loaded: tuple[Any, Any, list] = pack.load_tiny_refiner()
+    return loaded
 
 
 def plain_gradient(height: int, width: int) -> Tensor:
