@@ -234,8 +234,7 @@ class TiledDiffusion:
         if run is None:
             return executor(model, conds, noisy, sigma, model_options)
         hooked = any(cond.get("hooks") is not None for group in conds for cond in group or ())
-        # With hooks core sets the weights of each device itself.
-        run.share_with([] if hooked else self._find_teams(run, model_options))
+        run.share_with(self._find_teams(run, model_options, hooked=hooked))
         for team in run.teams:
             model_options = team.prepare(sigma, model_options)
         deferred: list[list[Conds] | None] = []
@@ -288,9 +287,17 @@ class TiledDiffusion:
             finally:
                 options[TEAM] = cluster
 
-    def _find_teams(self, run: Run, model_options: Options) -> list[Team]:
-        """Return who can share the windows of a model call with these options."""
-        teams = [Devices.of(model_options, run.get_hand), model_options.get(TEAM)]
+    def _find_teams(self, run: Run, model_options: Options, *, hooked: bool) -> list[Team]:
+        """Return who can share the windows of a model call with these options.
+
+        With hooks core sets the weights of each device itself.
+        """
+        cluster = model_options.get(TEAM)
+        if hooked:
+            if cluster is not None:
+                cluster.note_unsendable("LoRA by hooks")
+            return []
+        teams = [Devices.of(model_options, run.get_hand), cluster]
         return [team for team in teams if team is not None]
 
     def open_run(

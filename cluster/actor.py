@@ -75,9 +75,12 @@ class Actor:
         )
         return self.worker.versions()
 
-    def build(self, branch: dict[str, Any]) -> tuple[str, Any]:
-        """Build the model of a prompt's branch; return ("ok", its identity) or ("error", words)."""
-        return self.ask("build", branch)
+    def build(self, branch: dict[str, Any], controls: list[dict[str, Any]]) -> tuple[str, Any]:
+        """Build the model of a prompt's branch; return ("ok", its identity) or ("error", words).
+
+        `controls` are the branches of ControlNets, which are built when they are needed.
+        """
+        return self.ask("build", branch, controls)
 
     def evaluate(self, message: dict[str, Any]) -> tuple[str, Any]:
         """Evaluate a batch of windows; return ("ok", result), or ("error" or "oom", words)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]  # ComfyUI's API format: nodes by their id
@@ -9,6 +10,7 @@ Prompt = dict[str, dict[str, Any]]  # ComfyUI's API format: nodes by their id
 SKIPPED = ("QuadtreeCluster", "QuadtreeDiffusion")  # they change nothing in a window
 SINK = "QuadtreeClusterSink"  # the node that a worker adds, which takes what the branch makes
 SINK_ID = "quadtree-sink"
+CONTROL_TYPE = "CONTROL_NET"  # as ComfyUI calls the type of a ControlNet
 
 
 def cut_branch(prompt: Prompt, node_id: str, name: str = "model") -> Prompt:
@@ -38,6 +40,21 @@ def cut_branch(prompt: Prompt, node_id: str, name: str = "model") -> Prompt:
                 todo.append(inputs[key])
         branch[source] = {"class_type": prompt[source]["class_type"], "inputs": inputs}
     return {**branch, SINK_ID: sink}
+
+
+def cut_control_branches(prompt: Prompt, outputs: Callable[[str], Sequence[str]]) -> list[Prompt]:
+    """Return the branch of each ControlNet that a prompt loads.
+
+    `outputs` tells the types of a node's outputs by its class.
+    """
+    branches = []
+    for node_id, node in prompt.items():
+        types = list(outputs(node["class_type"]))
+        if CONTROL_TYPE in types:
+            link = [node_id, types.index(CONTROL_TYPE)]
+            asked = {"class_type": SINK, "inputs": {"value": link}}
+            branches.append(cut_branch({**prompt, SINK_ID: asked}, SINK_ID, "value"))
+    return branches
 
 
 def _is_link(value: Any, prompt: Prompt) -> bool:

@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import shlex
-import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import comfy.model_management
-import folder_paths
 import torch
+from comfy.controlnet import ControlLora
 from torch import Tensor
+
+import nodes
 
 from ..sampling.board import Board, Hand
 from ..sampling.conditioning import crop_entries
+from ..sampling.control import DeferredControl, crop_hint
+from ..sampling.cropping import Cropper
 from ..sampling.parallel import HERE, TEAM, Task, move_value
 from ..sampling.protocols import ModelCall, ModelFunction, Options
 from ..sampling.run import Run
 from ..utils import info, warn
-from . import actor
-from .branch import Prompt, cut_branch
-from .identity import Identity, digest, get_versions, identify, list_patches
-from .joining import ADDRESS, RESOURCE, join
+from .branch import Prompt, cut_branch, cut_control_branches
+from .identity import (
+    Identity,
+    digest,
+    get_versions,
+    identify,
+    identify_control,
+    list_patches,
+)
+from .joining import join
 from .packing import Packed, UnsendableError, digest_of, pack, pack_array
-from .remote import ClosedError, LostError, Place, Remote
+from .places import count_local, find_places
+from .remote import ClosedError, LostError, Remote
 
 SHARED_BYTES = 32_768  # what is larger, and the same for all windows, is sent once per run
 # Of the transformer options only these are of a call; the others are the worker's own.
@@ -41,8 +47,21 @@ CALL_OPTIONS = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
 JOIN_TIMEOUT_S = 10.0  # for a thread to see that its run has ended
 
 
-# A step to take part in: its batches, twice, and the message that they have in common.
-Job = tuple[Board[Tensor], Task, dict[str, Any]]
+class SentControl(NamedTuple):
+    """A ControlNet as workers find it, how it is applied, and its hint for the canvas."""
+
+    digest: str
+    settings: dict[str, Any]
+    hint: Tensor
+
+
+class Job(NamedTuple):
+    """A step to take part in: its batches, and what their messages have in common."""
+
+    board: Board[Tensor]
+    task: Task
+    message: dict[str, Any]
+    controls: list[SentControl]
 
 
 class Crew:
@@ -57,7 +76,7 @@ class Crew:
         """Return the workers, so many at most, or all (0); those that are missing are started."""
         first = self.ray is None or not self.ray.is_initialized()
         if first:
-            self.ray, self.remotes = join(_count_local(wanted)), []
+            self.ray, self.remotes = join(count_local(wanted)), []
         known = {remote.name: remote for remote in self.remotes}
         versions = get_versions()
         for place in find_places(self.ray)[: wanted or None]:
@@ -94,14 +113,20 @@ def attach_cluster(
     where the cluster cannot be joined. Workers get ready while this machine goes on.
     """
     branch = cut_branch(prompt, node_id)
+    controls = cut_control_branches(prompt, _list_outputs)
     remotes = CREW.enlist(workers)
     for remote in remotes:
-        remote.build(branch)
+        remote.build(branch, controls)
     if not remotes:
         warn("the cluster has no workers, so this machine works alone; see docs/cluster.md.")
     model = model.clone()
     model.model_options[TEAM] = Cluster(remotes, identify(model), model.patches_uuid, show)
     return model
+
+
+def _list_outputs(class_type: str) -> Sequence[str]:
+    kind = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    return getattr(kind, "RETURN_TYPES", None) or ()
 
 
 class Cluster:
@@ -150,6 +175,7 @@ class ClusterRun:
         self._changed = threading.Condition()
         self._lock = threading.Lock()
         self._unsendable: set[str] = set()
+        self._digests: dict[Any, str] = {}  # of ControlNets, by their networks
         self._threads = [
             threading.Thread(target=self._serve, args=(remote,), name=f"quadtree {remote.name}")
             for remote in cluster.remotes
@@ -199,18 +225,17 @@ class ClusterRun:
     def start(self, board: Board[Tensor], task: Task) -> None:
         """Let the workers take batches, unless the call holds what cannot be sent."""
         call = task.call
-        if call["c"].get("control") is not None:
-            self._note_unsendable("a ControlNet")
-            return
-        entries = {key: value for key, value in call["c"].items() if key != "transformer_options"}
+        left = ("transformer_options", "control")
+        entries = {key: value for key, value in call["c"].items() if key not in left}
         here: ModelCall = move_value({**call, "c": entries}, torch.device("cpu"))
         try:
+            controls = self._pack_controls(call["c"].get("control"))
             message = self._pack_call(call, here, task)
         except UnsendableError as error:
-            self._note_unsendable(f"a conditioning entry of type {error}")
+            self.note_unsendable(str(error))
             return
         with self._changed:
-            self._job = board, _task_on_cpu(task, here), message
+            self._job = Job(board, _task_on_cpu(task, here), message, controls)
             self._changed.notify_all()
 
     def finish(self) -> None:
@@ -218,12 +243,36 @@ class ClusterRun:
         with self._changed:
             self._job = None
 
-    def _note_unsendable(self, what: str) -> None:
+    def note_unsendable(self, what: str) -> None:
+        """Note, once, what keeps a call on this machine."""
         if what not in self._unsendable:
             self._unsendable.add(what)
             self.run.note(f"{what} cannot be sent to workers, so this machine evaluates it alone")
 
     # ---- what is sent
+
+    def _pack_controls(self, control: Any) -> list[SentControl]:
+        """Return what workers need to know of the ControlNets of a call."""
+        if control is None:
+            return []
+        hints = control.list_hints() if isinstance(control, DeferredControl) else None
+        if hints is None:
+            raise UnsendableError("a control other than a ControlNet of ComfyUI")
+        sent = []
+        for link, hint in hints:
+            network = link.control_model
+            if network not in self._digests:
+                self._digests[network] = identify_control(link)
+            if isinstance(link, ControlLora) or not self._digests[network]:
+                raise UnsendableError("a Control-LoRA")
+            settings = {
+                "strength": link.strength,
+                "strength_type": link.strength_type.name,
+                "extra_args": link.extra_args,
+            }
+            pack(settings)
+            sent.append(SentControl(self._digests[network], settings, hint.cpu()))
+        return sent
 
     def _pack_call(self, call: ModelCall, here: ModelCall, task: Task) -> dict[str, Any]:
         """Return what all batches of a call have in common; UnsendableError where it cannot go."""
@@ -291,9 +340,9 @@ class ClusterRun:
         """Let a worker that is ready take part in every step, until the run ends."""
         job = self._await_job(None)
         while job is not None:
-            board, task, message = job
-            pack_batch = functools.partial(_pack_batch, task, message)
-            remote.work_through(board, self._hand_of(remote), task, pack_batch, is_closed)
+            pack_batch = functools.partial(_pack_batch, job)
+            hand = self._hand_of(remote)
+            remote.work_through(job.board, hand, job.task, pack_batch, is_closed)
             job = self._await_job(job)
 
     def _await_job(self, latest: Job | None) -> Job | None:
@@ -313,10 +362,17 @@ def _task_on_cpu(task: Task, here: ModelCall) -> Task:
     return moved
 
 
-def _pack_batch(task: Task, message: dict[str, Any], number: int) -> dict[str, Any]:
+def _pack_batch(job: Job, number: int) -> dict[str, Any]:
     """Return the message about one batch of windows."""
+    task, message = job.task, job.message
     boxes = task.boxes[number]
     cropped = crop_entries(task.call, boxes, unit=task.unit, memory=task.memory)
+    conds = len(message["conds"])
+    cropper = Cropper(task.call["input"], boxes, conds=conds, unit=task.unit)
+    controls = [
+        (control.digest, control.settings, crop_hint(control.hint, cropper))
+        for control in job.controls
+    ]
     whole = {key[1] for key, _ in message["whole"][1]}
     cut = {key: value for key, value in cropped["c"].items() if key not in whole}
     return {
@@ -325,6 +381,7 @@ def _pack_batch(task: Task, message: dict[str, Any], number: int) -> dict[str, A
         "input": pack(cropped["input"]),
         "timestep": pack(cropped["timestep"]),
         "cut": pack(cut),
+        "controls": pack(controls),
     }
 
 
@@ -337,90 +394,3 @@ def _is_same(cropped: Any, value: Any) -> bool:
             and all(map(_is_same, cropped, value))
         )
     return cropped is value
-
-
-def find_places(ray: Any) -> list[Place]:
-    """Return where workers can run: on each node of the cluster as many as it offers."""
-    local = not os.environ.get(ADDRESS, "").strip()
-    facts = describe_head() if local else {}
-    facts["threads"] = torch.get_num_threads()
-    start = _make_starter(ray)
-    places: list[Place] = []
-    nodes = sorted(
-        (node for node in ray.nodes() if node["Alive"]),
-        key=lambda node: (node["NodeManagerHostname"], node["NodeID"]),
-    )
-    for node in nodes:
-        offered = int(node["Resources"].get(RESOURCE, 0))
-        gpus = int(node["Resources"].get("GPU", 0))
-        for number in range(offered):
-            name = _name_place(node, number, [place.name for place in places])
-            device = _choose_local_device(number) if local else None
-            starter = start(node["NodeID"], 1 if gpus >= offered and not local else 0)
-            places.append(Place(name, starter, {**facts, "device": device}))
-    return places
-
-
-def _name_place(node: dict[str, Any], number: int, taken: list[str]) -> str:
-    """Return a name for messages: the machine's, and a number where it has several workers."""
-    name = node["NodeManagerHostname"]
-    while (numbered := f"{name}-{number + 1}") in taken:
-        number += 1
-    return numbered
-
-
-def _make_starter(ray: Any) -> Callable[[str, int], Callable[[], Any]]:
-    """Return what makes, for a node and a number of GPUs, a function that starts an actor."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # after `join`
-
-    ray.cloudpickle.register_pickle_by_value(actor)
-    kind = ray.remote(actor.Actor)
-
-    def make(node_id: str, gpus: int) -> Callable[[], Any]:
-        options = {
-            "num_cpus": 0,
-            "num_gpus": gpus,
-            "resources": {RESOURCE: 1},
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
-        }
-        return lambda: kind.options(**options).remote()
-
-    return make
-
-
-# ---- a cluster on this machine alone
-
-
-def describe_head() -> dict[str, Any]:
-    """Return where this ComfyUI lies and how it was started, for workers on the same machine."""
-    options = os.environ.get("COMFYUI_OPTIONS")
-    if options is not None:
-        words = shlex.split(options)
-    else:
-        words = sys.argv[1:] if Path(sys.argv[0]).name == "main.py" else []
-    folder = Path(comfy.model_management.__file__).parent.parent
-    base = Path(folder_paths.base_path)
-    if base != folder and "--base-directory" not in words:
-        words = [*words, "--base-directory", str(base)]
-    return {"folder": str(folder), "options": words}
-
-
-def _count_local(wanted: int) -> int:
-    """Return how many workers this machine has room for beside ComfyUI itself.
-
-    On a CPU, one or as many as are wanted, for trials; else one for each further GPU.
-    """
-    if comfy.model_management.get_torch_device().type == "cpu":
-        return max(1, wanted)
-    return max(0, len(comfy.model_management.get_all_torch_devices()) - 1)
-
-
-def _choose_local_device(number: int) -> str | None:
-    """Return the name of a GPU beside ComfyUI's own for a worker on this machine."""
-    here = comfy.model_management.get_torch_device()
-    if here.type != "cuda":
-        return None
-    others = [index for index in range(torch.cuda.device_count()) if index != (here.index or 0)]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
-    return names[others[number % len(others)]]

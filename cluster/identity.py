@@ -82,6 +82,17 @@ def identify(patcher: Any) -> Identity:
     }
 
 
+def identify_control(control: Any) -> str:
+    """Return a digest of a ControlNet's class and weights; empty for a kind that has none."""
+    network = getattr(control, "control_model", None)
+    if not isinstance(network, torch.nn.Module):
+        return ""
+    weights = hashlib.blake2b(type(control).__name__.encode(), digest_size=16)
+    for key, value in sorted(network.state_dict().items()):
+        weights.update(f"{key} {_sample(value)};".encode())
+    return weights.hexdigest()
+
+
 def compare(there: Identity, here: Identity) -> str:
     """Return in words how a worker differs from this machine; empty if it does not."""
     different = [name for name in here if there.get(name) != here[name]]

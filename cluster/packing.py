@@ -26,7 +26,7 @@ DTYPES = {
 
 
 class UnsendableError(Exception):
-    """A value that cannot be sent, such as a function; its text says of which kind it is."""
+    """A value that cannot be sent, such as a function; its text says what it is."""
 
 
 def pack(value: Any, pack_tensor: Callable[[Tensor], Packed] | None = None) -> Packed:
@@ -44,13 +44,13 @@ def pack(value: Any, pack_tensor: Callable[[Tensor], Packed] | None = None) -> P
         return "dict", [
             (pack(key, pack_tensor), pack(entry, pack_tensor)) for key, entry in value.items()
         ]
-    raise UnsendableError(type(value).__name__)
+    raise UnsendableError(f"conditioning of type {type(value).__name__}")
 
 
 def pack_array(value: Tensor) -> Packed:
     """Return a tensor as its dtype, shape and bytes."""
     if type(value) not in (Tensor, torch.nn.Parameter) or value.layout is not torch.strided:
-        raise UnsendableError(type(value).__name__)
+        raise UnsendableError(f"conditioning of type {type(value).__name__}")
     data = value.detach().cpu().contiguous()
     flat = data.view(-1).view(torch.uint8).numpy() if data.numel() else np.zeros(0, np.uint8)
     return "tensor", (str(value.dtype), tuple(value.shape), flat)
@@ -61,6 +61,8 @@ def unpack(packed: Packed, fetch: Callable[[Any], Tensor] | None = None) -> Any:
     kind, content = packed
     if kind == "tensor":
         name, shape, data = content
+        if data.size == 0:
+            return torch.empty(shape, dtype=DTYPES[name])
         return torch.from_numpy(data.copy()).view(DTYPES[name]).view(shape)
     if kind == "shared" and fetch is not None:
         return fetch(content)

@@ -59,7 +59,7 @@ class Remote:
         self.starts = 0
         self._booting: Any = None
         self._building: Any = None
-        self._branch: Prompt = {}
+        self._branches: tuple[Prompt, list[Prompt]] | None = None
 
     @property
     def name(self) -> str:
@@ -72,8 +72,8 @@ class Remote:
         self.actor = self.place.start()
         self._booting = self.actor.boot.remote(self.place.facts)
         self._building = None
-        if self._branch:
-            self.build(self._branch)
+        if self._branches is not None:
+            self.build(*self._branches)
 
     def stop(self) -> None:
         """End the actor."""
@@ -81,13 +81,16 @@ class Remote:
             self.ray.kill(self.actor)
         self.actor = self._booting = self._building = None
 
-    def build(self, branch: Prompt) -> None:
-        """Let the worker build the model of a prompt's branch; returns at once."""
-        self._branch = branch
+    def build(self, branch: Prompt, controls: list[Prompt]) -> None:
+        """Let the worker build the model of a prompt's branch; returns at once.
+
+        `controls` are the branches of the ControlNets that it may need later.
+        """
+        self._branches = branch, controls
         if self.actor is None:
             self.start()
         else:
-            self._building = self.actor.build.remote(branch)
+            self._building = self.actor.build.remote(branch, controls)
 
     def end_run(self) -> None:
         """Let the worker forget the run; returns at once."""

@@ -8,7 +8,9 @@ packed values (see packing.py).
 from __future__ import annotations
 
 import asyncio
+import copy
 import uuid
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import comfy.model_management
@@ -17,6 +19,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import execution
 import torch
+from comfy.controlnet import StrengthType
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
@@ -31,7 +34,7 @@ from ..tiled_diffusion import KEY
 from ..utils import Box
 from ..windows.memory import is_oom
 from .branch import SINK, SINK_ID, Prompt
-from .identity import Identity, get_versions, identify
+from .identity import Identity, get_versions, identify, identify_control
 from .packing import pack, unpack
 
 
@@ -70,6 +73,8 @@ class Worker:
             torch.set_num_threads(threads)  # sums are then added up in the same order
         self.patcher: Any = None
         self.run: WorkerRun | None = None
+        self.control_branches: list[Prompt] = []
+        self.controls: dict[str, Any] = {}  # what these make, by digest
 
     def versions(self) -> Identity:
         return get_versions()
@@ -77,9 +82,11 @@ class Worker:
     def is_oom(self, error: Exception) -> bool:
         return is_oom(error)
 
-    def build(self, branch: Prompt) -> Identity:
+    def build(self, branch: Prompt, controls: list[Prompt]) -> Identity:
         """Run a prompt's branch and return the identity of its model; ValueError in words."""
         self.end_run()
+        if controls != self.control_branches:
+            self.control_branches, self.controls = controls, {}
         self.patcher = self._run_prompt(branch)
         with torch.inference_mode():
             return identify(self.patcher)
@@ -104,8 +111,17 @@ class Worker:
         with torch.inference_mode():
             if self.run is None or self.run.number != message["run"]:
                 self.end_run()
-                self.run = WorkerRun(self.patcher, message)
+                self.run = WorkerRun(self.patcher, message, self.find_control)
             return pack(self.run.evaluate(message))
+
+    def find_control(self, digest: str) -> Any:
+        """Return the ControlNet with a digest; all of the prompt are built at first."""
+        if not self.controls:
+            made = [self._run_prompt(branch) for branch in self.control_branches]
+            self.controls = {identify_control(control): control for control in made}
+        if digest not in self.controls:
+            raise ValueError("its ControlNet has other weights; copy the file of this machine")
+        return self.controls[digest]
 
     def end_run(self) -> None:
         """Forget what belongs to a run; the model stays loaded."""
@@ -117,8 +133,12 @@ class Worker:
 class WorkerRun:
     """One sampling run: the model, prepared as ComfyUI does before it samples."""
 
-    def __init__(self, patcher: Any, message: dict[str, Any]) -> None:
+    def __init__(
+        self, patcher: Any, message: dict[str, Any], find_control: Callable[[str], Any]
+    ) -> None:
         self.number = message["run"]
+        self.find_control = find_control
+        self.loaded: dict[str, Any] = {}  # ControlNets on the device, by their digest
         self.patcher = patcher
         self.memory = RunMemory()
         self.shared: dict[str, Tensor] = {}
@@ -152,9 +172,35 @@ class WorkerRun:
             memory=self.memory,
         )
         self._note_sigma(call)
+        control = self._chain_controls(message)
+        if control is not None:
+            c = window_call["c"]
+            c["control"] = control.get_control(
+                window_call["input"],
+                window_call["timestep"],
+                c,
+                len(message["conds"]),
+                c["transformer_options"],
+            )
         wrapper = self.options.get("model_function_wrapper")
         with comfy.model_management.cuda_device_context(self.device):
             return call_model(wrapper, self.model.apply_model, window_call).cpu()
+
+    def _chain_controls(self, message: dict[str, Any]) -> Any:
+        """Return the ControlNets of a message with the windows' hints, the latest; None if none."""
+        earlier = None
+        for digest, settings, hint in self._load(message["controls"]):
+            if digest not in self.loaded:
+                control = self.find_control(digest)
+                comfy.model_management.load_models_gpu([self.patcher, *control.get_models()])
+                self.loaded[digest] = control
+            link = copy.copy(self.loaded[digest])
+            link.strength_type = StrengthType[settings.pop("strength_type")]
+            vars(link).update(settings, cond_hint=hint, cond_hint_original=None)
+            link.timestep_range, link.previous_controlnet = None, earlier
+            link.model_sampling_current = self.model.model_sampling
+            earlier = link
+        return earlier
 
     def _note_sigma(self, call: ModelCall) -> None:
         """Tell patches of a new step, as ComfyUI does."""

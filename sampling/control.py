@@ -114,6 +114,26 @@ class DeferredControl(UserDict[str, list[Tensor | None]]):
         if link is not None:
             self._evaluate_canvas(link)
 
+    def list_hints(self) -> list[tuple[Any, Tensor]] | None:
+        """Return the ControlNets that are due and their hints for the canvas, the earliest first.
+
+        None where features depend on more: on another pack's control, on an adapter, or on what
+        somebody changed in them.
+        """
+        hints: list[tuple[Any, Tensor]] = []
+        link = self.control
+        while link is not None:
+            if self._seen is not None or not _is_core_control(link):
+                return None
+            if self._is_due(link):
+                is_adapter = isinstance(link, T2IAdapter)
+                prepared = None if is_adapter else self._prepare(link, CONTROLNET)
+                if prepared is None:
+                    return None
+                hints.append((link, prepared))
+            link = link.previous_controlnet
+        return hints[::-1]
+
     def evaluate_windows(
         self, boxes: Sequence[Box], unit: int, window_call: ModelCall
     ) -> Features | None:
@@ -300,8 +320,16 @@ def _prepare_hint(control: Any, call: ControlCall) -> Tensor | None:
     return hint if expected == list(hint.shape[2:4]) else None
 
 
+def crop_hint(hint: Tensor, cropper: Cropper) -> Tensor:
+    """Crop a ControlNet's hint for the canvas to windows, with a row for each of the call's.
+
+    It is contiguous, as on a worker: convolutions round by how their input lies in memory.
+    """
+    return cropper.crop_grid(broadcast_image_to(hint, cropper.rows, cropper.conds)).contiguous()
+
+
 def _set_cropped_hint(link: Any, hint: Tensor, cropper: Cropper) -> None:
-    link.cond_hint = cropper.crop_grid(broadcast_image_to(hint, cropper.rows, cropper.conds))
+    link.cond_hint = crop_hint(hint, cropper)
     link.cond_hint_original = None
 
 

@@ -16,47 +16,16 @@ from quadtree_pack.demo.folders import link_folder
 from .registration import ROOT
 
 PACK = "comfyui-quadtree-diffusion"
-LOADER = f"""
-import importlib.util, sys
+NODES = f"""
+import importlib.util
 
-spec = importlib.util.spec_from_file_location("quadtree_registration", {str(ROOT)!r}
-    + "/testing/registration.py")
+path = {str(ROOT)!r} + "/testing/registration.py"
+spec = importlib.util.spec_from_file_location("quadtree_registration", path)
 registration = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(registration)
 registration.register_pack()
+from quadtree_pack.testing.tiny_nodes import NODE_CLASS_MAPPINGS
 """
-NODES = '''
-import torch
-
-
-class TinyModel:
-    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "load", "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"family": ("STRING", {"default": "flux"})}}
-
-    def load(self, family):
-        from quadtree_pack.testing.tiny_models import ZOO
-        return (ZOO[family]().model,)
-
-
-class TinyTrouble:
-    """Patches a model so that a call fails where a file says so."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})}}
-
-    def patch(self, model, folder):
-        from quadtree_pack.testing.trouble import with_trouble
-        return (with_trouble(model, folder),)
-
-
-NODE_CLASS_MAPPINGS = {"TinyModel": TinyModel, "TinyTrouble": TinyTrouble}
-'''
 
 
 def prepare_worker(base: Path) -> str:
@@ -64,7 +33,7 @@ def prepare_worker(base: Path) -> str:
     for name in ("custom_nodes/tiny_models", "input", "output", "models/loras"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link_folder(base / "custom_nodes" / PACK, ROOT)
-    (base / "custom_nodes/tiny_models/__init__.py").write_text(LOADER + NODES, encoding="utf-8")
+    (base / "custom_nodes/tiny_models/__init__.py").write_text(NODES, encoding="utf-8")
     return shlex.join(["--cpu", "--base-directory", str(base)])
 
 

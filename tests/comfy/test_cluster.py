@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import gc
 import logging
 import os
 import random
 import threading
 import time
+import types
 
 import comfy.model_management
 import comfy.utils
+import execution
 import folder_paths
 import pytest
 import torch
 from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_model_advanced import RescaleCFG
+from node_helpers import conditioning_set_values
 from quadtree_pack.cluster import crew, joining, remote
+from quadtree_pack.cluster.branch import SINK
+from quadtree_pack.cluster.worker import Sink
+from quadtree_pack.nodes import QuadtreeCluster
 from quadtree_pack.sampling.parallel import HERE, TEAM
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing import trouble
 from quadtree_pack.testing.support import half_kept, patched
+from quadtree_pack.testing.tiny_controls import (
+    FakeVAE,
+    hint_image,
+    sd15_t2i_adapter,
+    with_control,
+)
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import gauss, sample
+from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS
 
 import nodes
 
@@ -124,7 +139,8 @@ HEAD = {
 def share(model, prompt, told=None):
     """Return the model with the cluster; the workers are ready, or are left out for good."""
     show = None if told is None else told.append
-    shared = crew.attach_cluster(model, prompt, max(prompt, key=int), show=show)
+    (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
+    shared = crew.attach_cluster(model, prompt, last, show=show)
     for worker in crew.CREW.remotes:
         await_ready(worker, shared.model_options[TEAM].identity)
     return shared
@@ -198,6 +214,76 @@ def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, s
         assert_nothing_left()
     assert own_references() <= references
     sample_until_all_take_part(entry, latent, together, told, expected)
+
+
+def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders, monkeypatch):
+    entry, told = entry_of("flux"), []
+    _, prompt = make(machines, "flux")
+    last = max(prompt, key=int)
+    prompt["sink"] = {"class_type": SINK, "inputs": {"value": [last, 0]}}
+    for name, kind in {**NODE_CLASS_MAPPINGS, "QuadtreeCluster": QuadtreeCluster}.items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, kind)
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, SINK, Sink)
+    server = types.SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
+    cache = {"lru": 0, "ram": 0, "ram_inactive": 0}
+    executor = execution.PromptExecutor(server, execution.CacheType.CLASSIC, cache)
+    valid = asyncio.run(execution.validate_prompt("id", prompt, ["sink"]))
+    assert valid[0], valid
+    executor.execute(prompt, "id", {}, ["sink"])
+    assert Sink.taken, executor.status_messages
+    shared = Sink.taken.pop()
+    shared.model_options[TEAM].show = told.append
+    for worker in crew.CREW.remotes:
+        assert await_ready(worker, shared.model_options[TEAM].identity) == ""
+    alone = patched(entry, half_kept(32, 40), batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+def test_a_controlnet_is_evaluated_by_the_workers(machines, orders, monkeypatch, family):
+    monkeypatch.setitem(
+        nodes.NODE_CLASS_MAPPINGS, "TinyControl", NODE_CLASS_MAPPINGS["TinyControl"]
+    )
+    told, control = [], CONTROLS[family]()
+    vae = None if family == "sd15" else FakeVAE()
+    hint = hint_image(256, 320)
+    entry = with_control(entry_of(family), control, hint, strength=0.8, end=0.6, vae=vae)
+    model, prompt = make(machines, family)
+    prompt["control"] = {"class_type": "TinyControl", "inputs": {"kind": family}}
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    shared = share(model, {key: prompt[key] for key in reversed(prompt)}, told)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+def test_a_control_that_cannot_be_sent_is_evaluated_here_with_a_note(machines, orders, caplog):
+    told = []
+    entry = with_control(entry_of("sd15"), sd15_t2i_adapter(), hint_image(256, 320))
+    model, prompt = make(machines, "sd15")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    with caplog.at_level(logging.WARNING):
+        result = sample(entry, entry.latent(), model=together, **RUN)
+    assert torch.equal(result, sample(entry, entry.latent(), model=alone, **RUN))
+    assert "cannot be sent to workers" in caplog.text
+    assert sum(count for name, count in windows(told).items() if name != HERE) == 0
+
+
+def test_conditioning_for_areas_is_sent(machines, orders):
+    told = []
+    model, prompt = make(machines, "sd15")
+    shared = share(model, prompt, told)
+    entry = copy.copy(entry_of("sd15"))
+    left = conditioning_set_values(entry.positive, {"area": (32, 24, 0, 0)})
+    right = conditioning_set_values(entry.negative, {"area": (32, 24, 0, 16)})
+    entry.positive = left + right
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
 
 
 # ---- what differs, and what cannot be sent

@@ -1,0 +1,60 @@
+"""Nodes that load the tiny models, for the workers of tests: `testing/cluster.py` gives them to
+their ComfyUI as a node pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .tiny_controls import flux_controlnet, sd15_controlnet
+from .tiny_models import ZOO
+from .trouble import with_trouble
+
+CONTROLS = {"sd15": sd15_controlnet, "flux": lambda: flux_controlnet(latent_input=True)}
+
+
+class TinyModel:
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - as ComfyUI names it
+        return {"required": {"family": ("STRING", {"default": "flux"})}}
+
+    def load(self, family: str) -> tuple:
+        return (ZOO[family]().model,)
+
+
+class TinyControl:
+    RETURN_TYPES = ("CONTROL_NET",)
+    FUNCTION = "load"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"kind": (list(CONTROLS),)}}
+
+    def load(self, kind: str) -> tuple:
+        return (CONTROLS[kind](),)
+
+
+class TinyTrouble:
+    """Patches a model so that calls fail where a file says so."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})}}
+
+    def patch(self, model: Any, folder: str) -> tuple:
+        return (with_trouble(model, folder),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "TinyModel": TinyModel,
+    "TinyControl": TinyControl,
+    "TinyTrouble": TinyTrouble,
+}
