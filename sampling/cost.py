@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..utils import ceil_div
-from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings, typical_frames
+from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
 from .run import Mode, build_denoise_maps, create_run
 
 
@@ -95,7 +95,7 @@ def estimate_typical_cost(tree: Quadtree | FrameTrees, steps: int) -> float:
         sampling=Sampling(steps=steps),
         height=height,
         width=width,
-        frames=typical_frames(frames),
+        frames=TYPICAL.count_frames(frames),
     )
 
 
@@ -105,6 +105,6 @@ def estimate_rough_cost(denoise: Tensor, steps: int, frames: int = 1) -> float:
     `denoise` [H, W] has one value per ROUGH_PX px, for a clip of `frames` frames in px. The
     windows' borders stay from step to step.
     """
-    latent_frames = typical_frames(frames)
+    latent_frames = TYPICAL.count_frames(frames)
     sampling = Sampling(steps=steps)
     return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, sampling, latent_frames)

@@ -123,6 +123,15 @@ class Geometry:
     def px_per_unit(self) -> int:
         return self.px_per_cell * self.unit
 
+    def count_frames(self, frames: int) -> int:
+        """Return the frames of the latent that a clip of so many frames in px makes.
+
+        It is 1 with a model of images, which takes a clip as a batch.
+        """
+        if self.frames_per_latent == 1:
+            return 1
+        return count_latent_frames(frames, self.frames_per_latent)
+
     def choose_tiling(self, settings: Settings, height: int, width: int, frames: int = 1) -> Tiling:
         """Return the window sizes, in units, for a latent of height x width cells and its frames.
 
@@ -211,9 +220,14 @@ def find_unit(network: torch.nn.Module) -> int:
 
 # The model whose cost is estimated where none is known: 8 px per cell and patches of 2 x 2 cells,
 # as of SDXL, SD3 and Flux.
-TYPICAL = Geometry(px_per_cell=8, unit=2, native_px=DEFAULT_NATIVE_PX, cost=TRANSFORMER_COST)
+TYPICAL = Geometry(
+    px_per_cell=8,
+    unit=2,
+    native_px=DEFAULT_NATIVE_PX,
+    cost=TRANSFORMER_COST,
+    frames_per_latent=4,  # as of Wan, HunyuanVideo and CogVideoX; of a still there is one anyway
+)
 TYPICAL_STEPS = 20
-TYPICAL_FRAMES_PER_LATENT = 4  # of video models: Wan, HunyuanVideo, CogVideoX, Cosmos-Predict2
 # For a rough estimate: the same model with cells of so many px, of which a window holds fewer.
 ROUGH_PX = 32
 ROUGH = replace(
@@ -223,8 +237,3 @@ ROUGH = replace(
     cost=TRANSFORMER_COST.scale_cells((TYPICAL.px_per_cell / ROUGH_PX) ** 2),
 )
 ROUGH_SETTINGS = Settings(method="Mixture of Diffusers")  # whose borders stay from step to step
-
-
-def typical_frames(frames: int) -> int:
-    """Return the latent frames of a clip of so many frames in px, of a typical video model."""
-    return count_latent_frames(frames, TYPICAL_FRAMES_PER_LATENT)

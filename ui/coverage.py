@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..quadtree import Quadtree
 from ..sampling.cost import estimate_rough_cost
-from ..sampling.model import ROUGH, ROUGH_PX, ROUGH_SETTINGS, TYPICAL_STEPS, typical_frames
+from ..sampling.model import ROUGH, ROUGH_PX, ROUGH_SETTINGS, TYPICAL_STEPS
 from ..tree.blocks import GRID_PX
 from ..tree.detail import BlockSums
 from ..tree.masks import Mask
@@ -166,7 +166,7 @@ def _lay_grid(sums: BlockSums, side: int, scale: float, flips: tuple[int, ...]) 
     return TileGrid(
         rows=find_tiles(sums.height, rows, mirrored=0 in flips),
         columns=find_tiles(sums.width, columns, mirrored=1 in flips),
-        tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, rows, columns, typical_frames(sums.frames)),
+        tiling=ROUGH.choose_tiling(ROUGH_SETTINGS, rows, columns, ROUGH.count_frames(sums.frames)),
     )
 
 

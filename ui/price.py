@@ -12,10 +12,10 @@ from typing import Any
 
 from ..quadtree import Quadtree
 from ..sampling.cost import Sampling, estimate_cost
-from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings, typical_frames
+from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings
 from ..sampling.run import Mode
 from ..sampling.steps import CALLS_PER_STEP
-from ..utils import ceil_div
+from ..utils import ceil_div, count_latent_frames
 from ..velocity import SCHEDULES
 from ..windows.blending import METHODS
 from .model_files import MODELS, find_geometry, name_model
@@ -61,6 +61,7 @@ class ComingRun:
     geometry: Geometry
     sampling: Sampling
     size: Size  # in cells
+    frames: int  # in px, of the clip that the tree was built from
     conds: int
     model: str
     assumed: frozenset[str]
@@ -68,7 +69,8 @@ class ComingRun:
     @property
     def cells(self) -> int:
         """What is evaluated without the node, as in `Price`."""
-        return self.size[0] * self.size[1] * sum(self.sampling.calls) * self.conds
+        frames = count_latent_frames(self.frames, self.geometry.frames_per_latent)
+        return self.size[0] * self.size[1] * frames * sum(self.sampling.calls) * self.conds
 
 
 def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price:
@@ -93,7 +95,7 @@ def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
         sampling=run.sampling,
         height=height,
         width=width,
-        frames=typical_frames(tree.frames),
+        frames=run.geometry.count_frames(tree.frames),
     )
 
 
@@ -103,6 +105,7 @@ def _typical_run(tree: Quadtree) -> ComingRun:
         geometry=TYPICAL,
         sampling=Sampling(steps=TYPICAL_STEPS),
         size=_own_size(tree, TYPICAL),
+        frames=tree.frames,
         conds=1,
         model="",
         assumed=frozenset({NO_RUN}),
@@ -174,6 +177,7 @@ def _read_run(
         geometry=geometry,
         sampling=replace(sampling, mode=mode),
         size=size or _own_size(tree, geometry),
+        frames=tree.frames,
         conds=1 if cfg == 1 else 2,
         model=name_model(loader),
         assumed=frozenset(assumed),

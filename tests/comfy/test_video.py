@@ -5,6 +5,7 @@ import torch
 from quadtree_pack.nodes import QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.conditioning import crop_call
+from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.cropping import RunMemory
 from quadtree_pack.sampling.frames import fit_maps
 from quadtree_pack.sampling.model import Geometry, Settings
@@ -259,9 +260,28 @@ def test_a_clip_whose_background_stands_still_evaluates_only_what_moves():
     spy = Spy(patched(entry, *trees))
     samples = sample(entry, latent, model=spy.model, steps=STEPS, denoise=0.7)
     assert 0 < spy.cells <= STEPS * 32 * 48 * 0.4
+    price = estimate_cost(
+        trees,
+        Settings(feather_px=0, tile_px=128, overlap_px=0),
+        Geometry.of(entry.model),
+        sampling=Sampling(steps=STEPS),
+        height=32,
+        width=48,
+        frames=3,
+    )
+    assert spy.cells / (STEPS * 32 * 48) == pytest.approx(price)
     held = masks[0].unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).amax((1, 3)) == 0
     assert held.double().mean() > 0.6 and torch.equal(samples[..., held], latent[..., held])
     result = QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, clip, 16).args[0]
     assert len(result) == 9
     assert torch.equal(result[:, masks[0] == 0], clip[:9, masks[0] == 0])
     assert not torch.equal(result, clip[:9])
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "latent_frames"),
+    [("wan21_t2v", 81, 21), ("ltxv", 81, 11), ("mochi", 13, 3), ("sd15", 81, 1), ("flux", 1, 1)],
+)
+def test_a_clip_s_latent_frames_are_told_before_it_is_encoded(name, frames, latent_frames):
+    """With a model of images, a clip is a batch."""
+    assert Geometry.of(entry_of(name).model).count_frames(frames) == latent_frames
