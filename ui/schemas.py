@@ -258,7 +258,8 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=64,
                 tooltip="Maximum number of windows of the same shape that are evaluated together. "
-                "0 = as many as fit in the free memory.",
+                "0 = as many as fit in the free memory. For a clip it counts latent frames: one "
+                "window comes alone if it has more than half as many.",
             ),
             io.Combo.Input(
                 "schedule",
