@@ -44,6 +44,7 @@ from .ui.inputs import (
     check_visualizer_inputs,
     tell_alpha,
 )
+from .ui.presets import CUSTOM, PRESETS
 from .ui.preview import keep_for_preview, register
 from .ui.price import remember_model
 from .ui.schemas import (
@@ -87,6 +88,7 @@ class QuadtreeVisualizer(io.ComfyNode):
         cost_budget: float = 0.0,
         coverage: float = COVERAGE,
         batch: str = "images",
+        preset: str = CUSTOM,
     ) -> io.NodeOutput:
         limits = check_visualizer_inputs(
             content_threshold=content_threshold,
@@ -101,6 +103,7 @@ class QuadtreeVisualizer(io.ComfyNode):
             coverage=coverage,
         )
         build = BATCHES[check_choice("batch", batch, BATCHES)]
+        check_choice("preset", preset, {CUSTOM: None, **PRESETS})  # only the browser acts on it
         mode = check_choice("mask_mode", mask_mode, MASK_MODES)
         line_px = check_number("line_thickness", line_thickness, 0, 4096, "px", kind=int)
         masks = check_masks(mask, len(check_image(image)))

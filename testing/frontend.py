@@ -16,22 +16,13 @@ WIDGETS = (
     "line_thickness",
     "regions",
 )
-LATER = ("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget", "coverage", "batch")
+LATER = (
+    *("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget", "coverage"),
+    *("batch", "preset"),
+)
 DEFAULTS = [
-    25.0,
-    64,
-    1024,
-    0.2,
-    0.8,
-    2,
-    "",
-    "area",
-    False,
-    "multiply",
-    "color",
-    0.0,
-    0.95,
-    "images",
+    *[25.0, 64, 1024, 0.2, 0.8, 2, ""],
+    *["area", False, "multiply", "color", 0.0, 0.95, "images", "custom"],
 ]
 # The one message that the frontend logs about itself.
 FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)

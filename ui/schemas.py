@@ -15,6 +15,7 @@ from ..velocity import SCHEDULES
 from ..windows.blending import METHODS
 from .clips import BATCHES
 from .coverage import COVERAGE
+from .presets import CUSTOM, PRESETS
 
 QuadtreeType = io.Custom("QUADTREE")
 MAX_PX = 16384
@@ -42,6 +43,7 @@ def visualizer_schema() -> io.Schema:
                 min=0.0,
                 max=200.0,
                 step=0.1,
+                advanced=True,
                 tooltip="0 = automatic: the tree refines the share of the detail that coverage "
                 "names. Above 0, a tile is split while its detail exceeds this value: the "
                 "standard deviation of R, G and B together, on a scale of 0-255, or the measure "
@@ -53,6 +55,7 @@ def visualizer_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
+                advanced=True,
                 tooltip="Side length of the smallest tiles, in px; 8 or more. 0 = automatic: 4% "
                 "of the longer side.",
             ),
@@ -62,6 +65,7 @@ def visualizer_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
+                advanced=True,
                 tooltip="Side length of the largest tiles, in px; 8 or more. 0 = automatic: 8 "
                 "times min_tile_size. Smaller tiles are a half, a quarter and so on of this size, "
                 "on a grid of 8 px. A size that cannot be halved onto the grid is rounded down to "
@@ -92,6 +96,7 @@ def visualizer_schema() -> io.Schema:
                 default=2,
                 min=0,
                 max=64,
+                advanced=True,
                 tooltip="Width of the tile borders in the output image, in px. 0 draws none.",
             ),
             io.Mask.Input(
@@ -104,6 +109,7 @@ def visualizer_schema() -> io.Schema:
                 "regions",
                 default="",
                 optional=True,
+                advanced=True,
                 tooltip="Regions painted in the panel, which are kept or fully regenerated "
                 "regardless of the tree. JSON with coordinates as fractions of the image size: "
                 '{"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.',
@@ -113,6 +119,7 @@ def visualizer_schema() -> io.Schema:
                 options=list(DENOISE_BY),
                 default="area",
                 optional=True,
+                advanced=True,
                 tooltip="Only with a content_threshold: what determines a tile's denoise. area: "
                 "its area (the denoise rises quickly as tiles get smaller). depth: how many times "
                 "it was split, in even steps. detail: its own measured detail, so that a large "
@@ -122,6 +129,7 @@ def visualizer_schema() -> io.Schema:
                 "invert",
                 default=False,
                 optional=True,
+                advanced=True,
                 tooltip="Keeps detailed areas and refines calm ones, to remove banding in skies "
                 "and gradients.",
             ),
@@ -130,6 +138,7 @@ def visualizer_schema() -> io.Schema:
                 options=list(MASK_MODES),
                 default="multiply",
                 optional=True,
+                advanced=True,
                 tooltip="How the mask is combined with the tiles' denoise. multiply: denoise x "
                 "mask. limit: never above the mask. at least: never below the mask (for example "
                 "to give a face full strength). replace: the mask alone.",
@@ -139,6 +148,7 @@ def visualizer_schema() -> io.Schema:
                 options=list(DETAIL_METRICS),
                 default="color",
                 optional=True,
+                advanced=True,
                 tooltip="Only with a content_threshold: what counts as detail. color: how much "
                 "the colours of a tile vary. edges: the mean strength of its edges (for line art "
                 "and text; edges are weaker in an enlarged image). both: the larger of the two.",
@@ -170,11 +180,24 @@ def visualizer_schema() -> io.Schema:
                 options=list(BATCHES),
                 default="images",
                 optional=True,
+                advanced=True,
                 tooltip="What a batch of images is. images: single images, each with its own "
                 "tree. clip: the frames of one video, which share one tree; motion counts as "
                 "detail. clip maximum: the same, by the most detail that any frame has, so that "
                 "a short motion is refined, too. clip per frame: a tree per frame, for Quadtree "
                 "Diffusion to follow over time; it changes less, and costs as much.",
+            ),
+            io.Combo.Input(
+                "preset",
+                options=[CUSTOM, *PRESETS],
+                default=CUSTOM,
+                optional=True,
+                extra_dict={"presets": PRESETS},
+                tooltip="Sets coverage, min_denoise, max_denoise and cost_budget, and the "
+                "automatic tree. portrait: changes gently. landscape: changes much. line art: "
+                "nearly all lines, gently. gentle: little, and less strongly. strong: nearly everything, up "
+                "to the whole run. cheap: what about 35% of the full model cost allows. custom: "
+                "the values as they are; shown when one of them is edited.",
             ),
         ],
         outputs=[
@@ -250,6 +273,7 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
+                advanced=True,
                 tooltip="Overlap of neighbouring windows, in px. Not used by SpotDiffusion.",
             ),
             io.Int.Input(
@@ -257,6 +281,7 @@ def diffusion_schema() -> io.Schema:
                 default=4,
                 min=0,
                 max=64,
+                advanced=True,
                 tooltip="Maximum number of windows of the same shape that are evaluated together. "
                 "0 = as many as fit in the free memory. For a clip it counts latent frames: one "
                 "window comes alone if it has more than half as many.",
@@ -265,6 +290,7 @@ def diffusion_schema() -> io.Schema:
                 "schedule",
                 options=list(SCHEDULES),
                 default="hold",
+                advanced=True,
                 tooltip="How a tile's denoise is applied over the steps. hold: the region is "
                 "held, then free for its last denoise x steps steps, as if it were sampled on its "
                 "own with that denoise. ramp: its freedom (0 = held, 1 = free) grows from the "
@@ -276,6 +302,7 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=4096,
                 step=8,
+                advanced=True,
                 tooltip="Width of the transition from a tile with a low denoise into one with a "
                 "higher denoise, in px.",
             ),
@@ -285,6 +312,7 @@ def diffusion_schema() -> io.Schema:
                 min=0,
                 max=MAX_PX,
                 step=8,
+                advanced=True,
                 tooltip="Tiles with a side shorter than this are kept unchanged. Measured in px "
                 "of the image that the quadtree was built from. 0 = none.",
             ),

@@ -12,6 +12,7 @@ import {
   allGraphs, findHosts, findInput, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
+import { checkPreset, connectPreset } from "./quadtree_presets.js";
 import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
 import {
   addRegion, buildGrid, describeTree, kindAt, readLeaves, readRegions, regionOf,
@@ -214,6 +215,7 @@ class Panel {
 
   /** Requests the tree if anything has changed; this is all that an idle panel does. */
   poll() {
+    checkPreset(this.node);
     if (this.node.flags?.collapsed || JSON.stringify(this.request()) === this.asked) return;
     this.schedule();
   }
@@ -477,6 +479,7 @@ const extension = {
     // The value is read in the next frame: during a drag the callback still gets it unrounded.
     for (const name of [...PARAMETERS, "regions"])
       chain(findWidget(node, name), "callback", () => panel.schedule());
+    connectPreset(node, chain);
     chain(node, "onExecuted", (output) => panel.takeOutput(output));
     chain(node, "onRemoved", () => panel.destroy());
   },

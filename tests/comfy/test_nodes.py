@@ -49,7 +49,7 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     visualizer, diffusion = QuadtreeVisualizer.define_schema(), QuadtreeDiffusion.define_schema()
     assert (visualizer.node_id, diffusion.node_id) == ("QuadtreeVisualizer", "QuadtreeDiffusion")
     later = ["mask", "regions", "denoise_by", "invert", "mask_mode", "detail_metric"]
-    later += ["cost_budget", "coverage", "batch"]
+    later += ["cost_budget", "coverage", "batch", "preset"]
     assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
     assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
     assert [entry.id for entry in diffusion.inputs] == [

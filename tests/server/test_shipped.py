@@ -248,7 +248,7 @@ TREE_INPUTS = {
     "max_tile_size": "max_tile_px",
     "cost_budget": "budget",
 }
-NOT_OF_THE_TREE = ("line_thickness", "regions", "batch")
+NOT_OF_THE_TREE = ("line_thickness", "regions", "batch", "preset")
 
 
 @graphs

@@ -57,7 +57,7 @@ def test_nodes_do_not_overlap():
 
 def test_the_demo_keeps_calm_regions_to_the_bit_and_its_photo_is_there():
     values = {node["type"]: node["widgets_values"] for node in NODES.values()}
-    threshold, *_, coverage, _batch = values["QuadtreeVisualizer"]
+    threshold, *_, coverage, _batch, _preset = values["QuadtreeVisualizer"]
     assert threshold == 0 and 0 < coverage < 1  # the automatic tree keeps the calmest tiles
     assert (DEMO / values["LoadImage"][0]).is_file()
 

@@ -121,6 +121,7 @@ def test_nothing_of_the_panel_is_saved(page):
         0.4,
         0.95,
         "clip",
+        "custom",
     ]
     page.load(workflow(values=values))
     page.line("tiles?")
