@@ -194,10 +194,11 @@ def visualizer_schema() -> io.Schema:
                 optional=True,
                 extra_dict={"presets": PRESETS},
                 tooltip="Sets coverage, min_denoise, max_denoise and cost_budget, and the "
-                "automatic tree. portrait: changes gently. landscape: changes much. line art: "
-                "nearly all lines, gently. gentle: little, and less strongly. strong: nearly "
-                "everything, up to the whole run. cheap: what about 35% of the full model cost allows. custom: "
-                "the values as they are; shown when one of them is edited.",
+                "automatic tree. portrait: changes gently. landscape: changes much. "
+                "line art: nearly all lines, gently. gentle: little, and less strongly. "
+                "strong: nearly everything, up to the whole run. cheap: what about 35% "
+                "of the full model cost allows. custom: the values as they are; shown "
+                "when one of them is edited.",
             ),
         ],
         outputs=[
