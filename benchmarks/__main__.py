@@ -20,6 +20,7 @@ NAMES = (
     "quality",
     "release",
     "decide",
+    "cluster",
     "video",
 )
 

@@ -42,6 +42,11 @@ charts.ROOT = charts.OUTPUT = charts.FIGURES = Path(FOLDER)
 it.SAMPLED = 1
 it.run = partial(it.run, pictures=2)
 """
+SMALL_CLUSTER = """
+photo = it.photo
+it.photo = lambda name, px: photo(name, min(px, 1536))
+it.SIZES_MB, it.CALLS, it.SIDES_PX, it.WORKERS = (0.1,), 2, (4096,), (1, 4)
+"""
 # What makes a benchmark, `it`, a small one.
 SMALL = {
     "build": "it.SIZES_PX, it.KINDS, it.MIN_TILES_PX = (256,), ('photo',), (64,)",
@@ -55,6 +60,7 @@ SMALL = {
     "quality": ONE_PHOTO,
     "release": "it.SAMPLERS, it.MODELS, it.DENOISES = ('euler',), ('flux',), (0.5, 0.5, 0.5)",
     "decide": FEW_PICTURES,
+    "cluster": SMALL_CLUSTER,
     "video": "it.FRAMES, it.HEIGHT, it.WIDTH = 5, 128, 192; it.CLIPS = {'wall': it.CLIPS['wall']}",
 }
 RUN = """

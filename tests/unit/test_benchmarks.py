@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from quadtree_pack.benchmarks import plan
+from quadtree_pack.benchmarks import cluster, plan
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -31,3 +31,34 @@ def test_uniform_tiling_covers_a_4096_px_square_1_56_times():
 
 def test_no_lattice_beats_the_bound_of_the_floor():
     assert 0.7 < plan.bound(512, 512, 128) < plan.bound(512, 512, 64) < plan.bound(512, 512, 0) <= 1
+
+
+# ---- the simulated cluster
+
+EQUAL = [[(1.0, 16_384)] * 12]
+
+
+def test_one_gpu_is_as_fast_as_one_gpu():
+    assert cluster.simulate(EQUAL, [1.0], 10, cluster.time_alone(EQUAL)) == pytest.approx(1)
+
+
+def test_equal_batches_are_shared_but_for_what_travels():
+    seconds = cluster.time_step(EQUAL[0], [1.0] * 4, 1e6)
+    assert 3 <= seconds < 3 + 2 * cluster.LATENCY_S
+
+
+def test_batches_that_do_not_come_out_even_leave_workers_idle():
+    assert cluster.time_step(EQUAL[0], [1.0] * 8, 1e6) == pytest.approx(2, abs=0.1)
+
+
+def test_a_slow_network_bounds_the_step():
+    cells = EQUAL[0][0][1]
+    bits = 8 * cells * cluster.CHANNELS * cluster.BYTES
+    alone = cluster.time_step(EQUAL[0], [1.0, 1e9], 10)
+    slow = cluster.time_step(EQUAL[0], [1.0, 1e9], bits / 1e9)  # one second for each window
+    assert alone < 0.5 and slow > 3
+
+
+def test_a_worker_half_as_fast_gets_half_as_much():
+    seconds = cluster.time_step([(1.0, 1)] * 30, cluster.speeds_of(2, halves=True), 1e6)
+    assert seconds == pytest.approx(20, abs=0.1)

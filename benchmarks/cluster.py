@@ -1,0 +1,206 @@
+"""What a Ray cluster costs per call, and how well a step is shared by many workers.
+
+The first table is measured here: a message of so many MB to an actor and back, packed as windows
+are, on one node and between two nodes on loopback; the median of 30 calls, one at a time and with
+two in flight.
+
+The second table is simulated. The plans are the ones that runs on `coffee` make (20 steps, denoise
+0.2 to 0.8), with windows priced by the measured times of Flux-dev on an H200 (h200_cost.json).
+Batches go out as in a run, the dearest first, each to whoever would be done with it first; all
+windows pass the head's network card. Efficiency is the time of one GPU with the default settings
+over that of all, times their number (slow ones count as halves); 1 means that nothing is lost. "10"
+and "1" are Gbit/s, and with "halves" every second GPU is half as fast. "batch 4" is the default
+without a cluster; with one, large models get one window per call, "batch 1". "768 px" is the
+setting tile_size: more and smaller windows are shared better.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from quadtree_pack.testing.photos import photo
+
+from .plan import CELL_PX, LONG_SIDE_PX, STEPS, per_cell
+
+SIZES_MB = (0.1, 0.5, 1, 2, 4, 8)
+CALLS, IN_FLIGHT = 30, 2
+PHOTO, DENOISE = "coffee", (0.2, 0.8)
+SIDES_PX = (4096, 8192, 16384)
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+CUTS = (("batch 4", 4, 0), ("batch 1", 1, 0), ("batch 1, 768 px", 1, 768))
+LATENCY_S = 0.013  # per call, between two nodes
+CHANNELS, BYTES = 16, 4  # of a window on its way, there and back
+NETWORKS = ((10.0, False), (1.0, False), (10.0, True))  # Gbit/s, and whether halves take part
+
+Batch = tuple[float, int]  # of windows: its seconds on one GPU, and its cells
+
+
+def run() -> list[dict]:
+    return [*measure_calls(), *simulate_all()]
+
+
+# --- Calls ----------------------------------------------------------------------------------------
+
+
+def measure_calls() -> list[dict]:
+    """Return the median milliseconds of a call, by size and place; print them."""
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="3b9a" * 16)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    common = {"num_cpus": 1, "object_store_memory": 200_000_000}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={**common, "resources": {"here": 1}, "include_dashboard": False},
+    )
+    cluster.add_node(**common, resources={"there": 1})
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    rows = []
+    try:
+        print(
+            f"{'MB':>6} {'one node':>10} {'in flight':>10} {'two nodes':>10} {'in flight':>10}  ms"
+        )
+        actors = [make_echo(ray, place) for place in ("here", "there")]
+        for size_mb in SIZES_MB:
+            row: dict[str, Any] = {"mb": size_mb}
+            for name, echo in zip(("one_node", "two_nodes"), actors, strict=True):
+                row[f"{name}_ms"] = time_calls(ray, echo, size_mb, 1)
+                row[f"{name}_in_flight_ms"] = time_calls(ray, echo, size_mb, IN_FLIGHT)
+            rows.append(row)
+            print(" ".join(f"{value:>10.1f}" for value in row.values())[4:], flush=True)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    return rows
+
+
+def make_echo(ray: Any, place: str) -> Any:
+    """Return an actor at a place that answers what it is sent."""
+
+    class Echo:
+        def answer(self, message: Any) -> Any:
+            kind, (name, shape, data) = message
+            return kind, (name, shape, data.copy())
+
+    return ray.remote(Echo).options(num_cpus=0, resources={place: 1}).remote()
+
+
+def time_calls(ray: Any, echo: Any, size_mb: float, in_flight: int) -> float:
+    """Return the median milliseconds between answers, with so many calls in flight."""
+    message = ("tensor", ("torch.float32", (1,), np.zeros(int(size_mb * 1e6), np.uint8)))
+    ray.get(echo.answer.remote(message))
+    flying = [echo.answer.remote(message) for _ in range(in_flight - 1)]
+    seconds = []
+    for _ in range(CALLS):
+        start_s = time.perf_counter()
+        flying.append(echo.answer.remote(message))
+        ray.get(flying.pop(0))
+        seconds.append(time.perf_counter() - start_s)
+    ray.get(flying)
+    return 1000 * median(seconds)
+
+
+# --- Simulation -----------------------------------------------------------------------------------
+
+
+def simulate_all() -> list[dict]:
+    """Return the efficiency of each case; print them."""
+    from quadtree_pack.quadtree import build_quadtree
+
+    least, most = DENOISE
+    tree = build_quadtree(photo(PHOTO, LONG_SIDE_PX), min_denoise=least, max_denoise=most)
+    columns = " ".join(f"{workers:>5}" for workers in WORKERS)
+    print(f"\n{'px':>6} {'windows':>16} {'Gbit/s':>12} {columns}  GPUs")
+    rows = []
+    for side_px in SIDES_PX:
+        sides = (side * side_px // LONG_SIDE_PX // CELL_PX for side in (tree.height, tree.width))
+        height, width = sides
+        plans = {cut[0]: plan_batches(tree, height, width, *cut[1:]) for cut in CUTS}
+        alone_s = time_alone(plans[CUTS[0][0]])
+        for name, steps in plans.items():
+            for gbit, halves in NETWORKS:
+                row = {"px": side_px, "windows": name, "gbit": gbit, "halves": halves}
+                for workers in WORKERS:
+                    speeds = speeds_of(workers, halves=halves)
+                    row[str(workers)] = simulate(steps, speeds, gbit, alone_s)
+                rows.append(row)
+                network = f"{gbit:.0f}, halves" if halves else f"{gbit:.0f}"
+                values = " ".join(f"{row[str(workers)]:>5.2f}" for workers in WORKERS)
+                print(f"{side_px:>6} {name:>16} {network:>12} {values}", flush=True)
+    return rows
+
+
+def speeds_of(workers: int, *, halves: bool) -> list[float]:
+    """Return how fast each is, the head first; with `halves` every second one is half as fast."""
+    return [0.5 if halves and number % 2 else 1.0 for number in range(workers)]
+
+
+def plan_batches(tree: Any, height: int, width: int, batch: int, tile_px: int) -> list[list[Batch]]:
+    """Return the batches of windows of each step."""
+    from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
+    from quadtree_pack.sampling.run import build_denoise_maps, create_run
+    from quadtree_pack.windows.shapes import batch_windows
+
+    geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=TRANSFORMER_COST)
+    settings = Settings(overlap_px=64, batch=batch, tile_px=tile_px)
+    maps = build_denoise_maps([tree], settings, geometry, height, width)
+    run = create_run(None, settings, geometry, maps)
+    run.start([float(STEPS - step) for step in range(STEPS + 1)])
+    steps = []
+    for step in range(STEPS):
+        windows = run.windows(step)
+        batches = []
+        for numbers in batch_windows(windows, batch):
+            box = windows[numbers[0]].box
+            cells = box.height * box.width
+            batches.append((price(cells, len(numbers)), cells * len(numbers)))
+        steps.append(batches)
+    return steps
+
+
+def price(cells: int, windows: int) -> float:
+    """Return the seconds of one batch of windows of so many cells."""
+    alone, together = per_cell(cells, 1), min(per_cell(cells, 1), per_cell(cells, 4))
+    return windows * cells * (alone + (together - alone) * (windows - 1) / 3)
+
+
+def time_alone(steps: Sequence[Sequence[Batch]]) -> float:
+    """Return the seconds of a run on one GPU."""
+    return sum(seconds for batches in steps for seconds, _ in batches)
+
+
+def simulate(
+    steps: Sequence[Sequence[Batch]], speeds: Sequence[float], gbit: float, alone_s: float
+) -> float:
+    """Return the efficiency of GPUs of these speeds, the first the head's, against one alone."""
+    together_s = sum(time_step(batches, speeds, gbit) for batches in steps)
+    return alone_s / (together_s * sum(speeds))
+
+
+def time_step(batches: Sequence[Batch], speeds: Sequence[float], gbit: float) -> float:
+    """Return the seconds of a step.
+
+    A window travels while its worker computes the one before. The head's network card sends one
+    after the other, and so receives results.
+    """
+    free, sent, received = [0.0] * len(speeds), 0.0, 0.0
+    for seconds, cells in sorted(batches, reverse=True):
+        travel = cells * CHANNELS * BYTES * 8 / (gbit * 1e9)
+        arrival = [0.0, *[sent + travel + LATENCY_S / 2] * (len(speeds) - 1)]
+        ends = [
+            max(ready, at) + seconds / speed
+            for ready, at, speed in zip(free, arrival, speeds, strict=True)
+        ]
+        due = ends.index(min(ends))
+        free[due] = ends[due]
+        if due:
+            sent += travel
+            received = max(received, ends[due]) + travel
+    remote = received + LATENCY_S / 2 if received else 0.0
+    return max(*free, remote)
