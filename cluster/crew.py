@@ -154,6 +154,8 @@ class Cluster:
             yield None
             return
         with CREW.lock:
+            if self.remotes:
+                run.expect_helpers()
             joined = ClusterRun(run, self, patcher.model)
             try:
                 yield joined

@@ -148,7 +148,8 @@ class Evaluator:
         if step.is_one_window:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
-        todo = batch_windows(step.windows, 1 if self._needs_single(call) else self.run.batch)
+        single = self._needs_single(call) or self.run.single
+        todo = batch_windows(step.windows, 1 if single else self.run.batch)
         conds = len(call["cond_or_uncond"])
         for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)

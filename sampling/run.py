@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .parallel import Team
 
 
+LITTLE = 1.06  # times the cost: what windows in calls of their own may cost more
+
+
 class Mode(Enum):
     """What the quadtree means for a run."""
 
@@ -156,6 +159,7 @@ class Run:
         self.memory = RunMemory()
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
+        self.single = False  # one window in each call, so that they are shared out evenly
         self.teams: Sequence[Team] = ()  # who shares the windows of the next model call
         self.shared_s = 0.0  # spent in steps that several shared
         self.shares: list[Share] = []  # who evaluated which windows, of those steps
@@ -219,6 +223,16 @@ class Run:
     def hands(self) -> list[Hand]:
         """Return all that took part in the run so far, or might have."""
         return list(self._hands.values())
+
+    def expect_helpers(self) -> None:
+        """Hold one window in each call from here on, where that costs little.
+
+        Single windows are shared out more evenly. It does not depend on how many share, or they
+        would change the result.
+        """
+        tiling, cells = self.tiling, (self.tiling.tile * self.tiling.unit) ** 2
+        together = tiling.cost.predict_window(cells, max(1, tiling.batch))
+        self.single = tiling.cost.predict_window(cells, 1) < LITTLE * together
 
     def get_hand(self, name: str) -> Hand:
         """Return the hand of this name; it is known for the length of the run."""

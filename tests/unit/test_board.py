@@ -4,9 +4,12 @@ import threading
 import time
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadtree_pack.sampling.board import Board, Hand, deal
+from quadtree_pack.sampling.model import TRANSFORMER_COST, UNET_COST, Geometry, Settings
+from quadtree_pack.sampling.run import create_run
 
 
 def work(board, hand, seconds=0.0, last=None):
@@ -104,3 +107,11 @@ def test_batches_are_dealt_to_whoever_is_done_first():
     assert len(fast) == 6 and sorted(fast + slow) == list(range(9))
     assert deal([], [1.0]) == [[]]
     assert deal([1.0, 1.0], [1.0, 1.0], [5.0, 0.0]) == [[], [0, 1]]
+
+
+@pytest.mark.parametrize(("cost", "single"), [(TRANSFORMER_COST, True), (UNET_COST, False)])
+def test_large_models_get_one_window_per_call_where_several_share(cost, single):
+    geometry = Geometry(px_per_cell=8, unit=2, native_px=1024, cost=cost)
+    run = create_run(None, Settings(), geometry, torch.ones(1, 512, 512))
+    run.expect_helpers()
+    assert run.single == single
