@@ -1,4 +1,5 @@
-"""ControlNets that are patches of the model: Qwen's DiffSynth ControlNet, Z-Image's Fun ControlNet.
+"""Controls that are patches of the model: ControlNets and their kind of Qwen, Z-Image, Wan, Anima
+and SUPIR.
 
 Such a patch encodes its picture at the size of what the model sees, so in windows it would squeeze
 the whole picture into each. Here ComfyUI's own code prepares the picture for the canvas, once per
@@ -10,16 +11,17 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from types import SimpleNamespace
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..utils import Box, round_up
-from .cropping import Cropper
+from ..utils import Box, ceil_div, round_up
+from .cropping import Cropper, Grid, grid_of
 from .protocols import Hints, ModelCall, Options
 
 # Hints and pictures may need the VAE, which threads of several GPUs share.
@@ -42,77 +44,208 @@ class _NoNetwork:
         return getattr(self._network, name)
 
 
-class PatchKind(NamedTuple):
-    """How a kind of patch is given its windows' part of the picture.
+class Windows(NamedTuple):
+    """A batch of windows of one shape: where they lie on the canvas `noisy` [rows, C, ..., H, W].
 
-    `stop` is what it asks its network for once the picture is prepared. `crop` crops the prepared
-    picture. Where `padded` is set, the model pads the latent to whole units before the patch sees
-    it.
+    `hints` keeps prepared pictures for the length of a run.
     """
 
-    stop: str
-    crop: Callable[[Cropper, Tensor], Tensor]
-    padded: bool
+    noisy: Tensor
+    boxes: Sequence[Box]
+    conds: int
+    unit: int
+    hints: Hints
 
+    @property
+    def cropper(self) -> Cropper:
+        return Cropper(self.noisy, self.boxes, conds=self.conds, unit=self.unit)
 
-KINDS = {
-    "DiffSynthCnetPatch": PatchKind("control_block", Cropper.crop_tokens, padded=False),
-    "ZImageControlPatch": PatchKind("n_control_layers", Cropper.crop_grid, padded=True),
-}
+    def pad(self) -> Windows:
+        """Return the same on the canvas as transformers pad it: to whole units."""
+        height, width = (round_up(side, self.unit) for side in grid_of(self.noisy))
+        noisy = self.noisy[..., :1, :1].expand(*self.noisy.shape[:-2], height, width)
+        boxes = [Box(*(round_up(edge, self.unit) for edge in box)) for box in self.boxes]
+        return self._replace(noisy=noisy, boxes=boxes)
+
+    def take_one_cond(self) -> Windows:
+        """Return the same for the rows of the first cond alone."""
+        return self._replace(noisy=self.noisy[: len(self.noisy) // self.conds], conds=1)
+
+    def prepare(self, patch: Any, encode: Callable[[], Tensor], *more: Hashable) -> Tensor:
+        """Return the patch's picture as `encode` makes it for the canvas, once per run and device.
+
+        `more` is what it depends on besides the canvas.
+        """
+        key: Hashable = patch, grid_of(self.noisy), self.noisy.device, more
+        with PREPARING:
+            if key not in self.hints:
+                self.hints[key] = encode().to(self.noisy.device)
+        picture: Tensor = self.hints[key]
+        return picture
+
+    def repeat_to_rows(self, picture: Tensor) -> Tensor:
+        """Repeat several pictures for the rows of the call, as ComfyUI repeats them."""
+        rows, count = len(self.noisy), len(picture)
+        if count in (1, rows):
+            return picture
+        return picture.repeat(ceil_div(rows, count), *[1] * (picture.ndim - 1))[:rows]
 
 
 def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hints) -> Options:
-    """Return the transformer options with a stand-in for every patch of KINDS; the same without.
+    """Return the transformer options with a stand-in for every patch of STAND_INS.
 
-    A patch that is registered several times has one stand-in. `hints` keeps prepared pictures for
-    the length of a run.
+    They are the same options where there is none. A patch that is registered several times has one
+    stand-in. `hints` keeps prepared pictures for the length of a run.
     """
+    windows = Windows(call["input"], cropper.boxes, cropper.conds, cropper.unit, hints)
     stand_ins: dict[int, Any] = {}
     patches = options.get("patches", {})
     for listed in patches.values():
-        for patch in listed:
-            kind = KINDS.get(type(patch).__name__)
-            if kind is not None and id(patch) not in stand_ins:
-                stand_ins[id(patch)] = _make_stand_in(patch, kind, call, cropper, hints)
+        for entry in listed:
+            patch = _find_patch(entry)
+            make = STAND_INS.get(type(patch).__name__)
+            if make is not None and id(patch) not in stand_ins:
+                stand_ins[id(patch)] = make(patch, windows)
     if not stand_ins:
         return options
     replaced = {
-        name: [stand_ins.get(id(patch), patch) for patch in listed]
+        name: [_with_patch(entry, stand_ins.get(id(_find_patch(entry)))) for entry in listed]
         for name, listed in patches.items()
     }
     return {**options, "patches": replaced}
 
 
-def _make_stand_in(
-    patch: Any, kind: PatchKind, call: ModelCall, cropper: Cropper, hints: Hints
+def _find_patch(entry: Any) -> Any:
+    """Return the object that is registered: itself, by a method, or by (class, method)."""
+    if isinstance(entry, tuple):
+        entry = entry[-1]
+    return getattr(entry, "__self__", entry)
+
+
+def _with_patch(entry: Any, patch: Any) -> Any:
+    """Return an entry that registers another patch in the same way; None: the entry itself."""
+    if patch is None:
+        return entry
+    if isinstance(entry, tuple):
+        return *entry[:-1], _with_patch(entry[-1], patch)
+    return MethodType(entry.__func__, patch) if isinstance(entry, MethodType) else patch
+
+
+# ---- one function for each kind of patch: it returns what stands in for it
+
+
+def _stand_in_for_encoder(
+    patch: Any,
+    windows: Windows,
+    *,
+    stop: str,
+    crop: Callable[[Cropper, Tensor], Tensor],
+    padded: bool,
 ) -> Any:
-    """Return a copy of a patch for a batch of windows of one shape."""
-    noisy, boxes, unit = call["input"], cropper.boxes, cropper.unit
-    if kind.padded:
-        noisy = noisy[..., :1, :1].expand(*noisy.shape[:-2], *(n * unit for n in cropper.units))
-        boxes = [Box(*(round_up(edge, unit) for edge in box)) for box in boxes]
-        cropper = Cropper(noisy, boxes, conds=cropper.conds, unit=unit)
-    picture = _prepare(patch, kind, noisy, hints)
+    """Return a copy of a patch that keeps its picture, encoded by a VAE, as `encoded_image`.
+
+    `stop` is what it asks its network for once that is done. `padded` tells that the model pads
+    the latent before the patch sees it.
+    """
+    windows = windows.pad() if padded else windows
+
+    def encode() -> Tensor:
+        alone = copy.copy(patch)
+        alone.model_patch = SimpleNamespace(model=_NoNetwork(patch.model_patch.model, stop))
+        noisy = windows.noisy
+        nothing = torch.empty(1, 0, 1, device=noisy.device, dtype=noisy.dtype)
+        with suppress(_PictureReadyError):
+            alone({"x": noisy, "img": nothing, "block_index": 0})
+        encoded: Tensor = alone.encoded_image
+        return encoded
+
     stand_in = copy.copy(patch)
-    stand_in.encoded_image = kind.crop(cropper, picture)
-    px = patch.vae.spacial_compression_encode()
-    stand_in.encoded_image_size = boxes[0].height * px, boxes[0].width * px
+    picture = windows.repeat_to_rows(windows.prepare(patch, encode))
+    stand_in.encoded_image = crop(windows.cropper, picture)
+    px, box = patch.vae.spacial_compression_encode(), windows.boxes[0]
+    stand_in.encoded_image_size = box.height * px, box.width * px
     stand_in.temp_data = None  # what a Z-Image patch hands from block to block
     return stand_in
 
 
-def _prepare(patch: Any, kind: PatchKind, noisy: Tensor, hints: Hints) -> Tensor:
-    """Return the picture as core encodes it for a canvas like `noisy`, once per run and device."""
-    key: Hashable = patch, noisy.shape[-2:], noisy.device
-    with PREPARING:
-        if key not in hints:
-            alone = copy.copy(patch)
-            alone.model_patch = SimpleNamespace(
-                model=_NoNetwork(patch.model_patch.model, kind.stop)
-            )
-            nothing = torch.empty(1, 0, 1, device=noisy.device, dtype=noisy.dtype)
-            with suppress(_PictureReadyError):
-                alone({"x": noisy, "img": nothing, "block_index": 0})
-            hints[key] = alone.encoded_image.to(noisy.device)
-    picture: Tensor = hints[key]
-    return picture
+def _stand_in_for_uni3c(patch: Any, windows: Windows) -> Any:
+    """Return a copy of a WanUni3CCnetPatch, which asks for the rows of the first cond only."""
+    windows = windows.pad().take_one_cond()
+
+    def crop_render(shape: Sequence[int]) -> Tensor:
+        frames, *_ = shape
+        canvas = frames, *grid_of(windows.noisy)
+        video = windows.prepare(patch, lambda: patch.encode_render_video(canvas), frames)
+        return windows.cropper.crop_grid(video)
+
+    stand_in = copy.copy(patch)
+    stand_in.prepared_render = stand_in.temp_data = None
+    stand_in.encode_render_video = crop_render
+    return stand_in
+
+
+def _stand_in_for_lllite(patch: Any, windows: Windows) -> Any:
+    """Return what hands an AnimaLLLitePatch's tokens on to the patches that look them up by it."""
+    windows = windows.pad()
+
+    def encode() -> Tensor:
+        alone = copy.copy(patch)
+        found: dict[Any, Tensor] = {}
+        alone.strength = 1.0  # with 0 it does not encode
+        alone({"x": windows.noisy, "transformer_options": {"model_patch_data": found}})
+        return found[alone]
+
+    def crop_tokens(image: Tensor) -> Tensor:
+        tokens = windows.repeat_to_rows(windows.prepare(patch, encode))
+        return windows.cropper.crop_tokens(tokens).to(image.dtype)
+
+    network = patch.model_patch.model
+    of_windows = copy.copy(patch)
+    of_windows.model_patch = SimpleNamespace(
+        model=SimpleNamespace(
+            encode_conditioning=crop_tokens,
+            cond_in_channels=network.cond_in_channels,
+            inpaint_masked_input=getattr(network, "inpaint_masked_input", False),
+        )
+    )
+
+    def stand_in(args: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = of_windows(args)
+        found = args["transformer_options"]["model_patch_data"]
+        if of_windows in found:  # at the steps that it is for
+            found[patch] = found.pop(of_windows)
+        return result
+
+    return stand_in
+
+
+def _stand_in_for_supir(patch: Any, windows: Windows) -> Any:
+    """Return a copy of a SUPIRPatch, whose latent of the image has to have the canvas' size."""
+    hint, canvas = patch.hint_latent, grid_of(windows.noisy)
+    _check_supir(grid_of(hint), canvas)
+    stand_in = copy.copy(patch)
+    stand_in.hint_latent = windows.cropper.crop_grid(windows.repeat_to_rows(hint))
+    stand_in.cached_features = None
+    return stand_in
+
+
+def _check_supir(hint: Grid, canvas: Grid) -> None:
+    if hint != canvas:
+        raise ValueError(
+            f"SUPIR's image gives {hint[1]} x {hint[0]} latent cells, but the latent that is "
+            f"sampled has {canvas[1]} x {canvas[0]}. Connect the image that the latent was encoded "
+            "from to Apply SUPIR Patch."
+        )
+
+
+STAND_INS: dict[str, Callable[[Any, Windows], Any]] = {
+    "DiffSynthCnetPatch": partial(
+        _stand_in_for_encoder, stop="control_block", crop=Cropper.crop_tokens, padded=False
+    ),
+    "ZImageControlPatch": partial(
+        _stand_in_for_encoder, stop="n_control_layers", crop=Cropper.crop_grid, padded=True
+    ),
+    "WanUni3CCnetPatch": _stand_in_for_uni3c,
+    "AnimaLLLitePatch": _stand_in_for_lllite,
+    "SUPIRPatch": _stand_in_for_supir,
+}

@@ -119,9 +119,6 @@ LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_laten
 # Patches that look at a picture of the whole image, by their class: how the user knows them.
 UNCUT_PATCHES = {
     "Gligen": "GLIGEN boxes",
-    "WanUni3CCnetPatch": "a Uni3C ControlNet",
-    "AnimaLLLitePatch": "an Anima LLLite",
-    "SUPIRPatch": "SUPIR",
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
     "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
 }

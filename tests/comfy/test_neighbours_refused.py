@@ -9,7 +9,6 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from comfy.ldm.supir.supir_patch import SUPIRPatch
 from comfy_extras import (
     nodes_advanced_samplers,
     nodes_context_windows,
@@ -69,9 +68,7 @@ def test_what_cannot_work_together_is_refused_before_our_node_too(patch, words):
 
 
 class Patch(torch.nn.Module):
-    """The weights of a model patch: none, and how many channels its image has."""
-
-    cond_in_channels = 3
+    """The weights of a model patch: none."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden.mean(0)
@@ -79,20 +76,6 @@ class Patch(torch.nn.Module):
 
 def model_patch() -> Any:
     return comfy.model_patcher.ModelPatcher(Patch(), torch.device("cpu"), torch.device("cpu"))
-
-
-def anima_lllite(model: Any) -> Any:
-    return node(
-        nodes_model_patch.AnimaLLLiteApply, model_patch(), torch.rand(1, 128, 256, 3), 1.0, 0.0, 1.0
-    )(model)
-
-
-def supir(model: Any) -> Any:
-    model = model.clone()
-    SUPIRPatch(
-        model_patch(), torch.nn.ModuleList(), torch.zeros(1, 4, HEIGHT, WIDTH), 1.0, 1.0
-    ).register(model)
-    return model
 
 
 @dataclass
@@ -104,18 +87,6 @@ class ClipVisionStates:
 def uso_style(model: Any) -> Any:
     states = ClipVisionStates(gauss((1, 27, 6, 64), 1), gauss((1, 6, 64), 2))
     return node(nodes_model_patch.USOStyleReference, model_patch(), states)(model)
-
-
-@pytest.mark.parametrize(
-    ("patch", "family", "name"),
-    [(anima_lllite, "flux", "LLLite"), (supir, "sd15", "SUPIR")],
-    ids=["Anima LLLite", "SUPIR"],
-)
-def test_a_model_patch_with_an_image_is_refused(patch, family, name):
-    entry = entry_of(family)
-    model = patch(patched(entry, half_kept(HEIGHT, WIDTH)))
-    with pytest.raises(ValueError, match=f"Quadtree Diffusion cannot cut .*{name}"):
-        sampled(Graph(), entry, model, entry.latent(HEIGHT, WIDTH))
 
 
 def test_a_uso_style_reference_samples_in_windows_where_it_samples_without():
