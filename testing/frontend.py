@@ -176,6 +176,29 @@ def leaf_at(page, across, down):
     return page.line(r"^\d+ px, detail")
 
 
+def take(page, tool):
+    """Take a tool of the brush, by its button; again: put it back."""
+    page.page.locator(".qt-tools").first.get_by_role("button", name=tool, exact=True).click()
+
+
+def click_leaf(page, across=0.5, down=0.5, **options):
+    """Click the leaf at a share of the view."""
+    box = canvas_box(page)
+    page.page.mouse.click(
+        box["x"] + across * box["width"], box["y"] + down * box["height"], **options
+    )
+
+
+def drag(page, start, end, *, steps=25, button="left"):
+    """Drag the mouse between two places, as shares of the view."""
+    box = canvas_box(page)
+    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.page.mouse.move(*at[0])
+    page.page.mouse.down(button=button)
+    page.page.mouse.move(*at[1], steps=steps)
+    page.page.mouse.up(button=button)
+
+
 def colours(page):
     """Distinct colours on the overlay."""
     return page.page.evaluate(

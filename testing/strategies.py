@@ -90,8 +90,8 @@ SHARES = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(
     lambda ends: [end / 8 for end in sorted(ends)]
 )
 REGION = st.builds(
-    lambda what, x, y: [what, x[0], y[0], x[1], y[1]],
-    st.sampled_from(["keep", "full", "auto"]),
+    lambda what, x, y: [*what[:1], x[0], y[0], x[1], y[1], *what[1:]],
+    st.sampled_from([["keep"], ["full"], ["auto"], ["value", 0], ["value", 0.4]]),
     SHARES,
     SHARES,
 )

@@ -1,11 +1,13 @@
 """The regions that a user paints over a quadtree, as JSON in a widget's value.
 
-    {"size": [1024, 768], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["full", 0, 0, 0.25, 0.5]]}
+    {"size": [1024, 768], "regions": [["keep", 0.25, 0.5, 0.5, 0.75], ["full", 0, 0, 0.25, 0.5],
+     ["value", 0.5, 0, 1, 0.25, 0.4]]}
 
-A region is a rectangle that is kept ("keep"), fully regenerated ("full") or left to the tree again
-("auto"), with its x0, y0, x1 and y1 as shares of the image's width and height. Where regions
-overlap, the later one counts. `size` is that of the image they were painted on: on an image of
-another aspect they are ignored. A bare list of regions fits every image.
+A region is a rectangle that is kept ("keep"), fully regenerated ("full"), given a denoise in 0..1,
+which is its last number ("value"), or left to the tree again ("auto"), with its x0, y0, x1 and y1
+as shares of the image's width and height. Where regions overlap, the later one counts. `size` is
+that of the image they were painted on: on an image of another aspect they are ignored. A bare list
+of regions fits every image.
 """
 
 from __future__ import annotations
@@ -21,19 +23,28 @@ from torch import Tensor
 from ..utils import ceil_div, format_value
 
 DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}  # -1: as if nothing was painted
-MOST_REGIONS = 20_000
+MOST_REGIONS = 20_000  # `paint_regions` numbers them in 15 bits
 MOST_PX = 1 << 20
 SAME_ASPECT = 0.02  # relative difference; a resize to whole px changes the aspect a little
 
 
 class Region(NamedTuple):
-    """A rectangle; `what` is one of DENOISE, the edges are shares of the image's sides in 0..1."""
+    """A rectangle; its edges are shares of the image's sides in 0..1.
+
+    `what` is one of DENOISE, or "value", to which the denoise `value` in 0..1 belongs.
+    """
 
     what: str
     x0: float
     y0: float
     x1: float
     y1: float
+    value: float | None = None
+
+    @property
+    def denoise(self) -> float:
+        """The denoise in 0..1; -1 stands for that of the tree."""
+        return DENOISE[self.what] if self.value is None else self.value
 
 
 class Painting(NamedTuple):
@@ -81,22 +92,27 @@ class Painting(NamedTuple):
 
 
 def _read_region(value: Any) -> Region:
-    """Return [what, x0, y0, x1, y1] as a region; raise ValueError for anything else."""
-    if isinstance(value, list) and len(value) == 5:
-        what, *edges = value
-        if isinstance(what, str) and what in DENOISE and all(map(_is_number, edges)):
-            x0, y0, x1, y1 = edges
-            if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1:
-                return Region(what, float(x0), float(y0), float(x1), float(y1))
+    """Return [what, x0, y0, x1, y1] as a region, with "value" a denoise behind it.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        what, *numbers = value
+        known = 4 if what in DENOISE else 5 if what == "value" else 0
+        if len(numbers) == known and all(map(_is_share, numbers)):
+            x0, y0, x1, y1, *rest = map(float, numbers)
+            if x0 < x1 and y0 < y1:
+                return Region(what, x0, y0, x1, y1, *rest)
     raise ValueError(
         f"{format_value(value)} in regions is not a region. A region is keep, full or auto and "
         "then x0, y0, x1, y1 as shares of the image in 0..1, such as "
-        '["keep", 0.25, 0.5, 0.5, 0.75].'
+        '["keep", 0.25, 0.5, 0.5, 0.75], or value with a denoise in 0..1 at the end, such as '
+        '["value", 0.25, 0.5, 0.5, 0.75, 0.4].'
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _read_size(value: Any) -> tuple[int, int] | None:
@@ -120,13 +136,14 @@ def paint_regions(regions: Sequence[Region], width: int, height: int, side: int)
     if not regions:
         return None
     shape = ceil_div(height, side), ceil_div(width, side)
-    # One byte per block, because many large regions write it over and over.
-    grid = torch.full(shape, int(DENOISE["auto"]), dtype=torch.int8)
-    for region in regions:
+    # The number of its region per block, in two bytes: many large regions write it over and over.
+    grid = torch.zeros(shape, dtype=torch.int16)
+    for number, region in enumerate(regions, start=1):
         rows = _find_blocks(region.y0, region.y1, height, side)
         columns = _find_blocks(region.x0, region.x1, width, side)
-        grid[rows, columns] = int(DENOISE[region.what])
-    return grid.double()
+        grid[rows, columns] = number
+    denoise = [DENOISE["auto"], *(region.denoise for region in regions)]
+    return torch.tensor(denoise, dtype=torch.float64)[grid.int()]
 
 
 def _find_blocks(start: float, end: float, length: int, side: int) -> slice:

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..quadtree import Quadtree
 from ..tree.detail import BlockSums
 from ..tree.regions import Region
-from ..tree.subdivision import choose_tile_sizes
+from ..tree.subdivision import choose_tile_sizes, list_sides
 from .budget import Choice, build_for_cost
-from .coverage import COVERAGE, build_by_coverage
+from .coverage import COVERAGE, build_by_coverage, list_tile_sides
 
 
 def build_tree(
@@ -58,3 +58,18 @@ def build_tree(
         detail_metric=detail_metric,
         **options,
     )
+
+
+def find_smallest_side(
+    sums: BlockSums,
+    *,
+    content_threshold: float = 0.0,
+    min_tile_px: int = 0,
+    max_tile_px: int = 0,
+    **_: Any,
+) -> int:
+    """Return the side in px of the smallest tile that the arguments of `build_tree` allow."""
+    smallest, largest = choose_tile_sizes(sums.width, sums.height, min_tile_px, max_tile_px)
+    if content_threshold:
+        return list_sides(smallest, largest)[-1]
+    return list_tile_sides(sums, smallest, largest)[-1]

@@ -77,8 +77,7 @@ def build_by_coverage(
     cost, and it is returned. `sums` must include octaves.
     """
     check_limits(min_tile_px, max_tile_px, min_denoise, max_denoise)
-    smallest = max(min_tile_px, find_smallest_tile(sums.width, sums.height))
-    sides = list_sides(smallest, max(smallest, max_tile_px))
+    sides = list_tile_sides(sums, min_tile_px, max_tile_px)
     tiles = rank_image(sums, sides[-1])
     painted = paint_regions(regions, sums.width, sums.height, sides[-1])
     limit = None if mask is None else Mask.from_tensor(mask, mask_mode)
@@ -104,6 +103,12 @@ def list_denoise(min_denoise: float, max_denoise: float, *, invert: bool) -> Ten
     steps = torch.linspace(min_denoise, max_denoise, len(GRADES), dtype=torch.float64)
     denoise = torch.cat([torch.zeros(1, dtype=torch.float64), steps])
     return denoise.flip(0) if invert else denoise
+
+
+def list_tile_sides(sums: BlockSums, min_tile_px: int, max_tile_px: int) -> list[int]:
+    """Return the sides in px of the tiles that a tree by coverage may have, the largest first."""
+    smallest = max(min_tile_px, find_smallest_tile(sums.width, sums.height))
+    return list_sides(smallest, max(smallest, max_tile_px))
 
 
 def choose_coverage(build: Callable[[float], Quadtree], budget: float, *, invert: bool) -> Choice:

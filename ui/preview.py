@@ -27,7 +27,7 @@ from ..tree.detail import BlockSums
 from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
 from ..utils import ceil_div
-from .building import build_tree
+from .building import build_tree, find_smallest_side
 from .files import RequestError, resolve_path
 from .inputs import check_choice, check_visualizer_inputs
 from .passing import LOADERS, ONLY_BY_RUN, Applier, PassingError, is_input
@@ -273,6 +273,7 @@ def answer_request(request: Any) -> dict[str, Any]:
         kept.sums, regions=regions or (), mask=mask and mask.mask, mask_mode=mode, **limits
     )
     answer = describe_tree(tree)
+    answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["found"] = choice and choice.found
     answer["token"] = kept.token
     answer["origin"] = origin

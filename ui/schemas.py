@@ -109,8 +109,8 @@ def visualizer_schema() -> io.Schema:
                 "regions",
                 default="",
                 optional=True,
-                advanced=True,
-                tooltip="Regions painted in the panel, which are kept or fully regenerated "
+                extra_dict={"hidden": True},  # the panel writes it; it stays an input of the API
+                tooltip="Regions painted in the panel, which have a denoise of their own "
                 "regardless of the tree. JSON with coordinates as fractions of the image size: "
                 '{"regions": [["keep", 0.25, 0.5, 0.5, 0.75]]}.',
             ),

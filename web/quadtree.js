@@ -7,16 +7,15 @@
  */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { clearCanvas, drawLeaves } from "./quadtree_drawing.js";
+import { BRUSH_STYLE, Brush } from "./quadtree_brush.js";
+import { clearCanvas, drawLeaves, drawPainted, frameLeaf } from "./quadtree_drawing.js";
 import {
   allGraphs, findHosts, findInput, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
 import { checkPreset, connectPreset } from "./quadtree_presets.js";
 import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
-import {
-  addRegion, buildGrid, describeTree, kindAt, readLeaves, readRegions, regionOf,
-} from "./quadtree_tree.js";
+import { buildGrid, describeTree, readLeaves } from "./quadtree_tree.js";
 import { collectWorkflow, findShownImage } from "./quadtree_workflow.js";
 
 const NODE = "QuadtreeVisualizer";
@@ -25,9 +24,6 @@ const PARAMETERS = [
   ...["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"],
   ...["denoise_by", "invert", "detail_metric", "cost_budget", "coverage"],
 ];
-const NEXT_KIND = { auto: "keep", keep: "full", full: "auto" };
-const KIND_TEXT = { auto: "as computed", keep: "keep", full: "full" };
-const DENOISE_OF_KIND = { keep: 0, full: 1 };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_IMAGE = "Connect Load Image, or queue the workflow once.";
 const ORIGINS = {
@@ -36,7 +32,6 @@ const ORIGINS = {
   stale: "of an earlier run, something before this node has changed",
 };
 const POLL_MS = 400;
-const MOST_UNDO = 50;
 
 const STYLE = `
 .qt { display: flex; flex-direction: column; min-height: 220px; height: 100%; gap: 4px;
@@ -46,9 +41,8 @@ const STYLE = `
 .qt-view img, .qt-view canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
 .qt-stale img { filter: grayscale(1) brightness(0.6); }
-.qt-view canvas { touch-action: none; cursor: crosshair; }
-.qt-foot { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; }
-.qt-line { flex: 1 1 140px; min-height: 1.3em; overflow-wrap: anywhere; }
+.qt-view canvas { touch-action: none; }
+.qt-line { min-height: 1.3em; overflow-wrap: anywhere; }
 /* The theme's red alone is hard to read on light nodes. */
 .qt-line.qt-problem {
   color: color-mix(in srgb, var(--error-text, #f44336) 70%, var(--fg-color, #ddd)); }
@@ -77,11 +71,6 @@ function createElement(tag, className, properties = {}) {
   return Object.assign(document.createElement(tag), { className, ...properties });
 }
 
-/** Tells ComfyUI's undo and its restore after a reload about a change that no widget made. */
-function captureState() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
-}
-
 /** Returns the URL of a picture that the server made. */
 const pictureUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
@@ -102,7 +91,6 @@ function forwardToGraph(method, event) {
 class Panel {
   constructor(node) {
     this.node = node;
-    this.undo = [];
     this.price = new PriceInquiry(this);
     this.chosen = -1; // number of the leaf under the pointer or chosen with the keyboard
     this.build();
@@ -121,8 +109,8 @@ class Panel {
     this.view.setAttribute("role", "application");
     this.view.setAttribute(
       "aria-label",
-      "Tiles of the image. Use the arrow keys to choose a tile, and Enter to change it from as " +
-        "computed to keep to full."
+      "Tiles of the image. Use the arrow keys to choose a tile, K, V, F or E to take a tool, and " +
+        "Enter to paint the tile with it."
     );
     this.image = createElement("img", "", { alt: "", draggable: false });
     this.canvas = createElement("canvas", "");
@@ -131,33 +119,33 @@ class Panel {
     this.view.append(this.image, this.veil, this.canvas);
     this.line = createElement("div", "qt-line");
     this.line.setAttribute("role", "status");
-    const createButton = (textContent, title) =>
-      createElement("button", "", { type: "button", textContent, title });
-    this.undoButton = createButton("Undo", "Undo the last painted change");
-    this.clearButton = createButton("Clear", "Remove all painted regions");
-    const foot = createElement("div", "qt-foot");
-    foot.append(this.line, this.undoButton, this.clearButton);
-    this.root.append(this.view, foot);
+    this.brush = new Brush(this);
+    this.view.append(this.brush.ring);
+    this.root.append(this.brush.toolbar, this.view, this.brush.legend, this.line);
   }
 
   listen() {
     this.image.addEventListener("load", () => this.draw());
     this.canvas.addEventListener("pointermove", (event) => {
-      this.point(event);
-      if (this.stroke) this.paint();
+      if (!this.tree) return;
+      this.choose(this.pointOf(event));
+      this.brush.move(event);
     });
-    this.canvas.addEventListener("pointerleave", () => this.stroke || this.choose(null));
+    this.canvas.addEventListener("pointerleave", (event) => {
+      this.brush.ring.hidden = true;
+      const stays = this.brush.stroke || event.pointerType === "touch"; // a finger was lifted
+      if (!stays) this.choose(null);
+    });
+    this.canvas.addEventListener("contextmenu", (event) => {
+      if (!this.brush.tool) return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
     this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     for (const name of ["pointerup", "pointercancel"])
-      this.canvas.addEventListener(name, () => this.endStroke());
+      this.canvas.addEventListener(name, (event) => this.brush.release(event));
     this.view.addEventListener("keydown", (event) => this.handleKey(event));
-    this.view.addEventListener("blur", () => this.stroke || this.choose(null));
-    this.undoButton.addEventListener("click", () => {
-      if (this.undo.length) this.setRegions(this.undo.pop(), false);
-    });
-    this.clearButton.addEventListener("click", () => {
-      if (this.regionsText()) this.setRegions("", true);
-    });
+    this.view.addEventListener("blur", () => this.brush.stroke || this.choose(null));
     const onWheel = (event) => {
       if (globalThis.LiteGraph?.vueNodesMode) return;
       event.preventDefault();
@@ -189,9 +177,7 @@ class Panel {
     const leaf = this.leaves?.[this.chosen];
     let text = this.text;
     if (leaf) {
-      const [detail, denoise] = [leaf.detail.toFixed(1), leaf.denoise.toFixed(2)];
-      const kind = KIND_TEXT[this.kindOf(leaf)];
-      text = `${leaf.side} px, detail ${detail}, denoise ${denoise} (${kind})`;
+      text = `${leaf.side} px, detail ${leaf.detail.toFixed(1)}, ${this.brush.describe(leaf)}`;
     }
     if (this.line.textContent !== text) this.line.textContent = text;
     this.line.classList.toggle("qt-problem", !leaf && this.problem);
@@ -307,22 +293,25 @@ class Panel {
   }
 
   draw() {
-    this.undoButton.disabled = !this.undo.length;
-    this.clearButton.disabled = !this.regionsText();
+    this.brush.showState();
     const context = clearCanvas(this.canvas, this.view.clientWidth, this.view.clientHeight);
     if (!context || !this.tree) return;
-    drawLeaves(context, this.leaves, this.leaves[this.chosen], this.imagePlace());
+    const place = this.imagePlace();
+    drawLeaves(context, this.leaves, place);
+    drawPainted(context, this.brush.painted(), this.tree, place);
+    const leaf = this.leaves[this.chosen];
+    if (leaf) frameLeaf(context, leaf, place);
   }
 
   // ---- Pointing and painting
 
-  /** Chooses the leaf under the pointer. */
-  point(event) {
-    if (!this.tree) return;
+  /** Returns where the pointer is, in px of the image. */
+  pointOf(event) {
     const { scale, x, y } = this.imagePlace();
-    const across = (event.offsetX / this.canvas.offsetWidth) * this.view.clientWidth;
-    const down = (event.offsetY / this.canvas.offsetHeight) * this.view.clientHeight;
-    this.choose([(across - x) / scale, (down - y) / scale]);
+    const box = this.canvas.getBoundingClientRect(); // the graph may be zoomed
+    const across = ((event.clientX - box.left) / box.width) * this.view.clientWidth;
+    const down = ((event.clientY - box.top) / box.height) * this.view.clientHeight;
+    return [(across - x) / scale, (down - y) / scale];
   }
 
   /** Returns the number of the leaf at a point in px of the image; -1 for none. */
@@ -342,104 +331,26 @@ class Panel {
     this.draw();
   }
 
-  regionsText() {
-    const value = findWidget(this.node, "regions")?.value;
-    return typeof value === "string" ? value : "";
-  }
-
-  /** Returns whether the regions come from a link or a subgraph's widget, and cannot be painted. */
-  isReadOnly() {
-    return !findWidget(this.node, "regions") || isLinked(findInput(this.node, "regions"));
-  }
-
-  kindOf(leaf) {
-    return kindAt(this.validRegions(), leaf, this.tree);
-  }
-
-  /** Returns the painted regions; none if they were painted on an image of another shape. */
-  validRegions() {
-    return this.tree.notice ? [] : readRegions(this.regionsText());
-  }
-
   press(event) {
     if (event.button === 1) return forwardToGraph("processMouseDown", event);
-    this.point(event);
-    if (event.button !== 0 || this.chosen < 0 || this.isReadOnly()) return;
-    event.preventDefault();
-    event.stopPropagation();
-    this.view.focus({ preventScroll: true });
-    this.canvas.setPointerCapture(event.pointerId);
-    this.beginStroke();
-  }
-
-  /** Begins to paint with the kind that follows the one of the chosen leaf. */
-  beginStroke() {
-    const kind = NEXT_KIND[this.kindOf(this.leaves[this.chosen])];
-    this.stroke = { kind, before: this.regionsText(), done: new Set() };
-    this.paint();
-  }
-
-  /** Gives the chosen leaf the kind of this stroke. */
-  paint() {
-    const leaf = this.leaves?.[this.chosen];
-    if (!leaf || this.stroke.done.has(leaf.key)) return;
-    this.stroke.done.add(leaf.key);
-    const { kind } = this.stroke;
-    const size = [this.tree.width, this.tree.height];
-    const regions = addRegion(this.validRegions(), regionOf(leaf, this.tree, kind));
-    this.write(regions.length ? JSON.stringify({ size, regions }) : "");
-    this.tree.notice = null; // regions painted on another image have just been replaced
-    leaf.denoise = DENOISE_OF_KIND[kind] ?? leaf.denoise; // shown until the server answers
-    this.showLine();
-    this.draw();
-  }
-
-  endStroke() {
-    if (!this.stroke) return;
-    const { before } = this.stroke;
-    this.stroke = null;
-    if (before !== this.regionsText()) this.remember(before);
-  }
-
-  remember(before) {
-    this.undo = [...this.undo, before].slice(-MOST_UNDO);
-    captureState();
-    this.draw();
-  }
-
-  setRegions(text, undoable) {
-    if (this.isReadOnly()) return;
-    const before = this.regionsText();
-    this.write(text);
-    if (undoable) this.remember(before);
-    else {
-      captureState();
-      this.draw();
+    this.choose(this.tree && this.pointOf(event));
+    if (event.pointerType === "touch" || event.button === 0 || this.brush.tool) {
+      event.preventDefault();
+      event.stopPropagation();
     }
-  }
-
-  write(text) {
-    const widget = findWidget(this.node, "regions");
-    widget.value = text;
-    widget.callback?.(text);
-    this.schedule();
+    this.view.focus({ preventScroll: true });
+    this.brush.press(event);
   }
 
   handleKey(event) {
     const arrow = ARROWS[event.key];
-    const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
     // ComfyUI would delete the selected nodes.
     if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
-    const known = arrow || undo || event.key === "Enter" || event.key === " ";
-    if (!this.leaves?.length || !known) return;
+    if (!this.leaves?.length) return;
+    if (arrow) this.choose(this.neighbourCentre(arrow));
+    else if (!this.brush.handleKey(event, this.at)) return;
     event.preventDefault();
     event.stopPropagation();
-    if (undo) this.undoButton.click();
-    else if (arrow) this.choose(this.neighbourCentre(arrow));
-    else if (this.chosen >= 0 && !this.isReadOnly()) {
-      this.beginStroke();
-      this.endStroke();
-    }
   }
 
   /**
@@ -463,8 +374,17 @@ function visiblePanels() {
   return (app.canvas?.graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
 }
 
+/** Brings the keyboard to the panel of the selected node, or to the first panel that is shown. */
+function focusPanel() {
+  const shown = visiblePanels();
+  const panel = shown.find(({ node }) => app.canvas.selected_nodes?.[node.id]) ?? shown[0];
+  panel?.view.focus();
+}
+
 const extension = {
   name: "quadtree.visualizer",
+  commands: [{ id: "quadtree.panel", label: "Quadtree: go to the panel", function: focusPanel }],
+  keybindings: [{ commandId: "quadtree.panel", combo: { key: "q", alt: true } }],
 
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
@@ -495,7 +415,7 @@ const extension = {
   },
 
   setup() {
-    document.head.append(createElement("style", "", { textContent: STYLE }));
+    document.head.append(createElement("style", "", { textContent: STYLE + BRUSH_STYLE }));
     setInterval(() => {
       if (document.visibilityState !== "visible") return;
       for (const panel of visiblePanels()) panel.poll();

@@ -30,12 +30,12 @@ function colourOf(denoise) {
 }
 
 /**
- * Draws the leaves, tinted by their denoise, and a white frame around the chosen one, if any.
+ * Draws the leaves, tinted by their denoise.
  *
  * Leaves are in px of the image; `x` and `y` are the image's top left corner in CSS px, and `scale`
  * is CSS px per px of the image.
  */
-export function drawLeaves(context, leaves, chosen, { scale, x, y }) {
+export function drawLeaves(context, leaves, { scale, x, y }) {
   const addLeaf = (path, leaf) =>
     path.rect(x + leaf.x * scale, y + leaf.y * scale, leaf.width * scale, leaf.height * scale);
   // One path per shade: thousands of leaves are drawn with a few calls.
@@ -49,10 +49,62 @@ export function drawLeaves(context, leaves, chosen, { scale, x, y }) {
     context.fill(path);
     context.stroke(path);
   });
-  if (!chosen) return;
-  const path = new Path2D();
-  addLeaf(path, chosen);
+}
+
+/** Draws a white frame around a leaf; see drawLeaves. */
+export function frameLeaf(context, leaf, { scale, x, y }) {
   context.lineWidth = 2;
   context.strokeStyle = "white";
-  context.stroke(path);
+  const size = [leaf.width * scale, leaf.height * scale];
+  context.strokeRect(x + leaf.x * scale, y + leaf.y * scale, ...size);
+}
+
+const HATCHES = { keep: [-1], full: [1], value: [-1, 1] }; // slopes of the lines over what is painted
+const HATCH_CSS_PX = 9; // between two lines
+
+/** Makes the pattern that marks what is painted, of lines with these slopes. */
+function makeHatch(context, slopes) {
+  const density = pixelsPerCssPx();
+  const side = HATCH_CSS_PX * density;
+  const tile = Object.assign(document.createElement("canvas"), { width: side, height: side });
+  const lines = tile.getContext("2d");
+  for (const [width, colour] of [[2.2, "rgb(0 0 0 / 0.5)"], [1, "rgb(255 255 255 / 0.9)"]])
+    for (const slope of slopes)
+      for (const shift of [-side, 0, side]) {
+        lines.lineWidth = width * density;
+        lines.strokeStyle = colour;
+        lines.beginPath();
+        lines.moveTo(shift - side, slope > 0 ? -side : 2 * side);
+        lines.lineTo(shift + 2 * side, slope > 0 ? 2 * side : -side);
+        lines.stroke();
+      }
+  const pattern = context.createPattern(tile, "repeat");
+  pattern.setTransform(new DOMMatrix().scale(1 / density));
+  return pattern;
+}
+
+/**
+ * Draws what is painted: `regions` that do not overlap with a hatch of their kind, and their
+ * `borders`, all in fractions of the image of width x height px. See drawLeaves for the place.
+ */
+export function drawPainted(context, { regions, borders }, { width, height }, { scale, x, y }) {
+  const [across, down] = [width * scale, height * scale];
+  for (const [kind, slopes] of Object.entries(HATCHES)) {
+    const path = new Path2D();
+    for (const [what, x0, y0, x1, y1] of regions)
+      if (what === kind)
+        path.rect(x + x0 * across, y + y0 * down, (x1 - x0) * across, (y1 - y0) * down);
+    context.fillStyle = makeHatch(context, slopes);
+    context.fill(path);
+  }
+  const path = new Path2D();
+  for (const [x0, y0, x1, y1] of borders) {
+    path.moveTo(x + x0 * across, y + y0 * down);
+    path.lineTo(x + x1 * across, y + y1 * down);
+  }
+  context.lineCap = "square";
+  for (const [lineWidth, strokeStyle] of [[3, "rgb(0 0 0 / 0.7)"], [1.5, "white"]]) {
+    Object.assign(context, { lineWidth, strokeStyle });
+    context.stroke(path);
+  }
 }

@@ -23,7 +23,11 @@ def boxes():
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["keep", "full", "auto"]), boxes()), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.sampled_from(["keep", "full", "value", "auto"]), boxes()),
+        min_size=1,
+        max_size=4,
+    ),
     st.sampled_from([(256, 256), (512, 256), (200, 328)]),
 )
 @settings(max_examples=40, deadline=None)
@@ -33,17 +37,17 @@ def test_leaves_follow_what_was_painted_last_over_them(strokes, size):
     Others go by the centre of a leaf.
     """
     width, height = size
-    regions = [Region(what, *box) for what, box in strokes]
+    regions = [Region(what, *box, *[0.37] * (what == "value")) for what, box in strokes]
     image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(1)) * 0.05
     limits = {"min_tile_px": 8, "max_tile_px": 128, "min_denoise": 0.3, "max_denoise": 0.7}
     tree, plain = build_quadtree(image, regions=regions, **limits), build_quadtree(image, **limits)
-    wanted = torch.full((height, width), -1.0)
+    wanted = torch.full((height, width), -1.0, dtype=torch.float64)
     for what, (x0, y0, x1, y1) in strokes:
         area = (
             slice(round(y0 * height), round(y1 * height)),
             slice(round(x0 * width), round(x1 * width)),
         )
-        wanted[area] = {"keep": 0.0, "full": 1.0, "auto": -1.0}[what]
+        wanted[area] = {"keep": 0.0, "full": 1.0, "value": 0.37, "auto": -1.0}[what]
     assert is_sound(tree)
     for leaf in tree.leaves:
         under = wanted[leaf.box.slices]
@@ -89,6 +93,10 @@ def test_a_grid_goes_by_the_centres_of_its_blocks():
         '[["keep", 0, 0, 1, true]]',
         '[["keep", 0, 0, 1, "1"]]',
         '[["burn", 0, 0, 1, 1]]',
+        '[["value", 0, 0, 1, 1]]',
+        '[["value", 0, 0, 1, 1, 1.5]]',
+        '[["value", 0, 0, 1, 1, "0.5"]]',
+        '[["keep", 0, 0, 1, 1, 0.5]]',
         "[[[], 0, 0, 1, 1]]",
         '{"size": [0, 5], "regions": []}',
         '{"size": [1.5, 5], "regions": []}',
