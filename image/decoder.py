@@ -26,6 +26,10 @@ class FeaturesReached(BaseException):
     """
 
 
+class FeaturesDifferError(Exception):
+    """A decoder does not take a window in the parts of time in which it took the whole clip."""
+
+
 class Decoder:
     """The decoder of a VAE. All hooks are removed at once, so nothing is left on the VAE."""
 
@@ -84,12 +88,22 @@ class Decoder:
         """Return the network's output [B, 3, ..., H, W] for these features of `module`.
 
         What comes before the module runs on a single cell of NaN, of the channels and frames of the
-        latent `like`, and its result is discarded.
+        latent `like`, and its result is discarded. Raises FeaturesDifferError where the module runs
+        more or less often than there are features.
         """
         cell = like.new_full((len(features[0]), *like.shape[1:-2], 1, 1), torch.nan)
-        calls = iter(features)
-        with hook_forwards(lambda *_call: next(calls).to(self.vae.device), module):
-            return self.run(cell)
+        rest = list(features)
+
+        def take(*_call: object) -> Tensor:
+            if not rest:
+                raise FeaturesDifferError
+            return rest.pop(0).to(self.vae.device)
+
+        with hook_forwards(take, module):
+            output = self.run(cell)
+        if rest:
+            raise FeaturesDifferError
+        return output
 
     def to_images(self, output: Tensor) -> Tensor:
         """Convert the network's output to images [B, H, W, 3] in 0..1, as ComfyUI does."""

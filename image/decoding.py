@@ -33,7 +33,7 @@ from ..windows.planning import Planner, mark_active_units
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Cost, Tiling, Window
 from .composite import Canvas, composite
-from .decoder import Decoder, count_latent_frames_of, count_px_frames
+from .decoder import Decoder, FeaturesDifferError, count_latent_frames_of, count_px_frames
 from .splitting import SplitPoint, find_split_point
 
 # Of each side of windows that are decoded independently: half of it fades in, half is context
@@ -189,7 +189,11 @@ def decode_in_parts(
         return refined
 
     least = find_least_tile(split)
-    shrink_until_fits(decode_todo, largest_tile, least=least, px_per_unit=split.px * UNIT_CELLS)
+    try:
+        shrink_until_fits(decode_todo, largest_tile, least=least, px_per_unit=split.px * UNIT_CELLS)
+    except FeaturesDifferError:
+        info("this VAE takes long clips in parts of its own, so the whole clip is decoded.")
+        return decoder.decode_whole(latent)
     comfy.model_management.soft_empty_cache()
     return refined
 

@@ -114,6 +114,26 @@ def test_a_decoder_that_cannot_be_split_decodes_the_clip_as_a_whole(vae, monkeyp
     assert torch.equal(result[:, ~free], original[:, ~free])
 
 
+@pytest.mark.parametrize("change", [lambda found: found[:-1], lambda found: found + found[-1:]])
+def test_a_decoder_that_takes_windows_in_other_parts_of_time_decodes_the_clip(
+    vae, monkeypatch, change
+):
+    """As LTXV's may, which divides a clip by the bytes of its frames."""
+    first = decoder.Decoder.run_first_part
+
+    def differ(self, cells, module):
+        found = first(self, cells, module)
+        return found if cells.shape[-1] == 4 else change(found)
+
+    monkeypatch.setattr(decoder.Decoder, "run_first_part", differ)
+    latent, original = clip_of(vae, 2)
+    tree = corner_tree(1.0)
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    result = decoded(vae, latent, tree, original)
+    assert (result - whole(vae, latent))[:, free].abs().max() < LEVEL / 10
+    assert torch.equal(result[:, ~free], original[:, ~free])
+
+
 def test_windows_of_a_clip_may_be_decoded_by_themselves(vae, monkeypatch):
     monkeypatch.setattr(decoding, "find_split_point", lambda *_: None)
     monkeypatch.setattr(decoding, "OVERLAP_PX", 32)
