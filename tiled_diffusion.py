@@ -20,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .quadtree import Quadtree
+from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
@@ -122,7 +123,11 @@ class TiledDiffusion:
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
         redrawn = "denoise_mask_function" in options
-        geometry = replace(self.geometry, compiled=is_compiled(executor.class_obj.model_patcher))
+        geometry = replace(
+            self.geometry,
+            compiled=is_compiled(executor.class_obj.model_patcher),
+            cached=find_cache(options.get("transformer_options", {})) is not None,
+        )
         run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry, inner)
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
@@ -233,6 +238,7 @@ class TiledDiffusion:
         run = _find_run(model_options)
         if run is None:
             return executor(model, conds, noisy, sigma, model_options)
+        run.caches.begin_call()
         hooked = any(cond.get("hooks") is not None for group in conds for cond in group or ())
         run.share_with(self._find_teams(run, model_options, hooked=hooked))
         for team in run.teams:

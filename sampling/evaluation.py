@@ -20,6 +20,7 @@ from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
 from .board import Hand
+from .caches import find_cache, was_skipped
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
@@ -185,7 +186,11 @@ class Evaluator:
             features = control.evaluate_windows([whole], self.run.tiling.unit, call)
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
-        denoised = call_model(self.inner, self.apply_model, call)
+        if step.area == self.run.plan.canvas:
+            denoised = call_model(self.inner, self.apply_model, call)
+        else:
+            whole = step.windows[0].box
+            denoised = self._call_with_cache(self.apply_model, call, step, whole)
         self._report(denoised, step, windows=1, done=[step.windows[0].box])
         return denoised
 
@@ -199,7 +204,8 @@ class Evaluator:
         self.run.expect_batches([len(batch) for batch in todo])
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
         teams = [team for team in self.run.teams if team.owns(self.apply_model)]
-        if not teams or len(todo) < 2:
+        # What EasyCache keeps of a window stays on this device.
+        if not teams or len(todo) < 2 or find_cache(call["c"].get("transformer_options", {})):
             return self._evaluate_in_turn(call, step, todo)
         start_s = time.monotonic()
         try:
@@ -262,7 +268,17 @@ class Evaluator:
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features
-        return call_model(self.inner, apply_model, window_call)
+        return self._call_with_cache(apply_model, window_call, step, boxes[0])
+
+    def _call_with_cache(
+        self, apply_model: ModelFunction, call: ModelCall, step: Step, box: Box
+    ) -> Tensor:
+        """Answer a model call; where there is EasyCache, with the state of its one window."""
+        call = self.run.caches.give_own(call, (step.area, box), step.index)
+        denoised = call_model(self.inner, apply_model, call)
+        if was_skipped(call):
+            self.run.tally.count_skipped(denoised)
+        return denoised
 
     def _report(self, denoised: Tensor, step: Step, *, windows: int, done: Sequence[Box]) -> None:
         """Count the model call that gave [rows, C, ..., h, w], and tell how far the step is."""

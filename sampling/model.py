@@ -49,6 +49,10 @@ UNET_COST = Cost(per_call=16_000, per_window=0, quadratic=90_000, per_shape=24_0
 # this price a run has two or three shapes; at the full one its windows would be half as dear again.
 COMPILING_PER_SHAPE = 300_000
 
+# How long a moving lattice stands still for EasyCache, which evaluates two steps before it can
+# skip one.
+CACHED_STEPS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -70,7 +74,8 @@ class Geometry:
     `unit` is the smallest block it can be cut at, in cells; `native_px` its native image side;
     `fewest` and `most` the cells along a side that its network takes. `frames_per_latent` are the
     frames in px of every latent frame but the first. `compiled` tells that every new shape of a
-    call is compiled, so there are few, and one window in each call.
+    call is compiled, so there are few, and one window in each call; `cached` that a cache keeps
+    what each window gave, so lattices stand still for some steps, with one window in each call.
     """
 
     px_per_cell: int
@@ -81,6 +86,7 @@ class Geometry:
     most: int = LARGEST_PX
     frames_per_latent: int = 1
     compiled: bool = False
+    cached: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
@@ -118,6 +124,11 @@ class Geometry:
             most=LARGEST_PX if positions is None else positions * unit,
             frames_per_latent=getattr(latent_format, "temporal_downscale_ratio", 1),
         )
+
+    @property
+    def is_single(self) -> bool:
+        """Tell whether every window has a call of its own."""
+        return self.compiled or self.cached
 
     @property
     def px_per_unit(self) -> int:
@@ -160,8 +171,9 @@ class Geometry:
             smallest=min(tile, max(fewest, min(self.native_px // 2 // px, ceil_div(5 * tile, 8)))),
             overlap=overlap,
             moving=method.moving,
+            standing=CACHED_STEPS if self.cached else 1,
             cost=cost.scale_cells(1 / frames) if frames > 1 else cost,
-            batch=1 if self.compiled else count_together(PLANNED_BATCH, frames),
+            batch=1 if self.is_single else count_together(PLANNED_BATCH, frames),
             fewest=fewest,
         )
 

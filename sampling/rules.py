@@ -179,11 +179,6 @@ class Refusal(NamedTuple):
     advice: str
 
 
-def _has_easycache(model_options: Options) -> bool:
-    cache = model_options.get("transformer_options", {}).get("easycache")
-    return type(cache).__name__ == "EasyCacheHolder"
-
-
 def _has_foreign_cache(model_options: Options) -> bool:
     """Tell by its names whether a pack keeps what blocks returned, as TeaCache and others do."""
     options = model_options.get("transformer_options", {})
@@ -209,7 +204,6 @@ def _has_attention_guidance(model_options: Options) -> bool:
 
 
 REFUSALS = (
-    Refusal(_has_easycache, "EasyCache keeps one result per model call", "Use LazyCache."),
     Refusal(
         _has_foreign_cache,
         "A cache of another pack (TeaCache, MagCache, First Block Cache) keeps one result per "

@@ -22,6 +22,7 @@ from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .board import Hand
+from .caches import WindowCaches
 from .cropping import RunMemory, crop
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
@@ -49,6 +50,7 @@ class Tally:
     def __init__(self) -> None:
         self.calls = 0
         self.windows = 0
+        self.skipped = 0  # of the windows, by a cache
         self.cells = 0
         self.canvas_cells = 0
         self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
@@ -68,6 +70,12 @@ class Tally:
             self.calls += 1
             self.windows += windows
             self.cells += denoised[:, 0].numel()
+
+    def count_skipped(self, denoised: Tensor) -> None:
+        """Note that a cache answered the call of one window, of [rows, C, ..., h, w], for free."""
+        with self._lock:
+            self.skipped += 1
+            self.cells -= denoised[:, 0].numel()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,6 +165,7 @@ class Run:
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.memory = RunMemory()
+        self.caches = WindowCaches()
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
         self.single = False  # one window in each call, so that they are shared out evenly
@@ -301,6 +310,9 @@ class Run:
             f"{self.clock.steps} steps, {100 * self.tally.share:.1f}% of the full model cost, "
             f"{kept:.1f}% of the latent kept"
         )
+        if self.tally.skipped:
+            share = 100 * self.tally.skipped / self.tally.windows
+            summary += f", {share:.1f}% of the windows skipped by EasyCache"
         return ". ".join([summary, *(f"Warning: {note}" for note in self.notes)])
 
     def step(self, sigma: Tensor, like: Tensor, area: Box | None = None) -> Step:
@@ -446,7 +458,7 @@ def create_run(
         open=open_cells,
         inner=inner,
     )
-    batch = 1 if geometry.compiled else count_together(settings.batch or PLANNED_BATCH, frames)
+    batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
     return Run(plan, geometry.choose_tiling(settings, height, width, frames), batch)
 
 

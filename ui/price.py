@@ -153,8 +153,12 @@ def _read_run(
     if geometry is None:
         geometry = TYPICAL
         assumed.add(MODEL)
-    if any("TorchCompile" in node.kind for node in nodes):
-        geometry = replace(geometry, compiled=True)
+    kinds = [node.kind for node in nodes]
+    geometry = replace(
+        geometry,
+        compiled=any("TorchCompile" in kind for kind in kinds),
+        cached="EasyCache" in kinds,
+    )
     sampling = _read_sampling(sampler, patched)
     if sampling is None:
         sampling = Sampling(steps=TYPICAL_STEPS)

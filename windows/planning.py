@@ -65,15 +65,20 @@ class Planner:
 
         `steps` has the active units of each step, from `mark_active_units`. The cores of a step's
         windows are disjoint and hold every active cell; where nothing is active, there are no
-        windows. Unless the lattice moves, equal steps get equal windows.
+        windows. Unless the lattice moves, equal steps get equal windows; one that moves stays for
+        `standing` of them.
         """
         plans: list[list[PlannedWindow]] = []
         known: dict[bytes, list[PlannedWindow]] = {}
+        stood = 0  # for how many steps the moving lattice has stood
         for active in steps:
             key = active.tobytes()
-            if self.tiling.moving or key not in known:
-                known[key] = self._plan_step(active)
+            if key not in known or (self.tiling.moving and stood == self.tiling.standing):
+                if self.tiling.moving:
+                    known.clear()
+                known[key], stood = self._plan_step(active), 0
             plans.append(known[key])
+            stood += 1
         if not plans:
             return []
         unit = self.tiling.unit

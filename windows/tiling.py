@@ -124,6 +124,7 @@ class Tiling:
         smallest: Shortest side of a window, where the latent is as long.
         overlap: Units by which two windows overlap where they meet.
         moving: Whether borders move from step to step.
+        standing: For how many steps they stay before they move.
         cost: Predicted cost of windows.
         batch: Windows of one shape that plans expect to be evaluated together.
         fewest: Shortest side that the model takes at all; `tile` never shrinks below it.
@@ -137,6 +138,7 @@ class Tiling:
     cost: Cost
     batch: int = 1
     fewest: int = 1
+    standing: int = 1
 
     @property
     def margin(self) -> int:

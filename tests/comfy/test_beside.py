@@ -3,14 +3,14 @@
 import comfy.patcher_extension
 import pytest
 import torch
-from comfy_extras import nodes_easycache
+from comfy_extras import nodes_sag
 from quadtree_pack.testing.beside import judge
 from quadtree_pack.testing.documents import ROOT, rows
 from quadtree_pack.testing.neighbours import Graph, chained, node, sampled
 from quadtree_pack.testing.pack_graphs import NEIGHBOURS
 from quadtree_pack.testing.packs import Neighbour
 
-EASY_CACHE = node(nodes_easycache.EasyCacheNode, 0.2, 0.15, 0.95, False)
+GUIDED = node(nodes_sag.SelfAttentionGuidance, 0.5, 2.0)
 
 
 def wrapped(wrap):
@@ -57,7 +57,7 @@ def in_steps(patch):
 
 JUDGED = {
     "nothing": (Neighbour(in_steps(chained)), "right"),
-    "a refused node": (Neighbour(in_steps(EASY_CACHE)), "refused: EasyCache"),
+    "a refused node": (Neighbour(in_steps(GUIDED)), "refused: Self-Attention"),
     "kept cells": (Neighbour(in_steps(chained), moved), "wrong: kept cells move by"),
     "a place": (Neighbour(in_steps(wrapped(brighten_by_place))), "wrong: windows differ by"),
     "a cache": (

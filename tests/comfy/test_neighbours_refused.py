@@ -12,7 +12,6 @@ import torch
 from comfy_extras import (
     nodes_advanced_samplers,
     nodes_context_windows,
-    nodes_easycache,
     nodes_flux,
     nodes_model_patch,
     nodes_sag,
@@ -37,7 +36,6 @@ from torch import Tensor
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        (node(nodes_easycache.EasyCacheNode, 0.2, 0.15, 0.95, False), "EasyCache .* Use LazyCache"),
         (node(nodes_sag.SelfAttentionGuidance, 0.5, 2.0), "Self-Attention Guidance"),
         (
             node(
@@ -54,7 +52,7 @@ from torch import Tensor
             "Context windows",
         ),
     ],
-    ids=["EasyCache", "SAG", "context windows"],
+    ids=["SAG", "context windows"],
 )
 def test_what_cannot_work_together_is_refused_before_our_node_too(patch, words):
     entry = entry_of("sd15")

@@ -44,12 +44,6 @@ def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
 
 
-def easy_cache(model):
-    from comfy_extras.nodes_easycache import EasyCacheNode
-
-    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
-
-
 def self_attention_guidance(model):
     from comfy_extras.nodes_sag import SelfAttentionGuidance
 
@@ -67,7 +61,6 @@ def context_windows(model):
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        (easy_cache, "EasyCache .* Use LazyCache"),
         (self_attention_guidance, "Self-Attention Guidance"),
         (context_windows, "Context windows"),
     ],

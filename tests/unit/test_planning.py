@@ -258,6 +258,20 @@ def test_a_full_4k_canvas_costs_hardly_more_than_its_cells(size, overlap, floor)
     assert size[0] * size[1] * cheapest / np.mean(costs) > floor
 
 
+def test_a_moving_lattice_may_stand_still_for_some_steps():
+    tiling = Tiling(
+        unit=2, tile=48, smallest=16, overlap=2, moving=True, standing=3, cost=TRANSFORMER
+    )
+    everything = np.ones((120, 160), dtype=bool)
+    plans = Planner((240, 320), tiling).plan_run([everything] * 8)
+    moves = [step for step in range(1, 8) if plans[step] != plans[step - 1]]
+    assert moves == [3, 6]
+    other = everything.copy()
+    other[:60] = False
+    plans = Planner((240, 320), tiling).plan_run([other, *[everything] * 5])
+    assert [step for step in range(1, 6) if plans[step] != plans[step - 1]] == [1, 4]
+
+
 def test_a_moving_lattice_keeps_away_from_its_recent_borders():
     tiling = Tiling(unit=2, tile=48, smallest=16, overlap=2, moving=True, cost=TRANSFORMER, batch=4)
     planner = Planner((400, 400), tiling)
