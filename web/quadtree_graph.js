@@ -12,10 +12,21 @@ export const BYPASSED = 4;
 // Subgraph -> the node through which it was last opened; several nodes may share a subgraph.
 const openedFrom = new WeakMap();
 
-export const isLinked = (input) => (input?.link ?? null) !== null;
+export const isLinked = (input) => linkInto(input) !== null;
 export const findInput = (node, name) => node.inputs?.find((input) => input.name === name);
 export const findWidget = (node, name) => node.widgets?.find((widget) => widget.name === name);
 export const rootGraph = () => app.rootGraph ?? app.graph;
+
+/**
+ * Returns the link into an input of a node, or null. Newer frontends deprecate `input.link`; and the
+ * method of a subgraph's node means a link inside of it, so that of plain nodes is called.
+ */
+function linkInto(input) {
+  const node = input?.node;
+  if (!node?.graph) return null;
+  const { getInputLink } = globalThis.LiteGraph.LGraphNode.prototype;
+  return getInputLink.call(node, node.inputs.indexOf(input));
+}
 
 /** Returns all graphs of the workflow: the root and every subgraph. */
 export function allGraphs() {
@@ -38,8 +49,8 @@ export function findHosts(graph) {
 
 /** Returns what an input of a node gets: its widget's value, or what its link leads to. */
 export function readInput(node, name, hosts) {
-  const input = findInput(node, name);
-  if (isLinked(input)) return followLink(node.graph, input.link, hosts);
+  const link = linkInto(findInput(node, name));
+  if (link) return followLink(node.graph, link, hosts);
   return findWidget(node, name)?.value;
 }
 
@@ -50,17 +61,19 @@ export function readInput(node, name, hosts) {
  * The frontend's own graphToPrompt does this as well, but it makes every widget serialize itself,
  * and some widgets upload a file then.
  */
-function followLink(graph, id, hosts) {
-  const link = graph.getLink(id);
-  if (!link) return undefined;
+function followLink(graph, link, hosts) {
   if (Number(link.origin_id) === SUBGRAPH_INPUTS) return leaveSubgraph(graph, link, hosts);
   const node = graph.getNodeById(link.origin_id);
   if (!node || node.mode === MUTED) return undefined;
-  const follow = (input) => (isLinked(input) ? followLink(graph, input.link, hosts) : undefined);
+  const follow = (input) => {
+    const before = linkInto(input);
+    return before ? followLink(graph, before, hosts) : undefined;
+  };
   if (node.mode === BYPASSED) return follow(bypassInput(node, link.origin_slot));
   if (node.isSubgraphNode?.()) {
-    const inner = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
-    return inner === undefined ? undefined : followLink(node.subgraph, inner, [...hosts, node]);
+    const id = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
+    const inner = id === undefined ? null : node.subgraph.getLink(id);
+    return inner ? followLink(node.subgraph, inner, [...hosts, node]) : undefined;
   }
   if (node.isVirtualNode) {
     const setter = findSetter(graph, node);
@@ -76,8 +89,9 @@ function leaveSubgraph(graph, link, hosts) {
   const host = hosts.at(-1);
   const input = host && findInput(host, graph.inputs[link.origin_slot]?.name);
   if (!input) return undefined;
-  if (!isLinked(input)) return host.getWidgetFromSlot?.(input)?.value;
-  return followLink(host.graph, input.link, hosts.slice(0, -1));
+  const before = linkInto(input);
+  if (!before) return host.getWidgetFromSlot?.(input)?.value;
+  return followLink(host.graph, before, hosts.slice(0, -1));
 }
 
 /** Returns the input that a bypassed node passes on to an output, as ComfyUI chooses it. */
