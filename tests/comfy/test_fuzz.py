@@ -71,11 +71,14 @@ def check_picture(picture: Tensor, shape: tuple[int, ...]) -> None:
 def visualize(values: dict[str, Any]) -> None:
     image = values["image"]
     pictures, trees, maps = QuadtreeVisualizer.execute(**values).args
-    batch, height, width, _ = image.shape
-    check_picture(pictures, (batch, height, width, 3))
-    check_picture(maps, (batch, height, width))
+    count, height, width, _ = image.shape
+    batch = values.get("batch", "images")
+    one_tree = batch in ("clip", "clip maximum")
+    cell = 8 if batch == "clip per frame" else 1
+    check_picture(pictures, (count, height, width, 3))
+    check_picture(maps, (1 if one_tree else count, -(-height // cell), -(-width // cell)))
     assert pictures.min() >= 0 and pictures.max() <= 1 and maps.min() >= 0 and maps.max() <= 1
-    assert len(trees) == batch
+    assert len(trees) == len(maps)
     mask, mode = values.get("mask"), values.get("mask_mode", "multiply")
     if mask is None and not values.get("regions"):
         # The automatic tree keeps tiles, whatever min_denoise is.
