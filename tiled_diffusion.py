@@ -24,7 +24,7 @@ from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
-from .sampling.frames import count_frames, fit_maps, free_empty_frames
+from .sampling.frames import count_frames, find_context, fit_maps, free_empty_frames
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
@@ -249,7 +249,8 @@ class TiledDiffusion:
             for cond in group or ():
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
-        return executor(model, deferred, noisy, sigma, model_options)
+        with run.taking(find_context(model_options, noisy)):
+            return executor(model, deferred, noisy, sigma, model_options)
 
     @report_errors
     def __call__(self, apply_model: ModelFunction, call: ModelCall) -> Tensor:

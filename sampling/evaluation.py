@@ -274,7 +274,7 @@ class Evaluator:
         self, apply_model: ModelFunction, call: ModelCall, step: Step, box: Box
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
-        call = self.run.caches.give_own(call, (step.area, box), step.index)
+        call = self.run.caches.give_own(call, (step.area, box, self.run.frames), step.index)
         denoised = call_model(self.inner, apply_model, call)
         if was_skipped(call):
             self.run.tally.count_skipped(denoised)

@@ -10,6 +10,7 @@ Imports no ComfyUI.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..quadtree import FrameTrees, Quadtree
 from ..tree.raster import feather_along
 from ..utils import count_latent_frames
+from .protocols import Options
 
 # A tile's denoise fades in and out over so many frames in px, at least one latent frame, so that
 # nothing begins or ends with a jump.
@@ -26,6 +28,29 @@ FADE_FRAMES = 4
 def count_frames(latent: Tensor) -> int:
     """Return the frames of a latent [B, C, ..., H, W]: 1 of images."""
     return latent.shape[2] if latent.ndim == 5 else 1
+
+
+def find_context(model_options: Options, noisy: Tensor) -> tuple[int, ...] | None:
+    """Return the frames of the clip that `noisy` [rows, C, T, H, W] holds; None if it holds all.
+
+    ComfyUI's context windows sample a part of the frames at a time, and may repeat one or put one
+    in front (`comfy.context_windows.IndexListContextWindow`).
+    """
+    handler: Any = model_options.get("context_handler")
+    window: Any = model_options.get("transformer_options", {}).get("context_window")
+    if handler is None or window is None or noisy.ndim != 5:
+        return None
+    every = torch.arange(window.total_frames)
+    repeated = getattr(handler, "latent_retain_index_list", [])
+    frames = window.get_tensor(every, dim=0, retain_index_list=repeated).tolist()
+    return tuple(frames) if len(frames) == noisy.shape[2] else None
+
+
+def take_frames(cells: Tensor, frames: tuple[int, ...] | None) -> Tensor:
+    """Return these frames of [B, C, T, H, W]; all where there is no choice."""
+    if frames is None or cells.ndim < 5 or cells.shape[2] == 1:
+        return cells
+    return cells[:, :, list(frames)]
 
 
 def fit_maps(

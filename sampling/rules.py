@@ -128,6 +128,8 @@ ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 # Kinds of wrappers that run inside a call of the model (`comfy.patcher_extension.WrappersMP`).
 MODEL_WRAPPERS = ("apply_model", "diffusion_model")
 
+FRAMES_DIM = 2  # of a video's latent [B, C, T, H, W]
+
 # In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
 CACHE_WORDS = ("cache", "rel_l1_thresh")
 
@@ -192,7 +194,9 @@ def _has_foreign_cache(model_options: Options) -> bool:
 
 
 def _has_context_windows(model_options: Options) -> bool:
-    return model_options.get("context_handler") is not None
+    """Tell whether context windows cut anything but the frames of a video."""
+    handler = model_options.get("context_handler")
+    return handler is not None and getattr(handler, "dim", None) != FRAMES_DIM
 
 
 def _has_attention_guidance(model_options: Options) -> bool:
@@ -210,7 +214,11 @@ REFUSALS = (
         "model call",
         "Use LazyCache.",
     ),
-    Refusal(_has_context_windows, "Context windows cut the latent, too", "Remove one of the two."),
+    Refusal(
+        _has_context_windows,
+        "Context windows over another dimension than a video's frames cut the latent, too",
+        "Set their dim to 2, or remove one of the two.",
+    ),
     Refusal(
         _has_attention_guidance,
         "Self-Attention Guidance reads the attention of the whole image",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,7 @@ from ..windows.tiling import Tiling, Window
 from .board import Hand
 from .caches import WindowCaches
 from .cropping import RunMemory, crop
+from .frames import take_frames
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
 from .protocols import Control, Hints, ModelFunctionWrapper
@@ -177,7 +179,8 @@ class Run:
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
-        self._latest: dict[tuple[torch.device, Box], Step] = {}
+        self.frames: tuple[int, ...] | None = None  # of the clip, that the model is called on
+        self._latest: dict[Hashable, Step] = {}
         self._largest_batch = 1  # windows in the largest model call of the latest step
         self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
 
@@ -247,6 +250,15 @@ class Run:
         """Return the hand of this name; it is known for the length of the run."""
         with self._lock:
             return self._hands.setdefault(name, Hand(name))
+
+    @contextmanager
+    def taking(self, frames: tuple[int, ...] | None) -> Iterator[None]:
+        """Take model calls to be on these frames of the clip until the context ends; None: all."""
+        self.frames = frames
+        try:
+            yield
+        finally:
+            self.frames = None
 
     def expect_batches(self, sizes: Sequence[int]) -> None:
         """Note how many windows each model call of the coming step holds."""
@@ -322,7 +334,7 @@ class Run:
         """
         area = self.plan.canvas if area is None else area
         index = self.clock.index_at(sigma)
-        key = like.device, area
+        key = like.device, area, self.frames
         with self._lock:
             latest = self._latest.get(key)
             if latest is None or latest.index != index:
@@ -334,6 +346,7 @@ class Run:
         weight = self.plan.model_weight(self.first_step + index, self.all_steps)
         weight = crop(weight, area)
         weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
+        weight = take_frames(weight, self.frames)
         margin = self.tiling.overlap * self.tiling.unit // 2
         window_weights = []
         for window, share in zip(
@@ -411,7 +424,7 @@ class Run:
     def _base(self, noisy: Tensor, area: Box) -> Tensor:
         if self.plan.mode is not Mode.PRESERVE or self.clean is None:
             return noisy
-        return crop(self.clean, area).to(noisy)
+        return take_frames(crop(self.clean, area), self.frames).to(noisy)
 
 
 def send(cells: Tensor, device: torch.device) -> Tensor:

@@ -52,7 +52,7 @@ from torch import Tensor
             "Context windows",
         ),
     ],
-    ids=["SAG", "context windows"],
+    ids=["SAG", "context windows over a batch"],
 )
 def test_what_cannot_work_together_is_refused_before_our_node_too(patch, words):
     entry = entry_of("sd15")

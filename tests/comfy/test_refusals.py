@@ -50,19 +50,10 @@ def self_attention_guidance(model):
     return SelfAttentionGuidance.execute(model, 0.5, 2.0).args[0]
 
 
-def context_windows(model):
-    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
-
-    return ContextWindowsManualNode.execute(
-        model, 2, 1, "standard_static", 1, False, "pyramid", 0, False
-    ).args[0]
-
-
 @pytest.mark.parametrize(
     ("node", "words"),
     [
         (self_attention_guidance, "Self-Attention Guidance"),
-        (context_windows, "Context windows"),
     ],
 )
 def test_nodes_that_cannot_work_together_are_refused(node, words):
