@@ -36,7 +36,7 @@ from .identity import (
     identify_control,
     list_patches,
 )
-from .joining import join
+from .joining import is_named, join
 from .packing import Packed, UnsendableError, digest_of, pack, pack_array
 from .places import count_local, find_places
 from .remote import ClosedError, LostError, Remote
@@ -74,17 +74,23 @@ class Crew:
 
     def enlist(self, wanted: int) -> list[Remote]:
         """Return the workers, so many at most, or all (0); those that are missing are started."""
-        first = self.ray is None or not self.ray.is_initialized()
-        if first:
-            self.ray, self.remotes = join(count_local(wanted)), []
-        known = {remote.name: remote for remote in self.remotes}
-        versions = get_versions()
-        for place in find_places(self.ray)[: wanted or None]:
-            if place.name not in known:
-                known[place.name] = Remote(self.ray, place, versions)
-                known[place.name].start()
-        self.remotes = list(known.values())
-        return self.remotes[: wanted or None]
+        if self.ray is None or not self.ray.is_initialized():
+            local = 0 if is_named() else count_local(wanted)
+            if not local and not is_named():
+                return []
+            self.ray, self.remotes = join(local), []
+        known = {remote.place[:2]: remote for remote in self.remotes}
+        self.remotes = []
+        for place in find_places(self.ray):
+            remote = known.pop(place[:2], None) or Remote(self.ray, place, get_versions())
+            self.remotes.append(remote)
+        for gone in known.values():
+            gone.stop()
+        enlisted = self.remotes[: wanted or None]
+        for remote in enlisted:
+            if remote.actor is None:
+                remote.start()
+        return enlisted
 
     def dismiss(self) -> None:
         """End all workers, and leave the cluster."""
@@ -118,7 +124,10 @@ def attach_cluster(
     for remote in remotes:
         remote.build(branch, controls)
     if not remotes:
-        warn("the cluster has no workers, so this machine works alone; see docs/cluster.md.")
+        warn(
+            "no other machine and no other GPU takes part, so this machine works alone; "
+            "docs/cluster.md shows how to name a cluster."
+        )
     model = model.clone()
     model.model_options[TEAM] = Cluster(remotes, identify(model), model.patches_uuid, show)
     return model
@@ -177,6 +186,7 @@ class ClusterRun:
         self._changed = threading.Condition()
         self._lock = threading.Lock()
         self._unsendable: set[str] = set()
+        self._ready: set[str] = set()  # the names of the workers that had the model in time
         self._digests: dict[Any, str] = {}  # of ControlNets, by their networks
         self._threads = [
             threading.Thread(target=self._serve, args=(remote,), name=f"quadtree {remote.name}")
@@ -213,6 +223,8 @@ class ClusterRun:
                 words += f", {hand.speed / here.speed:.2f} times as fast"
             if hand.windows and self.run.shared_s:
                 words += f", busy for {min(1, hand.busy_s / self.run.shared_s):.0%} of the time"
+            if hand.name in {remote.name for remote in self.cluster.remotes} - self._ready:
+                words += ", not ready in time"
             parts.append(words)
         return "; ".join(parts)
 
@@ -322,6 +334,7 @@ class ClusterRun:
                         remote.await_answer(awaited, is_closed)
                         remote.log_return()
                     remote.await_model(self.cluster.identity, is_closed)
+                    self._ready.add(remote.name)
                     self._serve_steps(remote, is_closed)
                 except LostError as lost:
                     self._note_lost(remote, lost)

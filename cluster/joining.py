@@ -34,6 +34,11 @@ except Exception:
 """
 
 
+def is_named() -> bool:
+    """Tell whether the environment names a cluster."""
+    return os.environ.get(ADDRESS, "").strip() not in ("", "local")
+
+
 def import_ray() -> Any:
     """Return the package ray; ValueError in words where it is missing."""
     # Ray asks its makers' server otherwise, and a ComfyUI should call nobody by itself.
@@ -59,9 +64,8 @@ def join(local_workers: int) -> Any:
             "Another node pack has started Ray in this ComfyUI, and Quadtree Cluster cannot tell "
             "which cluster that is. Start ComfyUI without that pack."
         )
-    address = os.environ.get(ADDRESS, "").strip()
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if not address or address == "local":
+    if not is_named():
         _require_token_here()
         ray.init(
             address="local",
@@ -71,6 +75,7 @@ def join(local_workers: int) -> Any:
             **quiet,
         )
         return ray
+    address = os.environ[ADDRESS].strip()
     _refuse_open(address)
     try:
         ray.init(address=address, **quiet)

@@ -14,13 +14,13 @@ import folder_paths
 import torch
 
 from . import actor
-from .joining import ADDRESS, RESOURCE
+from .joining import RESOURCE, is_named
 from .remote import Place
 
 
 def find_places(ray: Any) -> list[Place]:
     """Return where workers can run: on each node of the cluster as many as it offers."""
-    local = not os.environ.get(ADDRESS, "").strip()
+    local = not is_named()
     facts = describe_head() if local else {}
     facts["threads"] = torch.get_num_threads()
     start = _make_starter(ray)
@@ -36,7 +36,8 @@ def find_places(ray: Any) -> list[Place]:
             name = _name_place(node, number, [place.name for place in places])
             device = _choose_local_device(number) if local else None
             starter = start(node["NodeID"], 1 if gpus >= offered and not local else 0)
-            places.append(Place(name, starter, {**facts, "device": device}))
+            facts_there = {**facts, "device": device}
+            places.append(Place(node["NodeID"], number, name, starter, facts_there))
     return places
 
 

@@ -43,8 +43,10 @@ class ClosedError(Exception):
 
 
 class Place(NamedTuple):
-    """Where a worker runs: a name for messages, and how Ray starts an actor there."""
+    """Where a worker runs: which of a node's, a name for messages, and how Ray starts it there."""
 
+    node_id: str
+    number: int
     name: str
     start: Callable[[], Any]  # returns an actor's handle
     facts: dict[str, Any]  # see `Actor.boot`
@@ -127,7 +129,8 @@ class Remote:
                 self._sleep(RETRY_S, is_closed)
                 awaited = self.actor.ping.remote()
             except self.ray.exceptions.RayError:
-                return  # it answers, if with an error
+                self._sleep(RETRY_S, is_closed)  # its node may be gone, or full
+                return
 
     def work_through(
         self,
@@ -160,7 +163,7 @@ class Remote:
                 board.deliver(hand, number, result)
         except ClosedError:
             self._drop(flying)
-        except LostError:
+        except Exception:
             self._drop(flying)
             board.leave(hand)
             raise

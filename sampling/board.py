@@ -82,8 +82,10 @@ class Board(Generic[Result]):
         """Return the number of the batch that the hand evaluates next; None if there is none.
 
         With `wait`, returns None only once the board is over; `look` is called while it waits, and
-        may raise.
+        may raise. Without, a hand asks for more than it is at: one of unknown speed gets nothing.
         """
+        if not wait and hand.first_speed is None:
+            return None
         with self._changed:
             self._given.setdefault(hand, [])
             while not self.over:

@@ -35,7 +35,7 @@ from quadtree_pack.testing.tiny_controls import (
     sd15_t2i_adapter,
     with_control,
 )
-from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import gauss, sample
 from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS
 
@@ -47,6 +47,11 @@ READY_S = 240.0  # for two ComfyUIs to start, on a busy machine
 LORA, OTHER_LORA = "style.safetensors", "other.safetensors"
 
 pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded_before_a_test():
+    comfy.model_management.unload_all_models()
 
 
 def write_lora(path, model, seed):
@@ -239,6 +244,28 @@ def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders,
     expected = sample(entry, entry.latent(), model=alone, **RUN)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+def test_devices_of_this_machine_and_workers_share_a_step(machines, orders):
+    """As after core's MultiGPU node; the second device is this CPU."""
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    latent = entry.latent()
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, latent, model=alone, **RUN)
+    shared = share(model, prompt, told)
+    clone = trouble.with_trouble(ZOO["flux"]().model, str(machines))
+    clone.load_device, clone.is_multigpu_base_clone = torch.device("cpu", 1), True
+    shared.set_additional_models("multigpu", [clone])
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    for _ in range(MOST_RUNS):
+        assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+        counted = windows(told)
+        assert len(counted) == 5 and counted[HERE] == 0
+        if all(count for name, count in counted.items() if name != HERE):
+            break
+    else:
+        raise AssertionError(told)
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux"])

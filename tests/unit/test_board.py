@@ -94,6 +94,14 @@ def test_a_slow_hand_is_not_given_what_a_fast_one_has_done_sooner():
     assert board.take(fast, wait=False) is not None
 
 
+def test_a_hand_of_unknown_speed_gets_one_batch_at_a_time():
+    board, hand = Board([1.0] * 3, [1] * 3), Hand("new")
+    number = board.take(hand)
+    assert board.take(hand, wait=False) is None
+    board.deliver(hand, number, None)
+    assert board.take(hand, wait=False) is not None
+
+
 def test_a_hiccup_does_not_change_a_speed():
     hand = Hand("one")
     for seconds in (9.0, 0.1, 0.1, 5.0):
