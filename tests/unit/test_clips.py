@@ -95,6 +95,19 @@ def test_the_still_of_a_first_frame_does_not_refine_what_moves_later():
     assert refined(build("clip", clip).trees[0])[late].double().mean() > 0.8
 
 
+@pytest.mark.parametrize("batch", CLIPS)
+def test_motion_is_detail_where_no_frame_has_any(batch):
+    """A soft ball rolls over a wall: no frame has fine detail, and a still of it is kept."""
+    y, x = torch.arange(256.0)[:, None], torch.arange(384.0)[None, :]
+    places = [80 + 12 * frame for frame in range(FRAMES)]
+    balls = [torch.exp(-((y - 128) ** 2 + (x - at) ** 2) / 2 / 30**2) for at in places]
+    clip = soft_wall(256, 384) + 0.3 * torch.stack(balls)[..., None]
+    still, _ = build_tree(BlockSums.of_image(clip[0], True, True), min_tile_px=32)
+    assert not refined(still).any()
+    refines = torch.stack([refined(tree) for tree in build(batch, clip).trees]).any(0)
+    assert refines[112:144, 96:160].all() and not refines.all()
+
+
 def test_a_short_motion_is_averaged_away_but_is_in_the_maximum():
     still = photo("coffee", 384)[:256].repeat(30, 1, 1, 1)
     still[3, 16:32, 16:32] += 0.04
