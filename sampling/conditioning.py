@@ -24,7 +24,7 @@ from .cropping import (
 from .patch_controls import cut_controls
 from .patches import PatchCutter
 from .protocols import Conds, ModelCall, Options
-from .rules import LEFT_BY_CORE, RULES, refusal, refuse_patches
+from .rules import LEFT_BY_CORE, RULES, leave_out_kv_cache, refusal, refuse_patches
 
 
 def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory) -> ModelCall:
@@ -74,6 +74,7 @@ def cut_options(
     Of the call's tensors only their shapes count. Masks in patches are cut for a single window
     only. ValueError for a patch that needs the whole image.
     """
+    options = leave_out_kv_cache(options)
     refuse_patches(options)
     options = cut_controls(options, call, _cropper_of(call, boxes, unit), memory.hints)
     if len(boxes) == 1:

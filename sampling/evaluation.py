@@ -26,7 +26,7 @@ from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
 from .parallel import HERE, Task, share_out
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
-from .rules import has_foreign_wrapper, needs_one_row
+from .rules import has_foreign_wrapper, has_kv_cache, needs_one_row
 from .run import Run, Step
 
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
@@ -169,6 +169,11 @@ class Evaluator:
         cutter = cutter_of(call, self.run.memory)
         if PATCHES not in self.run.memory.warned:
             self.run.memory.warned.add(PATCHES)
+            if has_kv_cache(options):
+                self.run.note(
+                    "windows are evaluated without Flux KV Cache, which keeps what one window saw; "
+                    "the reference is evaluated with each of them"
+                )
             for owner in {found.owner for found in cutter.find_unknown([options, self.inner])}:
                 self.run.note(
                     f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "

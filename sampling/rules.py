@@ -120,8 +120,10 @@ LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_laten
 UNCUT_PATCHES = {
     "Gligen": "GLIGEN boxes",
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
-    "KV_Attn_Input": "the Flux KV cache, which keeps what the first window saw,",
 }
+# Flux KV Cache keeps what references look like beside one window, in the two patches that it sets.
+# Without them references are evaluated with each window; the rest of the node only tells how.
+KV_CACHE_PATCHES = frozenset({"KV_Attn_Input", "FluxKVCache"})
 # These fail on more than one row at a time, in ComfyUI itself too.
 ONE_ROW_PATCHES = frozenset({"UsoStyleProjectorPatch"})
 
@@ -136,12 +138,29 @@ CACHE_WORDS = ("cache", "rel_l1_thresh")
 
 def name_patches(transformer_options: Options) -> set[str]:
     """Return the class names of the patches in a model's transformer options."""
-    names = set()
-    for patches in transformer_options.get("patches", {}).values():
-        for patch in patches:
-            qualified: str = getattr(patch, "__qualname__", type(patch).__qualname__)
-            names.add(qualified.split(".")[0])
-    return names
+    patches = transformer_options.get("patches", {}).values()
+    return {_name_patch(patch) for listed in patches for patch in listed}
+
+
+def _name_patch(patch: Any) -> str:
+    qualified: str = getattr(patch, "__qualname__", type(patch).__qualname__)
+    return qualified.split(".")[0]
+
+
+def has_kv_cache(transformer_options: Options) -> bool:
+    """Tell whether the model has ComfyUI's Flux KV Cache."""
+    return not KV_CACHE_PATCHES.isdisjoint(name_patches(transformer_options))
+
+
+def leave_out_kv_cache(transformer_options: Options) -> Options:
+    """Return the options without the patches of Flux KV Cache; the same where there are none."""
+    if not has_kv_cache(transformer_options):
+        return transformer_options
+    patches = {
+        kind: [patch for patch in listed if _name_patch(patch) not in KV_CACHE_PATCHES]
+        for kind, listed in transformer_options["patches"].items()
+    }
+    return {**transformer_options, "patches": patches}
 
 
 def refuse_patches(transformer_options: Options) -> None:

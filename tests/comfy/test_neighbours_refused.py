@@ -26,7 +26,7 @@ from quadtree_pack.testing.neighbours import (
     node,
     sampled,
 )
-from quadtree_pack.testing.support import error, half_kept, patched, tree_of
+from quadtree_pack.testing.support import Spy, error, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models.building import (
     gauss,
 )
@@ -99,12 +99,26 @@ def test_a_uso_style_reference_samples_in_windows_where_it_samples_without():
     )
 
 
-def test_a_kv_cache_that_keeps_the_first_window_is_refused():
-    entry = entry_of("flux2")
+def without_kv_patches(model):
+    """Flux KV Cache without its cache: references are evaluated as it asks for."""
+    model = node(nodes_flux.FluxKVCache)(model)
+    model.model_options["transformer_options"]["patches"] = {}
+    return model
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_windows_leave_the_flux_kv_cache_out_and_say_so(order, batch, caplog):
+    entry = local("flux2")
     graph = Graph(node(nodes_flux.FluxKVCache), guider=basic, family="flux2")
+    latent = entry.latent(HEIGHT, WIDTH, batch=batch)
+    plain = sampled(graph, entry, without_kv_patches(entry.model), latent)
     tree = tree_of([[1.0]], HEIGHT, WIDTH, entry.px_per_cell)
-    with pytest.raises(ValueError, match="cannot cut the Flux KV cache"):
-        sampled(graph, entry, around(graph, entry, "after", tree), entry.latent(HEIGHT, WIDTH))
+    tiled = around(graph, entry, order, tree, tile_px=8 * entry.px_per_cell)
+    spy = Spy(tiled)
+    assert error(sampled(graph, entry, spy.model, latent), plain) < 1e-5
+    assert {shape[-2:] for shape in spy.shapes} != {(HEIGHT, WIDTH)}
+    assert caplog.text.count("without Flux KV Cache") == 1
 
 
 def test_a_sampler_that_enlarges_the_latent_is_refused_for_what_it_does():
