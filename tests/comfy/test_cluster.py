@@ -8,6 +8,8 @@ import gc
 import logging
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -78,6 +80,8 @@ def machines(tmp_path_factory):
     os.environ.update(
         RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5f2d" * 16, RAY_USAGE_STATS_ENABLED="0"
     )
+    if sys.platform == "win32":
+        pytest.skip("Ray has no clusters of several nodes on Windows")
     ray_utils = pytest.importorskip("ray.cluster_utils")
     read_environment()
     envs = [loopback.worker_env(base) for base in bases]
@@ -418,11 +422,40 @@ def test_an_interrupt_ends_the_run_at_once_and_the_next_one_is_clean(machines, o
 # ---- who is let in
 
 
-def test_a_cluster_without_a_token_is_refused(machines, monkeypatch):
-    monkeypatch.setattr(joining, "_probe", lambda *_: 0)
-    with pytest.raises(ValueError, match="takes no token"):
-        joining._refuse_open("127.0.0.1:1")
-    monkeypatch.undo()
+OPEN_CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+head = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+print("at", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def test_a_cluster_without_a_token_is_refused(machines):
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-c", OPEN_CLUSTER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True) as is_open:
+        address = next(line for line in is_open.stdout if line.startswith("at ")).split()[1]
+        with pytest.raises(ValueError, match="takes no token"):
+            joining._refuse_open(address)
+        is_open.stdin.close()
+
+
+def test_a_cluster_that_asks_for_the_token_is_not_refused(machines):
     joining._refuse_open(os.environ["RAY_ADDRESS"])
-    with pytest.raises(ValueError, match="No Ray cluster answers"):
-        joining._refuse_open("127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", "No Ray cluster answers"),
+        ("auto", "name the cluster"),
+        ("ray://a:1", "HOST"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_in_words(address, words):
+    with pytest.raises(ValueError, match=words):
+        joining._refuse_open(address)

@@ -1,10 +1,13 @@
 """What is cut from a prompt for a worker, and what a packed value is on the other side."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from quadtree_pack.cluster.branch import SINK_ID, cut_branch, cut_control_branches
+from quadtree_pack.cluster.joining import import_ray, is_named
 from quadtree_pack.cluster.packing import UnsendableError, digest_of, pack, pack_array, unpack
 
 PROMPT = {
@@ -89,3 +92,19 @@ def test_equal_tensors_have_one_digest_and_others_another():
 def test_what_is_more_than_data_is_not_sent(value):
     with pytest.raises(UnsendableError, match="conditioning of type"):
         pack(value)
+
+
+def test_ray_is_asked_for_in_words_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match="pip install ray"):
+        import_ray()
+
+
+@pytest.mark.parametrize(
+    ("address", "named"), [(None, False), ("", False), ("local", False), ("10.0.0.1:6379", True)]
+)
+def test_only_the_environment_names_a_cluster(monkeypatch, address, named):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert is_named() == named
