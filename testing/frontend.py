@@ -76,6 +76,18 @@ def workflow(image="picture.png", values=None, linked=True):
     }
 
 
+def behind(kind, *inputs, values=()):
+    """Load Image -> a node of this kind -> Quadtree Visualizer; the loader goes to all its inputs."""
+    graph = workflow()
+    links = [[10 + slot, LOADER, 0, 3, slot, "IMAGE"] for slot in range(len(inputs))]
+    linked = [(name, "IMAGE", 10 + slot) for slot, name in enumerate(inputs)]
+    graph["nodes"].append(node(3, kind, linked, [("IMAGE", "IMAGE", [2])], values=values))
+    graph["links"] = [*links, [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
+    graph["nodes"][0]["outputs"][0]["links"] = [link[0] for link in links]
+    graph["nodes"][1]["inputs"][0]["link"] = 2
+    return graph
+
+
 class Frontend:
     """One page of one renderer."""
 
@@ -169,11 +181,11 @@ def canvas_box(page):
     return page.page.locator(".qt-view canvas").first.bounding_box()
 
 
-def leaf_at(page, across, down):
+def leaf_at(page, across, down, pattern=r"^\d+ px, detail"):
     """What the panel says of the leaf at a share of the view, by moving the mouse there."""
     box = canvas_box(page)
     page.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
-    return page.line(r"^\d+ px, detail")
+    return page.line(pattern)
 
 
 def take(page, tool):

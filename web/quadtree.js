@@ -15,6 +15,9 @@ import {
 } from "./quadtree_graph.js";
 import { checkPreset, connectPreset } from "./quadtree_presets.js";
 import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
+import {
+  translate, translateFinished, translateLabels, translateProgress,
+} from "./quadtree_texts.js";
 import { buildGrid, describeTree, readLeaves } from "./quadtree_tree.js";
 import { collectWorkflow, findShownImage } from "./quadtree_workflow.js";
 
@@ -97,7 +100,7 @@ class Panel {
     this.listen();
     this.resized = new ResizeObserver(() => this.draw());
     this.resized.observe(this.view);
-    this.say(NO_IMAGE);
+    this.say(translate(NO_IMAGE));
   }
 
   build() {
@@ -122,6 +125,7 @@ class Panel {
     this.brush = new Brush(this);
     this.view.append(this.brush.ring);
     this.root.append(this.brush.toolbar, this.view, this.brush.legend, this.line);
+    translateLabels(this.root);
   }
 
   listen() {
@@ -177,7 +181,9 @@ class Panel {
     const leaf = this.leaves?.[this.chosen];
     let text = this.text;
     if (leaf) {
-      text = `${leaf.side} px, detail ${leaf.detail.toFixed(1)}, ${this.brush.describe(leaf)}`;
+      const values = { side: leaf.side, detail: leaf.detail.toFixed(1) };
+      const words = this.brush.describe(leaf);
+      text = translate("{side} px, detail {detail}, {words}", { ...values, words });
     }
     if (this.line.textContent !== text) this.line.textContent = text;
     this.line.classList.toggle("qt-problem", !leaf && this.problem);
@@ -234,7 +240,8 @@ class Panel {
     try {
       await this.ask();
     } catch (error) {
-      this.show(null, `The preview is not available: ${error?.message ?? error}`);
+      const reason = error?.message ?? error;
+      this.show(null, translate("The preview is not available: {reason}", { reason }));
     } finally {
       this.busy = false;
       if (this.again) this.schedule();
@@ -244,14 +251,14 @@ class Panel {
   async ask() {
     const body = this.request();
     this.asked = JSON.stringify(body);
-    if (!body.workflow) return this.showNothing(NO_IMAGE);
-    if (!this.tree) this.say("Reading the image ...");
+    if (!body.workflow) return this.showNothing(translate(NO_IMAGE));
+    if (!this.tree) this.say(translate("Reading the image ..."));
     const answer = await requestPreview(body);
     const tree = await answer.json().catch(() => ({}));
     if (this.dead) return;
     if (!answer.ok)
       return this.show(null, tree.error ?? `The server rejected the preview (${answer.status}).`);
-    if (tree.unknown) return this.showNothing(tree.unknown);
+    if (tree.unknown) return this.showNothing(translateFinished(tree.unknown));
     this.showAnswer(tree);
     this.price.schedule(body);
   }
@@ -263,9 +270,10 @@ class Panel {
 
   /** Shows the server's answer to a request. */
   showAnswer(tree) {
-    const notes = [describeTree(tree), ORIGINS[tree.origin]];
+    const origin = ORIGINS[tree.origin];
+    const notes = [describeTree(tree), origin && translate(origin)];
     const hasMask = isLinked(findInput(this.node, "mask"));
-    if (hasMask && !tree.mask) notes.push("the preview ignores the mask");
+    if (hasMask && !tree.mask) notes.push(translate("the preview ignores the mask"));
     this.show(tree, notes.filter(Boolean).join("; "), false);
     this.view.classList.toggle("qt-stale", tree.origin === "stale");
     showPicture(this.image, tree.picture);
@@ -420,6 +428,9 @@ const extension = {
       if (document.visibilityState !== "visible") return;
       for (const panel of visiblePanels()) panel.poll();
     }, POLL_MS);
+    api.addEventListener("progress_text", ({ detail }) =>
+      translateProgress(detail, () => allGraphs().flatMap(({ nodes }) => nodes))
+    );
     api.addEventListener("quadtree_run", ({ detail }) => {
       keepPace(detail);
       for (const panel of visiblePanels()) panel.price.refresh();

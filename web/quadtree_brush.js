@@ -5,6 +5,7 @@ import {
   findBorders, readRegions, regionAt, regionOf, simplify, writeRegions,
 } from "./quadtree_regions.js";
 import { Stroke } from "./quadtree_stroke.js";
+import { translate } from "./quadtree_texts.js";
 
 const TOOLS = {
   keep: { key: "k", label: "Keep", title: "Paint what stays as it is (denoise 0)" },
@@ -147,7 +148,7 @@ export class Brush {
     this.fillButton.setAttribute("aria-pressed", this.fills);
     this.valueText.textContent = Number(this.value.value).toFixed(2);
     const percent = SIZES[this.size.value];
-    this.sizeText.textContent = percent ? `${percent}%` : "tile";
+    this.sizeText.textContent = percent ? `${percent}%` : translate("tile");
     this.valueLabel.hidden = this.tool !== "value";
     this.sizeLabel.hidden = this.fillButton.hidden = !this.tool;
     this.panel.view?.classList.toggle("qt-painting", Boolean(this.tool));
@@ -218,7 +219,8 @@ export class Brush {
   describe(leaf) {
     const [kind, , , , , value] = this.regionOfLeaf(leaf) ?? [];
     const denoise = value ?? DENOISE[kind] ?? leaf.denoise; // the server may not have answered yet
-    return `denoise ${denoise.toFixed(2)} (${KIND_TEXT[kind] ?? "as computed"})`;
+    const values = { denoise: denoise.toFixed(2), kind: translate(KIND_TEXT[kind] ?? "as computed") };
+    return translate("denoise {denoise} ({kind})", values);
   }
 
   setRegions(text, undoable) {

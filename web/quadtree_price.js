@@ -1,5 +1,6 @@
 /** Asks what the runs with a tree will cost, and says it in words. Registers nothing. */
 import { api } from "../../scripts/api.js";
+import { translate } from "./quadtree_texts.js";
 
 const PACES = "quadtree.seconds_per_cell"; // in the browser's storage, which is per server
 const MOST_PACES = 50;
@@ -15,13 +16,15 @@ const ASSUMED = {
 
 /** Returns the price in the server's answer for the status line; empty while it has none. */
 export function describePrice({ cost, steps, cells, model, assumed, problem }) {
-  if (problem) return `, but the run would end with an error: ${problem}`;
+  if (problem) return `, ${translate("but the run would end with an error: {problem}", { problem })}`;
   if (cost === undefined) return "";
-  const text = `, about ${Math.round(100 * cost)}% of the full model cost at ${steps} steps`;
-  const words = assumed.map((one) => ASSUMED[one]);
+  const percent = Math.round(100 * cost);
+  const price = "about {percent}% of the full model cost at {steps} steps";
+  const parts = ["", translate(price, { percent, steps })];
   const seconds = cells * readPaces()[model];
-  const time = seconds >= 0 ? `, about ${formatSeconds(seconds)}` : "";
-  return text + time + (words.length ? ` (assuming ${words.join(", ")})` : "");
+  if (seconds >= 0) parts.push(translate("about {time}", { time: formatSeconds(seconds) }));
+  const what = assumed.map((one) => translate(ASSUMED[one])).join(", ");
+  return parts.join(", ") + (what ? ` (${translate("assuming {what}", { what })})` : "");
 }
 
 function formatSeconds(seconds) {

@@ -1,5 +1,6 @@
 /** Reads the server's answer about a tree; touches neither the page nor the graph. */
 import { describePrice } from "./quadtree_price.js";
+import { translate } from "./quadtree_texts.js";
 
 /** Returns the leaves of the server's answer; lengths in px of the image. */
 export function readLeaves(tree) {
@@ -41,10 +42,11 @@ export function describeTree(tree) {
   const { count, found, notice } = tree;
   const [smallest, largest] = tree.sides;
   const shown = tree.denoise.length;
-  let text = `${count} ${count === 1 ? "tile" : "tiles"}, `;
+  let text = `${count === 1 ? "1 tile" : translate("{count} tiles", { count })}, `;
   text += smallest === largest ? `${largest} px` : `${smallest}-${largest} px`;
-  if (shown < count) text += ` (only the largest ${shown} are shown)`;
+  if (shown < count)
+    text += ` (${translate("only the largest {count} are shown", { count: shown })})`;
   text += describePrice(tree);
   if (found) text += `, ${found}`;
-  return notice ? `${text}; ${notice}` : text;
+  return notice ? `${text}; ${translate(notice)}` : text;
 }

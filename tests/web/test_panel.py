@@ -7,6 +7,7 @@ from quadtree_pack.testing.frontend import (
     LOADER,
     VISUALIZER,
     WIDGETS,
+    behind,
     canvas_box,
     colours,
     leaf_at,
@@ -165,18 +166,6 @@ def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
         page.set("content_threshold", 90.0)
     page.line(with_threshold)
     assert page.text() == found, "the budget decides, not content_threshold"
-
-
-def behind(kind, *inputs, values=()):
-    """Load Image -> a node of this kind -> Quadtree Visualizer; the loader goes to all its inputs."""
-    graph = workflow()
-    links = [[10 + slot, LOADER, 0, 3, slot, "IMAGE"] for slot in range(len(inputs))]
-    linked = [(name, "IMAGE", 10 + slot) for slot, name in enumerate(inputs)]
-    graph["nodes"].append(node(3, kind, linked, [("IMAGE", "IMAGE", [2])], values=values))
-    graph["links"] = [*links, [2, 3, 0, VISUALIZER, 0, "IMAGE"]]
-    graph["nodes"][0]["outputs"][0]["links"] = [link[0] for link in links]
-    graph["nodes"][1]["inputs"][0]["link"] = 2
-    return graph
 
 
 def test_a_blend_of_two_images_is_shown_before_any_run_and_is_the_run_s(page):
