@@ -41,8 +41,10 @@ from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     count_calls_per_step,
+    describe_rise,
     is_foreign,
     numbers_its_steps,
+    read_schedule,
     read_sigmas,
 )
 from .utils import info, warn
@@ -98,7 +100,7 @@ class TiledDiffusion:
         self.previous = previous
         self.progress = progress
         self.measured = measured
-        self.all_sigmas = None if all_sigmas is None else read_sigmas(all_sigmas)
+        self.all_sigmas = read_schedule(all_sigmas)
 
     # ---- the hooks, in the order in which core calls them
 
@@ -128,10 +130,16 @@ class TiledDiffusion:
             compiled=is_compiled(executor.class_obj.model_patcher),
             cached=find_cache(options.get("transformer_options", {})) is not None,
         )
-        run = self.open_run(noise, latent, None if redrawn else noise_mask, geometry, inner)
+        values = read_sigmas(sigmas)
+        rise = describe_rise(values)
+        run = self.open_run(
+            noise, latent, None if redrawn else noise_mask, geometry, inner, rises=bool(rise)
+        )
+        if rise:
+            run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
-        late = forget_held(sampler, lambda: run.find_release(read_sigmas(sigmas), self.all_sigmas))
+        late = forget_held(sampler, lambda: run.find_release(values, self._schedule_of(values)))
         try:
             with self._share(run, options, executor.class_obj.model_patcher):
                 samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
@@ -196,7 +204,7 @@ class TiledDiffusion:
             if self.clean_latent is not None:
                 clean = self._clean_for(latent).to(latent)
                 clean = guider.inner_model.process_latent_in(clean)
-            run.start(values, clean, batch, self.all_sigmas)
+            run.start(values, clean, batch, self._schedule_of(values))
             sampler = executor.class_obj
             callback = run.clock.follow(
                 callback,
@@ -314,14 +322,19 @@ class TiledDiffusion:
         noise_mask: Tensor | None,
         geometry: Geometry,
         inner: ModelFunctionWrapper | None,
+        *,
+        rises: bool = False,
     ) -> Run:
-        """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model."""
+        """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model.
+
+        Nothing is preserved where its noise level `rises`.
+        """
         height, width = latent.shape[-2:]
         maps = build_denoise_maps(self.trees, self.settings, geometry, height, width)
         fade = self.settings.feather_px > 0
         maps = fit_maps(maps, self.trees, latent, geometry.frames_per_latent, fade=fade)
         empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
-        mode = self._choose_mode(noise, empty)
+        mode = Mode.FREE if rises else self._choose_mode(noise, empty)
         if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
             info("some images or frames are empty: nothing to preserve there, so they are free.")
             maps = free_empty_frames(maps, empty)
@@ -337,6 +350,10 @@ class TiledDiffusion:
         )
         self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
         return run
+
+    def _schedule_of(self, sigmas: Sequence[float]) -> list[float] | None:
+        """Return all_sigmas; None for a run whose sigmas rise, which is no part of them."""
+        return None if describe_rise(sigmas) else self.all_sigmas
 
     def _note_crop(self, run: Run, width_px: int, height_px: int) -> None:
         """Warn where the latent may be a crop of the image that the tree was built from."""

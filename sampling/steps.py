@@ -102,7 +102,7 @@ def is_foreign(sampler: Any) -> bool:
 
 
 def read_sigmas(sigmas: Tensor) -> list[float]:
-    """Return the sigmas of a run [steps + 1]; ValueError unless they are finite and never rise."""
+    """Return the sigmas of a run [steps + 1]; ValueError unless they are finite."""
     values = sigmas.detach().double().cpu().tolist()
     if not all(map(math.isfinite, values)):
         found = ", ".join(f"{value:.4g}" for value in values)
@@ -111,13 +111,33 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
             "for this model and so few steps (kl_optimal needs two); take another scheduler, or "
             "more steps."
         )
-    for here, below in pairwise(values):
-        if below > here:
-            raise ValueError(
-                f"The sigmas of this run rise, from {here:.4g} to {below:.4g}: it adds noise "
-                "(unsampling), restarts, or its scheduler begins with 0. Quadtree Diffusion needs "
-                "sigmas that only fall; connect the model without it to this sampler."
+    return values
+
+
+def describe_rise(sigmas: Sequence[float]) -> str:
+    """Say where sigmas rise, and what that may mean; "" where they only fall.
+
+    A run that adds noise again has no step from which a cell is free to the end.
+    """
+    for here, after in pairwise(sigmas):
+        if after > here:
+            return (
+                f"rise, from {here:.4g} to {after:.4g}: it adds noise (unsampling), restarts, has "
+                "a multiplied range, or its scheduler begins with 0"
             )
+    return ""
+
+
+def read_schedule(all_sigmas: Tensor | None) -> list[float] | None:
+    """Return `read_sigmas` of a whole schedule; ValueError where it rises."""
+    if all_sigmas is None:
+        return None
+    values = read_sigmas(all_sigmas)
+    if rise := describe_rise(values):
+        raise ValueError(
+            f"The sigmas of all_sigmas {rise}. Give it a schedule that only falls, or disconnect "
+            "all_sigmas."
+        )
     return values
 
 

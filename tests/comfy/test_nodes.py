@@ -260,7 +260,7 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"clean_latent": {}}, "clean_latent is NoneType"),
         ({"all_sigmas": [1.0, 0.0]}, "all_sigmas is list"),
         ({"all_sigmas": torch.ones(1)}, r"all_sigmas has shape \(1,\); it must hold two or more"),
-        ({"all_sigmas": torch.tensor([0.0, 1.0])}, "The sigmas of this run rise"),
+        ({"all_sigmas": torch.tensor([0.0, 1.0])}, "The sigmas of all_sigmas rise"),
         ({"clean_latent": {"samples": torch.zeros(0, 16, 8, 8)}}, "clean_latent has shape"),
         (
             {"clean_latent": {"samples": torch.full((1, 16, 8, 8), float("nan"))}},

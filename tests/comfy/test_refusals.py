@@ -96,17 +96,6 @@ def test_an_empty_batch_is_refused():
         sample(entry, entry.latent()[:0], model=patched(entry, half_kept(32, 40)))
 
 
-def test_rising_sigmas_are_refused():
-    entry = entry_of("flux")
-    with pytest.raises(ValueError, match="sigmas of this run rise"):
-        sample(
-            entry,
-            entry.latent(),
-            model=patched(entry, half_kept(32, 40)),
-            sigmas=torch.tensor([0.0, 0.5, 1.0]),
-        )
-
-
 def test_a_scheduler_that_gives_no_numbers_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match=r"not all numbers: nan, 0\..*more steps"):
