@@ -36,7 +36,9 @@ from .sampling.protocols import (
     ModelFunction,
     ModelFunctionWrapper,
     Options,
+    Source,
 )
+from .sampling.remaking import is_remade
 from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
@@ -255,6 +257,8 @@ class TiledDiffusion:
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
+                if is_remade(cond):
+                    run.memory.sources[cond["uuid"]] = Source(model, cond)
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
         with run.taking(find_context(model_options, noisy)):

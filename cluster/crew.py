@@ -25,6 +25,7 @@ from ..sampling.control import DeferredControl, crop_hint
 from ..sampling.cropping import Cropper
 from ..sampling.parallel import HERE, TEAM, Task, move_value
 from ..sampling.protocols import ModelCall, ModelFunction, Options
+from ..sampling.remaking import has_gligen
 from ..sampling.run import Run
 from ..utils import info, warn
 from .branch import Prompt, cut_branch, cut_control_branches
@@ -295,6 +296,8 @@ class ClusterRun:
             key: value for key, value in here["c"].items() if _is_same(first["c"].get(key), value)
         }
         options = call["c"]["transformer_options"]
+        if has_gligen(options):
+            raise UnsendableError("GLIGEN boxes")
         sent = {key: options[key] for key in CALL_OPTIONS if key in options}
         sent["uuids"] = [str(cond_id) for cond_id in sent.get("uuids", ())]
         pack({key: value for key, value in first["c"].items() if key not in whole})

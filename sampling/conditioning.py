@@ -24,6 +24,7 @@ from .cropping import (
 from .patch_controls import cut_controls
 from .patches import PatchCutter
 from .protocols import Conds, ModelCall, Options
+from .remaking import remake_entries, remake_gligen
 from .rules import LEFT_BY_CORE, RULES, leave_out_kv_cache, refusal, refuse_patches
 
 
@@ -47,8 +48,10 @@ def crop_entries(
     """Return `crop_call` without the options of the transformer, where patches are."""
     cropper = _cropper_of(call, boxes, unit)
     cropped: Conds = {}
+    if "vinput_mask" in call["c"]:
+        cropped.update(remake_entries(call, boxes, memory.sources, memory.made))
     for key, value in call["c"].items():
-        if key in ("control", "transformer_options"):
+        if key in ("control", "transformer_options") or key in cropped:
             continue
         if key not in RULES and key not in memory.warned and cropper.looks_spatial(value):
             memory.warned.add(key)
@@ -76,6 +79,7 @@ def cut_options(
     """
     options = leave_out_kv_cache(options)
     refuse_patches(options)
+    options = remake_gligen(options, call, boxes, memory.sources, memory.made)
     options = cut_controls(options, call, _cropper_of(call, boxes, unit), memory.hints)
     if len(boxes) == 1:
         options = cutter_of(call, memory).cut(options, boxes[0])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import Box, ceil_div
-from .protocols import Hints
+from .protocols import Hints, Sources
 
 Grid = tuple[int, int]  # rows and columns
 
@@ -99,11 +99,14 @@ class RunMemory:
     """What cropping remembers for the length of a run.
 
     `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
-    at another resolution, by the mask's id; `warned` is what was reported.
+    at another resolution, by the mask's id; `sources` are conds that are made anew for windows, and
+    `made` what was made of them; `warned` is what was reported.
     """
 
     hints: Hints = field(default_factory=dict)
     resized_masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sources: Sources = field(default_factory=dict)
+    made: Hints = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
 
 

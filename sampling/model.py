@@ -22,9 +22,11 @@ TORCH_COMPILE_KWARGS = "torch_compile_kwargs"
 
 # Cells at which a network may be cut, by its class, where no attribute tells: stage B has patches
 # of 2 x 2 cells and halves them three times; stage C may be cut anywhere, since feature maps are
-# resized for it (`comfy.ldm.cascade`).
-UNIT_CELLS = {"StageB": 16, "StageC": 1}
+# resized for it (`comfy.ldm.cascade`); NaDiT, SeedVR2's, has patches of 2 x 2 cells.
+UNIT_CELLS = {"StageB": 16, "StageC": 1, "NaDiT": 2}
 DEFAULT_UNIT_CELLS = 8  # the reduction of most UNets, and a multiple of most patches
+# Networks whose rows are not independent of each other, as was found by trying.
+MIXES_ROWS = frozenset({"NaDiT"})
 # The fewest cells along a side that a network takes, by its class. PixArt divides by the mean side
 # rounded to multiples of 64 cells, which is 0 up to 32 (`comfy.ldm.pixart.pixartms`); stage B's was
 # found by trying.
@@ -75,7 +77,8 @@ class Geometry:
     `fewest` and `most` the cells along a side that its network takes. `frames_per_latent` are the
     frames in px of every latent frame but the first. `compiled` tells that every new shape of a
     call is compiled, so there are few, and one window in each call; `cached` that a cache keeps
-    what each window gave, so lattices stand still for some steps, with one window in each call.
+    what each window gave, so lattices stand still for some steps, with one window in each call;
+    `mixes_rows` that the network takes no more than one.
     """
 
     px_per_cell: int
@@ -87,6 +90,7 @@ class Geometry:
     frames_per_latent: int = 1
     compiled: bool = False
     cached: bool = False
+    mixes_rows: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
@@ -123,12 +127,13 @@ class Geometry:
             fewest=FEWEST_CELLS.get(type(network).__name__, 1),
             most=LARGEST_PX if positions is None else positions * unit,
             frames_per_latent=getattr(latent_format, "temporal_downscale_ratio", 1),
+            mixes_rows=type(network).__name__ in MIXES_ROWS,
         )
 
     @property
     def is_single(self) -> bool:
         """Tell whether every window has a call of its own."""
-        return self.compiled or self.cached
+        return self.compiled or self.cached or self.mixes_rows
 
     @property
     def px_per_unit(self) -> int:

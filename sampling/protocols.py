@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -53,6 +53,18 @@ class BaseModel(Protocol):
     def memory_required(self, input_shape: Sequence[int]) -> float: ...
 
     def process_latent_in(self, latent: Tensor) -> Tensor: ...
+
+    def extra_conds(self, **values: Any) -> dict[str, Any]: ...
+
+
+class Source(NamedTuple):
+    """A cond as the sampler holds it, and the model that its entries were made by."""
+
+    model: BaseModel
+    cond: Conds
+
+
+Sources = dict[Hashable, Source]  # by the id that ComfyUI gives the cond
 
 
 class MultiGPUClone(Protocol):

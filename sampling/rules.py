@@ -108,7 +108,6 @@ RULES: dict[str, Rule] = {
     "attention_mask": Cropper.crop_token_mask,
     "keyframe_idxs": refuse("LTXV keyframes", "Remove the guide frames"),
     "guide_attention_entries": refuse("LTXV guides", "Remove the guide frames"),
-    "vinput_mask": refuse("the tokens of HiDream-O1", "Use another model"),
 }
 
 # Of what lies on the canvas, ComfyUI crops these to a conditioning area (`comfy.conds` with
@@ -118,7 +117,6 @@ LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_laten
 
 # Patches that look at a picture of the whole image, by their class: how the user knows them.
 UNCUT_PATCHES = {
-    "Gligen": "GLIGEN boxes",
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
 }
 # Flux KV Cache keeps what references look like beside one window, in the two patches that it sets.

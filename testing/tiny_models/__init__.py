@@ -79,6 +79,7 @@ from .video import (
     kandinsky5_video,
     ltxv,
     mochi,
+    seedvr2,
     wan21_camera,
     wan21_context,
     wan21_fun_control,
@@ -123,7 +124,7 @@ FAMILIES = (
     ),
     *(wan22_s2v, wan22_5b),
     *(hunyuan_video, hunyuan_video_i2v, hunyuan_video15, kandinsky5_video, ltxv, mochi, cogvideox),
-    *(cosmos, cosmos_predict2, cosmos_predict2_i2v, anima),
+    *(cosmos, cosmos_predict2, cosmos_predict2_i2v, anima, seedvr2),
 )
 ZOO: dict[str, Callable[[], Entry]] = {make.__name__: make for make in FAMILIES}
 

@@ -89,6 +89,20 @@ COSMOS = {
     "extra_per_block_abs_pos_emb": True,
     "extra_per_block_abs_pos_emb_type": "learnable",
 }
+SEEDVR2 = {
+    "image_model": "seedvr2",
+    "vid_dim": 48,
+    "txt_in_dim": TOKENS,
+    "heads": 2,
+    "head_dim": 24,
+    "rope_dim": 24,
+    "num_layers": 2,
+    "mm_layers": 1,
+    "expand_ratio": 2,
+    "norm_eps": 1e-5,
+    "mlp_type": "swiglu",
+    "vid_out_norm": True,
+}
 MOCHI = {
     "image_model": "mochi_preview",
     "depth": 2,
@@ -325,6 +339,20 @@ def anima() -> Entry:
     with mock.patch.object(comfy.ldm.anima.model, "LLMAdapter", adapter):
         model = build(supported.Anima, {**COSMOS_PREDICT2, "image_model": "anima"})
     return Entry("anima", model, lambda seed: cond(20, seed), frames=1)
+
+
+def seedvr2() -> Entry:
+    """An upscaler: what it refines goes in as `condition`, with a mask; its texts are fixed, the
+    negative one longer."""
+    condition = torch.cat([canvas_latent(16, frames=3), torch.ones(1, 1, 3, *CANVAS)], 1)
+    entry = Entry(
+        "seedvr2",
+        build(supported.SeedVR2, SEEDVR2),
+        lambda seed: cond(20, seed, condition=condition),
+        frames=3,
+    )
+    entry.negative = cond(24, 12, condition=condition)
+    return entry
 
 
 def mochi() -> Entry:

@@ -26,6 +26,7 @@ CROSS_SECTION = [
     "wan21_camera",
     "cosmos_predict2",
     "pid",
+    "hidream_o1",
 ]
 
 
@@ -50,12 +51,6 @@ def test_family(family, column):
     assert outcome(column, case_of(family)) == ("refused" if refused else "yes")
 
 
-def test_a_model_whose_tokens_cannot_be_cut_is_refused_in_words():
-    case = Case(ZOO["hidream_o1"]())
-    assert outcome(COLUMNS["identity"], case) == "yes"
-    assert outcome(COLUMNS["window batches"], case) == "refused"
-
-
 def test_the_table_is_about_all_families_and_has_yes_or_refused_in_every_cell():
     rows = [
         line.strip("| \n").split(" | ")
@@ -66,4 +61,4 @@ def test_the_table_is_about_all_families_and_has_yes_or_refused_in_every_cell():
     assert [row[0] for row in rows[2:]] == list(ZOO)
     assert {cell for row in rows[2:] for cell in row[1:]} <= {"yes", "refused"}
     refused = {row[0]: row[1:].count("refused") for row in rows[2:] if "refused" in row}
-    assert refused == {"flux_redux": 1, "pid": 1, "hidream_o1": 7}
+    assert refused == {"flux_redux": 1, "pid": 1}
