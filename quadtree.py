@@ -26,7 +26,9 @@ class Quadtree:
 
     `root_px` is the side of the roots, squares laid from the top left. Leaves with a side below
     `kept_below_px` are kept, whatever the mask says. `frames` counts the frames of the clip that
-    the tree was built from, 1 of an image. Two trees are equal if all of this is.
+    the tree was built from, 1 of an image. Two trees are equal if all of this is. `luma`, where it
+    is known, is the image's own, float32 [rows, columns] in 0..1 of blocks of 8 x 8 px: by it a
+    crop of the image is told.
     """
 
     width: int
@@ -36,6 +38,7 @@ class Quadtree:
     mask: Mask | None = None
     kept_below_px: int = 0
     frames: int = 1
+    luma: Tensor | None = None
 
     @classmethod
     def from_leaves(cls, width: int, height: int, root_px: int, leaves: Sequence[Leaf]) -> Quadtree:

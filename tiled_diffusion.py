@@ -29,6 +29,7 @@ from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
 from .sampling.patches import name_owner, reaches
+from .sampling.placing import WHOLE, Part, locate
 from .sampling.protocols import (
     Conds,
     Executor,
@@ -122,7 +123,7 @@ class TiledDiffusion:
         options = executor.class_obj.model_options
         inner = self._stand_before_model(options)
         refuse_options({**options, "model_function_wrapper": inner})
-        _check_latent(latent, executor.class_obj.model_patcher, self.trees)
+        _check_latent(latent, executor.class_obj.model_patcher)
         clean = self._clean_for(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
@@ -334,9 +335,8 @@ class TiledDiffusion:
         Nothing is preserved where its noise level `rises`.
         """
         height, width = latent.shape[-2:]
-        maps = build_denoise_maps(self.trees, self.settings, geometry, height, width)
-        fade = self.settings.feather_px > 0
-        maps = fit_maps(maps, self.trees, latent, geometry.frames_per_latent, fade=fade)
+        parts = self._locate_images(latent, geometry.px_per_cell)
+        maps = self._map_denoise(latent, geometry, parts)
         empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
         mode = Mode.FREE if rises else self._choose_mode(noise, empty)
         if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
@@ -352,12 +352,48 @@ class TiledDiffusion:
             mode=mode,
             inner=inner,
         )
-        self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
+        if not parts:
+            self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
         return run
 
     def _schedule_of(self, sigmas: Sequence[float]) -> list[float] | None:
         """Return all_sigmas; None for a run whose sigmas rise, which is no part of them."""
         return None if describe_rise(sigmas) else self.all_sigmas
+
+    def _map_denoise(self, latent: Tensor, geometry: Geometry, parts: Sequence[Part]) -> Tensor:
+        """Return the denoise of every cell, as `fit_maps` does; ValueError for another aspect."""
+        height, width = latent.shape[-2:]
+        if not parts or WHOLE in parts:
+            for tree in self.trees:
+                tree.check_fits(height, width)
+        maps: list[Tensor] = []
+        trees: list[Quadtree] = []
+        for part in parts or [WHOLE]:
+            maps.append(
+                build_denoise_maps(self.trees, self.settings, geometry, height, width, part)
+            )
+            trees += self.trees
+        fade = self.settings.feather_px > 0
+        return fit_maps(torch.cat(maps), trees, latent, geometry.frames_per_latent, fade=fade)
+
+    def _locate_images(self, latent: Tensor, px_per_cell: int) -> list[Part]:
+        """Return the part of the quadtree's image that each image of a latent shows.
+
+        It is [WHOLE] where they show all of it, and empty where that cannot be told.
+        """
+        luma, images = self.trees[0].luma, self._clean_for(latent)
+        if len(self.trees) > 1 or luma is None or count_frames(latent) > 1:
+            return []
+        parts: list[Part] = []
+        for image in images.flatten(2, -3).squeeze(2) if images.ndim > 4 else images:
+            part = locate(image, luma, px_per_cell * image.shape[-1])
+            if part is None:
+                return []
+            parts.append(part)
+            if parts == [WHOLE]:
+                return parts  # so are the others of a batch
+        info("the latent shows a part of the quadtree's image; that part's tiles are used.")
+        return parts
 
     def _note_crop(self, run: Run, width_px: int, height_px: int) -> None:
         """Warn where the latent may be a crop of the image that the tree was built from."""
@@ -436,8 +472,8 @@ def _find_run(options: Options) -> Run | None:
     return options.get("transformer_options", {}).get(KEY)
 
 
-def _check_latent(latent: Tensor, model: ModelPatcher, trees: Sequence[Quadtree]) -> None:
-    """Raise ValueError unless the latent can be cut into windows and fits the trees."""
+def _check_latent(latent: Tensor, model: ModelPatcher) -> None:
+    """Raise ValueError unless the latent can be cut into windows."""
     if latent.ndim < 4:
         raise ValueError(
             f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} "
@@ -453,8 +489,6 @@ def _check_latent(latent: Tensor, model: ModelPatcher, trees: Sequence[Quadtree]
             "The latent that is sampled holds NaN or infinite values; encode it again, with a VAE "
             "in higher precision."
         )
-    for tree in trees:
-        tree.check_fits(*latent.shape[-2:])
 
 
 def _report(run: Run) -> None:

@@ -28,6 +28,7 @@ from .cropping import RunMemory, crop
 from .frames import take_frames
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
+from .placing import WHOLE, Part
 from .protocols import Control, Hints, ModelFunctionWrapper
 from .steps import StepClock, place_stage
 
@@ -476,13 +477,25 @@ def create_run(
 
 
 def build_denoise_maps(
-    trees: Sequence[Quadtree], settings: Settings, geometry: Geometry, height: int, width: int
+    trees: Sequence[Quadtree],
+    settings: Settings,
+    geometry: Geometry,
+    height: int,
+    width: int,
+    part: Part = WHOLE,
 ) -> Tensor:
-    """Return the denoise per cell of each tree, float64 [trees, height, width] in 0..1."""
+    """Return the denoise per cell of each tree, float64 [trees, height, width] in 0..1.
+
+    `part` is what the cells show of the trees' image.
+    """
     feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
+    rows, columns = round(height / part.height), round(width / part.width)
+    top = min(round(part.y * rows), rows - height)
+    left = min(round(part.x * columns), columns - width)
+    cells = Box(left, top, left + width, top + height)
     maps: dict[int, Tensor] = {}  # frames of a clip share trees
     for tree in trees:
         if id(tree) not in maps:
             kept = tree.keep_below(settings.keep_below_px)
-            maps[id(tree)] = kept.denoise_map(height, width, feather)
+            maps[id(tree)] = crop(kept.denoise_map(rows, columns, feather), cells)
     return torch.stack([maps[id(tree)] for tree in trees])

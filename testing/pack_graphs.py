@@ -242,6 +242,9 @@ def reference_image() -> Any:
 
 # --- Nodes that sample parts of an image, or through ComfyUI's queue
 
+LARGE = 64, 128  # cells of an image, so that its parts can be told from each other
+LEVEL = 0.02  # more than a latent's change where a px of 8 bits is one level higher
+
 
 class FlatVAE:
     """Three of four channels are the mean colour of a cell, so that both ways can be told."""
@@ -264,9 +267,10 @@ class FlatVAE:
 def changed_cells(latent: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Return the latent of an image, with the cells of the one before where no pixel changed.
 
-    Such nodes give images of 8 bits, so that encoding again would tell nothing about what is kept.
+    Such nodes give images of 8 bits, rounded down once or twice, so that encoding again would tell
+    nothing about what is kept.
     """
-    changed = ((before * 255).round() != (after * 255).round()).any(-1, keepdim=True)
+    changed = ((before - after) * 255).abs().amax(-1, keepdim=True) > 2
     changed = torch.nn.functional.max_pool2d(changed.float().movedim(-1, 1), 8) > 0
     return torch.where(changed, FlatVAE().encode(after), latent)
 
@@ -278,9 +282,9 @@ def ultimate(
     latent: Tensor,
     *,
     seed: int,
-    tile_cells: tuple[int, int] = (HEIGHT, HEIGHT),
+    tile_cells: tuple[int, int],
 ) -> Tensor:
-    """Tiles of the image, square unless told otherwise, one after the other."""
+    """Tiles of the image, one after the other."""
     vae = FlatVAE()
     before = vae.decode(latent)
     height, width = tile_cells
@@ -298,15 +302,15 @@ def ultimate(
 
 
 def detailer(
-    graph: Graph, entry: Entry, model: Any, latent: Tensor, *, seed: int, width_px: int = 64
+    graph: Graph, entry: Entry, model: Any, latent: Tensor, *, seed: int, aspect: int = 1
 ) -> Tensor:
     """Impact Pack's detailer on a rectangle in the image, a square unless told otherwise."""
     vae = FlatVAE()
     before = vae.decode(latent)
-    mask = torch.zeros(1, 8 * HEIGHT, 8 * WIDTH)
-    mask[:, 32:96, 32 : 32 + width_px] = 1
+    mask = torch.zeros(before.shape[:3])
+    mask[:, 128:384, 320 : 320 + 256 * aspect] = 1  # over both halves of the image
     segments = call("MaskToSEGS", mask=mask, crop_factor=1.5)
-    run = {"seed": seed, "steps": graph.steps, "cfg": CFG, "guide_size": 128, "wildcard": ""}
+    run = {"seed": seed, "steps": graph.steps, "cfg": CFG, "guide_size": 256, "wildcard": ""}
     conds = {"positive": entry.positive, "negative": entry.negative, "clip": None}
     image = call(
         "DetailerForEach",
@@ -470,15 +474,19 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "TiledDiffusion": Neighbour(
         patched_by("TiledDiffusion", tile_width=128, tile_height=128), mixes=True
     ),
-    "UltimateSDUpscaleNoUpscale": Neighbour(lambda: Graph(steps=4), ultimate),
+    "UltimateSDUpscaleNoUpscale": Neighbour(
+        lambda: Graph(steps=4, tolerance=LEVEL), partial(ultimate, tile_cells=(32, 32)), cells=LARGE
+    ),
     "UltimateSDUpscaleNoUpscale, tiles of the image's aspect": Neighbour(
-        lambda: Graph(steps=4), partial(ultimate, tile_cells=(HEIGHT // 2, WIDTH // 2))
+        lambda: Graph(steps=4, tolerance=LEVEL), partial(ultimate, tile_cells=(32, 64)), cells=LARGE
     ),
-    "DetailerForEach": Neighbour(lambda: Graph(steps=4), detailer),
+    "DetailerForEach": Neighbour(lambda: Graph(steps=4), detailer, cells=LARGE),
     "DetailerForEach, a crop of the image's aspect": Neighbour(
-        lambda: Graph(steps=4), partial(detailer, width_px=128)
+        lambda: Graph(steps=4), partial(detailer, aspect=2), cells=LARGE
     ),
-    "KSamplerAdvancedProvider": Neighbour(lambda: Graph(steps=6, neutral=True), provided),
+    "KSamplerAdvancedProvider": Neighbour(
+        lambda: Graph(steps=6, neutral=True), provided, rounds=True
+    ),
     "Context (rgthree), in a queued prompt": Neighbour(
         lambda: Graph(steps=6, neutral=True), queued
     ),

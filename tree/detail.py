@@ -65,6 +65,12 @@ class BlockSums:
         return self.sums[..., 4]
 
     @property
+    def luma(self) -> Tensor:
+        """The mean luma of each block, float32 [rows, columns] in 0..1."""
+        means = self.sums[..., :3] / self.px[..., None].clamp_min(1)
+        return (means @ means.new_tensor(LUMA)).float()
+
+    @property
     def edges(self) -> bool:
         """Whether the sums include gradients."""
         return self.sums.shape[-1] > COLOR_FIELDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -50,14 +51,16 @@ def build_tree(
         "regions": regions,
     }
     if not content_threshold:
-        return build_by_coverage(sums, coverage=coverage, **options)
-    return build_for_cost(
-        sums,
-        content_threshold=content_threshold,
-        denoise_by=denoise_by,
-        detail_metric=detail_metric,
-        **options,
-    )
+        tree, choice = build_by_coverage(sums, coverage=coverage, **options)
+    else:
+        tree, choice = build_for_cost(
+            sums,
+            content_threshold=content_threshold,
+            denoise_by=denoise_by,
+            detail_metric=detail_metric,
+            **options,
+        )
+    return replace(tree, luma=sums.luma), choice
 
 
 def find_smallest_side(
