@@ -89,6 +89,20 @@ def test_a_frame_follows_its_own_tree_in_every_context_window():
     assert error(samples[:, :, :3], plain[:, :, :3]) < 1e-5
 
 
+def test_partly_free_frames_are_drawn_to_their_own_clean_frames():
+    """On a local network context windows do not show, whatever each frame's denoise is."""
+    entry = local("wan21_t2v")
+    clip = clip_of(entry, (HEIGHT, WIDTH))
+    trees = FrameTrees(
+        tree_of([[number / 32, 0.3]], HEIGHT, WIDTH, entry.px_per_cell)
+        for number in range(1 + 4 * (FRAMES - 1))
+    )
+    settings = Settings(feather_px=0, tile_px=128, overlap_px=0, schedule="constant")
+    model = attach(entry.model, trees, settings)
+    whole = sample(entry, clip, model=model, **RUN)
+    assert error(sample(entry, clip, model=context_windows(model), **RUN), whole) < 1e-5
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_context_windows_over_anything_but_frames_are_refused(order):
     entry = entry_of("sd15")
