@@ -14,7 +14,7 @@ from torch import Tensor
 from ..quadtree import FrameTrees, Quadtree
 from ..utils import ceil_div
 from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
-from .run import Mode, build_denoise_maps, create_run
+from .run import Mode, Run, build_denoise_maps, create_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +67,28 @@ def _estimate_from_maps(
 
     Windows are cut in space and hold all frames, so that is their share of all frames, too.
     """
-    run = create_run(None, settings, geometry, denoise, mode=sampling.mode, frames=frames)
-    last = sampling.first_step + sampling.steps
-    all_steps = sampling.all_steps or last
-    sigmas = [float(all_steps - step) for step in range(all_steps + 1)]
-    run.start(sigmas[sampling.first_step : last + 1], all_sigmas=sigmas)
+    run = plan_run(denoise, settings, geometry, sampling, frames)
     cells = 0
     for step, calls in enumerate(sampling.calls):
         windows = run.windows(step)
         cells += calls * sum(window.box.width * window.box.height for window in windows)
     return cells / (sum(sampling.calls) * denoise[0].numel())
+
+
+def plan_run(
+    denoise: Tensor,
+    settings: Settings,
+    geometry: Geometry,
+    sampling: Sampling,
+    frames: int = 1,
+) -> Run:
+    """Return a run with this denoise [B, H, W], started so that it can tell its windows."""
+    run = create_run(None, settings, geometry, denoise, mode=sampling.mode, frames=frames)
+    last = sampling.first_step + sampling.steps
+    all_steps = sampling.all_steps or last
+    sigmas = [float(all_steps - step) for step in range(all_steps + 1)]
+    run.start(sigmas[sampling.first_step : last + 1], all_sigmas=sigmas)
+    return run
 
 
 def estimate_typical_cost(tree: Quadtree | FrameTrees, steps: int) -> float:

@@ -32,6 +32,7 @@ from .files import RequestError, resolve_path
 from .inputs import check_choice, check_visualizer_inputs
 from .passing import LOADERS, ONLY_BY_RUN, Applier, PassingError, is_input
 from .price import estimate_price
+from .steps import describe_steps
 from .workflow import Link, Node, Workflow
 
 T = TypeVar("T")
@@ -284,6 +285,9 @@ def answer_request(request: Any) -> dict[str, Any]:
     )
     if request.get("cost"):
         answer |= describe_price(tree, workflow, str(request.get("node")))
+    if request.get("steps"):
+        denoise = _mean_denoise(tree, len(answer["denoise"]))
+        answer["plan"] = describe_steps(tree, denoise, workflow, str(request.get("node")))
     return answer
 
 

@@ -65,6 +65,7 @@ class ComingRun:
     conds: int
     model: str
     assumed: frozenset[str]
+    sampler: str | None = None  # the number of its node
 
     @property
     def cells(self) -> int:
@@ -75,7 +76,7 @@ class ComingRun:
 
 def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price:
     """Return the price of the runs with the tree of the node `visualizer`, together."""
-    runs = list(find_runs(tree, workflow, visualizer)) or [_typical_run(tree)]
+    runs = list_runs(tree, workflow, visualizer)
     evaluated = [run.cells * _estimate_share(tree, run) for run in runs]
     return Price(
         share=sum(evaluated) / sum(run.cells for run in runs),
@@ -84,6 +85,11 @@ def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price
         model=runs[0].model,
         assumed=tuple(sorted(frozenset().union(*(run.assumed for run in runs)))),
     )
+
+
+def list_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> list[ComingRun]:
+    """Return the runs with the tree of the node `visualizer`; a typical one where none follows."""
+    return list(find_runs(tree, workflow, visualizer)) or [_typical_run(tree)]
 
 
 def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
@@ -185,6 +191,7 @@ def _read_run(
         conds=1 if cfg == 1 else 2,
         model=name_model(loader),
         assumed=frozenset(assumed),
+        sampler=sampler.number,
     )
 
 

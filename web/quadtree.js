@@ -8,13 +8,15 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { BRUSH_STYLE, Brush } from "./quadtree_brush.js";
-import { clearCanvas, drawLeaves, drawPainted, frameLeaf } from "./quadtree_drawing.js";
+import { clearCanvas, drawLeaves, drawPainted, drawStep, frameLeaf } from "./quadtree_drawing.js";
+import { createElement } from "./quadtree_elements.js";
 import {
   allGraphs, findHosts, findInput, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
 import { checkPreset, connectPreset } from "./quadtree_presets.js";
 import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
+import { STEPS_STYLE, Scrubber } from "./quadtree_steps.js";
 import {
   translate, translateFinished, translateLabels, translateProgress,
 } from "./quadtree_texts.js";
@@ -37,7 +39,7 @@ const ORIGINS = {
 const POLL_MS = 400;
 
 const STYLE = `
-.qt { display: flex; flex-direction: column; min-height: 220px; height: 100%; gap: 4px;
+.qt { display: flex; flex-direction: column; min-height: 290px; height: 100%; gap: 4px;
   font: 12px sans-serif; color: var(--fg-color, #ddd); }
 .qt-view { position: relative; flex: 1; min-height: 160px; background: var(--comfy-input-bg, #222);
   outline-offset: -2px; overflow: hidden; }
@@ -70,10 +72,6 @@ function chain(object, name, after) {
   };
 }
 
-function createElement(tag, className, properties = {}) {
-  return Object.assign(document.createElement(tag), { className, ...properties });
-}
-
 /** Returns the URL of a picture that the server made. */
 const pictureUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
@@ -104,27 +102,31 @@ class Panel {
   }
 
   build() {
-    this.root = createElement("div", "qt");
+    this.root = createElement("div", { className: "qt" });
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", "Quadtree preview");
     // ComfyUI leaves Ctrl+Z to elements of this type.
-    this.view = createElement("div", "qt-view", { tabIndex: 0, type: "textarea" });
+    this.view = createElement("div", { className: "qt-view", tabIndex: 0, type: "textarea" });
     this.view.setAttribute("role", "application");
     this.view.setAttribute(
       "aria-label",
       "Tiles of the image. Use the arrow keys to choose a tile, K, V, F or E to take a tool, and " +
         "Enter to paint the tile with it."
     );
-    this.image = createElement("img", "", { alt: "", draggable: false });
-    this.canvas = createElement("canvas", "");
+    this.image = createElement("img", { alt: "", draggable: false });
+    this.canvas = createElement("canvas");
     // Darkens what a mask keeps.
-    this.veil = createElement("img", "qt-veil", { alt: "", draggable: false, hidden: true });
+    const veil = { className: "qt-veil", alt: "", draggable: false, hidden: true };
+    this.veil = createElement("img", veil);
     this.view.append(this.image, this.veil, this.canvas);
-    this.line = createElement("div", "qt-line");
+    this.line = createElement("div", { className: "qt-line" });
     this.line.setAttribute("role", "status");
     this.brush = new Brush(this);
+    this.scrubber = new Scrubber(this);
     this.view.append(this.brush.ring);
-    this.root.append(this.brush.toolbar, this.view, this.brush.legend, this.line);
+    this.image.after(this.scrubber.live);
+    const below = [this.brush.legend, this.scrubber.row, this.line];
+    this.root.append(this.brush.toolbar, this.view, ...below);
     translateLabels(this.root);
   }
 
@@ -167,6 +169,7 @@ class Panel {
     this.dead = true;
     this.resized.disconnect();
     this.price.cancel();
+    this.scrubber.destroy();
     cancelAnimationFrame(this.frame);
   }
 
@@ -286,6 +289,7 @@ class Panel {
     this.grid = tree && buildGrid(tree, this.leaves);
     this.chosen = tree && this.at ? this.leafAt(...this.at) : -1; // leaves have other numbers now
     this.say(text, problem);
+    this.scrubber.forget();
     this.draw();
   }
 
@@ -301,11 +305,14 @@ class Panel {
   }
 
   draw() {
+    if (!this.scrubber) return; // it is still built
     this.brush.showState();
     const context = clearCanvas(this.canvas, this.view.clientWidth, this.view.clientHeight);
     if (!context || !this.tree) return;
     const place = this.imagePlace();
     drawLeaves(context, this.leaves, place);
+    const step = this.scrubber.shown();
+    if (step) drawStep(context, this.leaves, step, place);
     drawPainted(context, this.brush.painted(), this.tree, place);
     const leaf = this.leaves[this.chosen];
     if (leaf) frameLeaf(context, leaf, place);
@@ -382,6 +389,18 @@ function visiblePanels() {
   return (app.canvas?.graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
 }
 
+/** Lets the panels that are shown follow what samplers do. */
+function followRuns() {
+  const tell = (event, act) =>
+    api.addEventListener(event, ({ detail }) => {
+      for (const { scrubber } of visiblePanels()) act(scrubber, detail);
+    });
+  tell("progress", (scrubber, progress) => scrubber.follow(progress));
+  tell("b_preview", (scrubber, blob) => scrubber.showLive(blob));
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"])
+    tell(end, (scrubber) => scrubber.rest());
+}
+
 /** Brings the keyboard to the panel of the selected node, or to the first panel that is shown. */
 function focusPanel() {
   const shown = visiblePanels();
@@ -399,7 +418,7 @@ const extension = {
     const panel = new Panel(node);
     panels.set(node, panel);
     const options = {
-      serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: () => 240,
+      serialize: false, hideOnZoom: false, hideInPanel: true, getMinHeight: () => 300,
     };
     const type = `quadtree_view_${++widgetCount}`;
     const widget = node.addDOMWidget("quadtree_view", type, panel.root, options);
@@ -423,7 +442,8 @@ const extension = {
   },
 
   setup() {
-    document.head.append(createElement("style", "", { textContent: STYLE + BRUSH_STYLE }));
+    const textContent = STYLE + BRUSH_STYLE + STEPS_STYLE;
+    document.head.append(createElement("style", { textContent }));
     setInterval(() => {
       if (document.visibilityState !== "visible") return;
       for (const panel of visiblePanels()) panel.poll();
@@ -438,6 +458,7 @@ const extension = {
     api.addEventListener("reconnected", () => {
       for (const panel of visiblePanels()) panel.schedule();
     });
+    followRuns();
     app.canvas.canvas.addEventListener("subgraph-opened", ({ detail }) =>
       rememberOpened(detail.subgraph, detail.fromNode)
     );

@@ -1,5 +1,6 @@
 /** The brush of the panel: its tools, its strokes and what they write. Registers nothing. */
 import { app } from "../../scripts/app.js";
+import { createElement, createSlider } from "./quadtree_elements.js";
 import { findInput, findWidget, isLinked } from "./quadtree_graph.js";
 import {
   findBorders, readRegions, regionAt, regionOf, simplify, writeRegions,
@@ -37,18 +38,6 @@ export const BRUSH_STYLE = `
 .qt-legend i.qt-hatch { border-color: white; background: repeating-linear-gradient(45deg,
   #444 0 2px, white 2px 3px, #444 3px 4px); }
 `;
-
-const createElement = (tag, properties = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
-
-const createSlider = (label, title, limits) => {
-  const input = createElement("input", { type: "range", title, ...limits });
-  input.setAttribute("aria-label", label);
-  return input;
-};
 
 /** Tells ComfyUI's undo and its restore after a reload about a change that no widget made. */
 function captureState() {

@@ -59,7 +59,7 @@ export function frameLeaf(context, leaf, { scale, x, y }) {
   context.strokeRect(x + leaf.x * scale, y + leaf.y * scale, ...size);
 }
 
-const HATCHES = { keep: [-1], full: [1], value: [-1, 1] }; // slopes of the lines over what is painted
+const HATCHES = { keep: [-1], full: [1], value: [-1, 1] }; // slopes of the lines
 const HATCH_CSS_PX = 9; // between two lines
 
 /** Makes the pattern that marks what is painted, of lines with these slopes. */
@@ -106,5 +106,29 @@ export function drawPainted(context, { regions, borders }, { width, height }, { 
   for (const [lineWidth, strokeStyle] of [[3, "rgb(0 0 0 / 0.7)"], [1.5, "white"]]) {
     Object.assign(context, { lineWidth, strokeStyle });
     context.stroke(path);
+  }
+}
+
+/**
+ * Draws one step of a run: leaves that are held are darkened, and the windows of the model framed.
+ *
+ * `held` counts the steps that hold each leaf; `windows` are x0, y0, x1 and y1 one after the other.
+ */
+export function drawStep(context, leaves, { held, windows, index }, { scale, x, y }) {
+  const dark = new Path2D();
+  leaves.forEach((leaf, number) => {
+    if (held[number] <= index) return;
+    dark.rect(x + leaf.x * scale, y + leaf.y * scale, leaf.width * scale, leaf.height * scale);
+  });
+  context.fillStyle = "rgb(0 0 0 / 0.65)";
+  context.fill(dark);
+  const frames = new Path2D();
+  for (let at = 0; at < windows.length; at += 4) {
+    const [x0, y0, x1, y1] = windows.slice(at, at + 4);
+    frames.rect(x + x0 * scale, y + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
+  }
+  for (const [lineWidth, strokeStyle] of [[3, "rgb(0 0 0 / 0.7)"], [1.5, "rgb(255 221 87)"]]) {
+    Object.assign(context, { lineWidth, strokeStyle });
+    context.stroke(frames);
   }
 }

@@ -1,9 +1,9 @@
 /**
  * Painted regions as the widget `regions` holds them; touches neither the page nor the graph.
  *
- * A region is [kind, x0, y0, x1, y1]: the kind is "keep", "full" or "auto" (as computed), or "value"
- * with a denoise in 0..1 behind the edges, which are fractions of the image's width and height. Where
- * regions overlap, the later one counts.
+ * A region is [kind, x0, y0, x1, y1]: the kind is "keep", "full" or "auto" (as computed), or
+ * "value" with a denoise in 0..1 behind the edges, which are fractions of the image's width and
+ * height. Where regions overlap, the later one counts.
  */
 
 /** Returns the regions in the text of the widget `regions`; none if the text is not valid. */
@@ -25,7 +25,7 @@ export function writeRegions(regions, { width, height }) {
   return regions.length ? JSON.stringify({ size: [width, height], regions }) : "";
 }
 
-/** Returns the region over a rectangle in px of the image; `paint` is its kind and, maybe, value. */
+/** Returns the region over a rectangle in px of the image, of a kind and, maybe, a value. */
 export function regionOf({ x, y, width, height }, image, [kind, ...value]) {
   const fraction = (px, side) => Math.min(1, Math.round((1e6 * px) / side) / 1e6);
   const [x0, x1] = [x, x + width].map((px) => fraction(px, image.width));
@@ -40,12 +40,13 @@ export function regionAt(regions, leaf, { width, height }) {
   return regions.findLast(([, x0, y0, x1, y1]) => x0 <= x && x < x1 && y0 <= y && y < y1);
 }
 
-/** Returns the regions on the grid that their edges make: per cell what is painted, "" for nothing. */
+/** Lays regions on the grid that their edges make: per cell what is painted, "" for nothing. */
 function layOut(regions) {
   const sides = [[1, 3], [2, 4]];
-  const [xs, ys] = sides.map((side) =>
-    [...new Set(regions.flatMap((region) => side.map((edge) => region[edge])))].sort((a, b) => a - b)
-  );
+  const [xs, ys] = sides.map((side) => {
+    const edges = regions.flatMap((region) => side.map((edge) => region[edge]));
+    return [...new Set(edges)].sort((a, b) => a - b);
+  });
   const [columns, rows] = [Math.max(0, xs.length - 1), Math.max(0, ys.length - 1)];
   const cells = new Array(columns * rows).fill("");
   for (const [kind, x0, y0, x1, y1, value = ""] of regions) {

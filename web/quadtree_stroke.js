@@ -70,7 +70,7 @@ export class Stroke {
     this.addBox(one, other);
   }
 
-  /** Adds the connected blocks around a point that `label` finds alike, by the number of the leaf. */
+  /** Adds the connected blocks around a point whose leaves get one label from `label`. */
   flood(at, label) {
     const { columns, blocks } = this.grid;
     const start = this.blockAt(...at);

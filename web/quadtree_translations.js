@@ -1,5 +1,12 @@
 /** Translations of the panel's texts, by the English ones. Registers nothing. */
 const ZH = {
+  steps: "步骤",
+  "planning ...": "正在规划……",
+  "step {step} of {steps}, {percent}%, windows: {count}": "第 {step}/{steps} 步，{percent}%，窗口：{count}",
+  "Play the steps": "播放步骤",
+  "Play the steps of the run": "播放运行的步骤",
+  "Step of the run": "运行的步骤",
+  "Look at a step of the run; 0: the whole tree": "查看运行的某一步；0：整棵树",
   "Connect Load Image, or queue the workflow once.": "请连接“加载图像”，或先运行一次工作流。",
   "This image is computed during the run. Queue the workflow once.":
     "该图像在运行时才会生成。请先运行一次工作流。",
@@ -68,6 +75,13 @@ const ZH = {
     "图像的图块。用方向键选择图块，K、V、F 或 E 选择工具，Enter 绘制该图块。",
 };
 const JA = {
+  steps: "ステップ",
+  "planning ...": "計画中…",
+  "step {step} of {steps}, {percent}%, windows: {count}": "ステップ {step}/{steps}、{percent}%、ウィンドウ：{count}",
+  "Play the steps": "ステップを再生",
+  "Play the steps of the run": "実行のステップを再生します",
+  "Step of the run": "実行のステップ",
+  "Look at a step of the run; 0: the whole tree": "実行の 1 ステップを見ます。0：ツリー全体",
   "Connect Load Image, or queue the workflow once.":
     "「画像を読み込む」を接続するか、ワークフローを一度実行してください。",
   "This image is computed during the run. Queue the workflow once.":

@@ -20,8 +20,8 @@ export function readLeaves(tree) {
 }
 
 /**
- * Returns a lookup table of the leaves in blocks, the smallest squares that can be painted: for each
- * block the number of its leaf plus one, 0 where the server left the leaf out.
+ * Returns a lookup table of the leaves in blocks, the smallest squares that can be painted: for
+ * each block the number of its leaf plus one, 0 where the server left the leaf out.
  */
 export function buildGrid(tree, leaves) {
   const side = tree.block;

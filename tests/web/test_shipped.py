@@ -50,6 +50,15 @@ def test_an_example_opens_with_its_values_nodes_apart_and_a_live_tree(page, name
     assert_apart(page.page.evaluate(AREAS))
 
 
+def test_the_demo_opens_with_its_nodes_apart(page):
+    page.load(
+        json.loads(demo.WORKFLOW.read_text(encoding="utf-8").replace("example.png", "picture.png"))
+    )
+    page.line(r"\d+ tiles")
+    page.page.wait_for_timeout(500)  # nodes grow to what they hold
+    assert_apart(page.page.evaluate(AREAS))
+
+
 @pytest.mark.parametrize("name", SAVED)
 def test_a_workflow_of_an_earlier_version_opens_with_its_values(page, name):
     """Values that the file does not have, since their inputs came later, are the defaults."""

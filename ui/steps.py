@@ -1,0 +1,66 @@
+"""What a run does at each step, for the panel: the windows that the model sees, and the tiles that
+are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..quadtree import Quadtree
+from ..sampling.cost import plan_run
+from ..sampling.run import Run, build_denoise_maps
+from ..utils import Box
+from .price import list_runs
+from .workflow import Workflow
+
+
+def describe_steps(
+    tree: Quadtree, denoise: Sequence[float], workflow: Workflow, visualizer: str
+) -> dict[str, Any]:
+    """Return the steps of the first run with the tree of the node `visualizer`.
+
+    `denoise` is that of the first leaves, with the mask applied. `windows` has x0, y0, x1 and y1 of
+    each window in px of the image, one flat list per step; `shares` are the cells that a model call
+    of the step evaluates, in thousandths of all; `held` counts the steps that hold each leaf;
+    `sampler` is the number of the sampler's node, or None where no sampler follows.
+    """
+    coming = list_runs(tree, workflow, visualizer)[0]
+    height, width = coming.size
+    maps = build_denoise_maps([tree], coming.settings, coming.geometry, height, width)
+    run = plan_run(maps, coming.settings, coming.geometry, coming.sampling)
+    boxes = [[window.box for window in run.windows(step)] for step in range(run.clock.steps)]
+    scale = tree.width / width, tree.height / height
+    return {
+        "windows": [_list_px(step, scale) for step in boxes],
+        "shares": [round(1000 * sum(map(_area, step)) / (height * width)) for step in boxes],
+        "held": _count_held_steps(run, tree, denoise, coming.settings.keep_below_px),
+        "sampler": coming.sampler,
+    }
+
+
+def _area(box: Box) -> int:
+    return box.width * box.height
+
+
+def _list_px(boxes: Sequence[Box], scale: tuple[float, float]) -> list[int]:
+    """Return x0, y0, x1, y1 of all boxes in px; `scale` is px per cell, across and down."""
+    across, down = scale
+    numbers = [(box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down) for box in boxes]
+    return [round(number) for box in numbers for number in box]
+
+
+def _count_held_steps(
+    run: Run, tree: Quadtree, denoise: Sequence[float], keep_below_px: int
+) -> list[int]:
+    """Return how many steps hold each of the first leaves, whose denoise is given."""
+    sides = torch.tensor([leaf.side for leaf in tree.leaves[: len(denoise)]])
+    values = torch.tensor(denoise, dtype=torch.float64).masked_fill(sides < keep_below_px, 0.0)
+    plan = replace(run.plan, denoise=values[None, None])
+    held = torch.zeros(len(denoise), dtype=torch.long)
+    for step in range(run.first_step, run.first_step + run.clock.steps):
+        held += plan.freedom(step, run.all_steps)[0, 0] == 0
+    return held.tolist()
