@@ -477,8 +477,9 @@ def _check_latent(latent: Tensor, model: ModelPatcher) -> None:
     if latent.ndim < 4:
         raise ValueError(
             f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} "
-            "(several latents in one), which cannot be cut into windows. Sample without Quadtree "
-            "Diffusion."
+            "(several latents in one, as LTX-2's video with audio), where no cell has a place in a "
+            "picture. Sample it without Quadtree Diffusion, then take it apart with Separate AV "
+            "Latent and refine the video alone."
         )
     if latent.numel() == 0:
         raise ValueError(

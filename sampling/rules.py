@@ -99,6 +99,11 @@ REFERENCE_ENTRIES = (
     "ref_mask_latents",
 )
 
+GUIDES = refuse(
+    "LTXV guide frames, whose tokens have their places in px of the whole image,",
+    "Take them out of latent and prompts with LTXVCropGuides before this stage",
+)
+
 # Every entry of `c` that ComfyUI's models know; `Cropper.crop_by_shape` takes any other.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(WHOLE_ENTRIES, Cropper.pass_whole),
@@ -106,8 +111,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REFERENCE_ENTRIES, Cropper.crop_reference),
     "effnet": Cropper.crop_effnet,
     "attention_mask": Cropper.crop_token_mask,
-    "keyframe_idxs": refuse("LTXV keyframes", "Remove the guide frames"),
-    "guide_attention_entries": refuse("LTXV guides", "Remove the guide frames"),
+    **dict.fromkeys(("keyframe_idxs", "guide_attention_entries"), GUIDES),
 }
 
 # Of what lies on the canvas, ComfyUI crops these to a conditioning area (`comfy.conds` with
