@@ -25,10 +25,12 @@ family's real architecture.
 - **identity**: one window over the whole image at denoise 1 equals the run without the node, bit
   for bit
 - **window batches**: several windows in a batch equal one window at a time
-- **ControlNet**, **area**, **mask**, **references**, **inpaint**: with a network that works cell by
-  cell, windows equal the run without the node. This is tried with ControlNets in a chain and for a
-  part of the steps, prompts for overlapping areas, prompts by masks, reference latents of the
-  image's size and of another one, and a noise mask.
+- the other columns: with a network that works cell by cell, windows equal the run without the
+  node, one window at a time and several in a batch. **ControlNet** tries some in a chain and for a
+  part of the steps; **patch control** a ControlNet that patches the model, as DiffSynth's does;
+  **attention mask** a mask in a patch of attention, as IP-Adapter's; **area** prompts for
+  overlapping areas; **mask** prompts by masks; **references** reference latents of the image's size
+  and of another one; **inpaint** a noise mask.
 
 yes = it holds; refused = the node stops with a message that says why and what to do.
 

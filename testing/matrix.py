@@ -14,15 +14,20 @@ from typing import Any
 
 import comfy.conds
 import comfy.controlnet
+import comfy.model_patcher
 import comfy.utils
 import torch
 import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_model_patch import DiffSynthCnetPatch
 from quadtree_pack.sampling.model import Geometry
 from quadtree_pack.sampling.rules import LEFT_BY_CORE
+from quadtree_pack.utils import ceil_div
 from torch import Tensor
 
 from .support import (
     Spy,
+    cells_of,
     error,
     free_cells,
     half_kept,
@@ -31,6 +36,7 @@ from .support import (
     tree_of,
     with_extra_conds,
 )
+from .tiny_controls import FakeVAE, hint_image
 from .tiny_models.building import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
@@ -283,11 +289,92 @@ def inpaint(case: Case) -> None:
     assert 0 < spies[1].cells <= spies[0].cells
 
 
+def with_heard_patches(model: Any) -> Any:
+    """A clone on which patches are heard, whatever the model is: of a kind that speaks to patches
+    of cells (`double_block`), and of one that speaks to cells (`attn2_patch`)."""
+    unit = Geometry.of(model).unit
+
+    def apply_model(
+        executor: Callable, noisy: Tensor, sigma: Tensor, *args: Any, **entries: Any
+    ) -> Tensor:
+        denoised = executor(noisy, sigma, *args, **entries)
+        size, patches = noisy.shape[-2:], args[-1].get("patches", {})
+        shape = -1, *[1] * (noisy.ndim - 3), *size
+        silent = noisy.new_zeros(len(noisy), ceil_div(size[0], unit) * ceil_div(size[1], unit), 1)
+        for patch in patches.get("double_block", ()):
+            told = patch({"x": noisy, "img": silent.clone(), "block_index": 0})["img"]
+            denoised = denoised + cells_of(told[..., 0], unit, size).reshape(shape)
+        for patch in patches.get("attn2_patch", ()):
+            denoised = denoised + patch(size).reshape(shape)
+        return denoised
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "heard", apply_model)
+    return model
+
+
+def equal_with_a_patch(case: Case, patch: Any, name: str) -> None:
+    """The pointwise network hears a patch, in windows as without them."""
+    silent = with_heard_patches(case.entry.model)
+    model = silent.clone()
+    model.set_model_patch(patch, name)
+    runs = [case.sample(pointwise(each), **STILL) for each in (silent, model)]
+    assert error(runs[0], runs[1]) > 0.01
+    equal_on_a_pointwise_network(case, model)
+
+
+class StandInPatchNetwork(torch.nn.Module):
+    """The network of a control that patches the model: it says what its picture shows there."""
+
+    additional_in_dim = 0
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def process_input_latent_image(self, latent: Tensor) -> Tensor:
+        means = F.avg_pool2d(latent.mean(1, keepdim=True), self.patch, ceil_mode=True)
+        return means.flatten(2).movedim(1, 2)
+
+    def control_block(self, img: Tensor, tokens: Tensor, _block: int) -> Tensor:
+        return tokens.expand_as(img)
+
+
+def patch_control(case: Case) -> None:
+    """A ControlNet that patches the model, as DiffSynth's does, with a picture of another size."""
+    network = StandInPatchNetwork(Geometry.of(case.entry.model).unit)
+    here = torch.device("cpu")
+    patch = DiffSynthCnetPatch(
+        comfy.model_patcher.ModelPatcher(network, here, here),
+        FakeVAE(px_per_cell=case.px),
+        hint_image(3 * case.px * case.height // 2, 2 * case.px * case.width),
+        1.0,
+    )
+    equal_with_a_patch(case, patch, "double_block")
+
+
+def attention_mask(case: Case) -> None:
+    """A mask in px that a patch of attention resizes to what it sees."""
+    picture = hint_image(case.height * case.px, case.width * case.px)
+    equal_with_a_patch(case, look_at(picture[..., 0]), "attn2_patch")
+
+
+def look_at(mask: Tensor) -> Callable[[Sequence[int]], Tensor]:
+    """As packs write them: a function that keeps the mask of the whole image."""
+
+    def patch(size: Sequence[int]) -> Tensor:
+        return F.interpolate(mask[None], size=tuple(size), mode="nearest-exact")
+
+    return patch
+
+
 COLUMNS: dict[str, Callable[[Case], None]] = {
     "kept exactly": kept_exactly,
     "identity": identity,
     "window batches": window_batches,
     "ControlNet": controlnet,
+    "patch control": patch_control,
+    "attention mask": attention_mask,
     "area": area,
     "mask": mask,
     "references": references,
