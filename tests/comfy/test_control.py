@@ -204,13 +204,15 @@ def test_a_control_that_averages_over_the_image_is_asked_for_the_whole_image():
 def test_a_wrapper_that_looks_into_the_control_finds_the_whole_image_s():
     entry, _ = controlled("flux")
     seen = []
+    tiled = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    ours = tiled.model_options["model_function_wrapper"]
 
     def look(apply_model, args):
         seen.append(args["c"]["control"]["input"][0].shape)
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return ours(apply_model, args)
 
-    model = patched(entry, tree_of([[1.0]], 32, 40))
-    model.set_model_unet_function_wrapper(look)  # ours is gone, the stand-in is not
+    model = tiled.clone()
+    model.set_model_unet_function_wrapper(look)
     assert torch.equal(
         sample(entry, entry.latent(), model=model, **RUN), sample(entry, entry.latent(), **RUN)
     )
