@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .blocks import GRID_PX, pool_sums
 from .detail import COLOR_FIELDS, BlockSums, detail_by_color
-from .octaves import find_noise_side, share_detail, sum_motion, sum_octaves
+from .octaves import share_detail, sum_motion, sum_octaves
 
 
 class FrameSums(NamedTuple):
@@ -86,9 +85,7 @@ def measure_frames(frames: Tensor, side: int) -> Tensor:
 
     Tiles are squares of `side` px; the shares of all frames sum to 1, or to 0 without any detail.
     """
-    tiles, noise_tiles = [], []
-    for frame in sum_frames(frames):
-        sums = torch.cat([frame.octaves, frame.sums[..., 4:5]], -1)
-        tiles.append(pool_sums(sums, side // GRID_PX))
-        noise_tiles.append(pool_sums(sums, find_noise_side(side) // GRID_PX))
-    return share_detail(torch.cat(tiles), torch.cat(noise_tiles)).unflatten(0, (len(tiles), -1))
+    frame_sums = [
+        torch.cat([frame.octaves, frame.sums[..., 4:5]], -1) for frame in sum_frames(frames)
+    ]
+    return share_detail(frame_sums, side)

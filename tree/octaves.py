@@ -1,9 +1,22 @@
 """Measures where a refine has detail to add: in the finest octaves that stand out of the noise.
 
 An enlarged or soft picture has lost its finest octaves, and a refine brings them back where the
-finest of those that are left is strong. Tiles that are ranked by the mean squared Laplacian of the
-luma in that octave keep about as much area as tiles that are ranked by the detail that was lost
-(`python dev.py bench decide`).
+finest of those that are left is strong. So a tile's detail begins as E, the mean squared Laplacian
+of the luma there. Three things say more of what was lost than the energy alone:
+
+- Sharpness, E of an octave over that of the next coarser one. The spectrum goes on as it falls: a
+  sharp edge has lost more than a blurred one that is as strong.
+- Evenness, the geometric mean of E over the blocks of a tile and those beside them, over the
+  arithmetic mean: one line in a calm tile counts less than texture all over it.
+- Emptiness, how far the second octave is empty: after x4 it says little, and the next one is asked
+  as well.
+
+detail = E * S0^(SHARPNESS[0] * trust) * S1^SHARPNESS[1] * V0^EVENNESS[0]
+           * (S2^SHARPNESS[2] * V1^EVENNESS[1])^emptiness
+
+Its form and its exponents were found on half of the pictures of `python dev.py bench decide`, which
+tells how near it comes, on the other half, to a ranking by the detail that was lost. What noise
+alone would show is part of each E in a ratio, so that the ratios of a noisy picture are all alike.
 
 A gradient has no Laplacian, however steep. Grain and the blocks of JPEG have one, mostly in the
 finest octave, so each octave is trusted as far as it stands out of the noise.
@@ -14,6 +27,8 @@ as hair), and structure coarser than 16 px.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,14 +36,16 @@ from torch import Tensor
 from ..utils import ceil_div
 from .blocks import BAND_BYTES, GRID_PX, LUMA, pool_sums
 
-OCTAVES = 3  # px, means of 2 x 2 px, means of 4 x 4 px
-HALO_PX = 1 << (OCTAVES - 1)  # one pixel of the coarsest octave
+OCTAVES = 4  # px, and means of 2 x 2, 4 x 4 and 8 x 8 px
+RANKED = 3  # octaves, the finest, in which tiles may be ranked; the coarsest is for comparison only
+HALO_PX = 1 << (RANKED - 1)  # one pixel of the coarsest of them
 PLANES = 8  # float32 planes of a band that are in use at a time
 
 # The variance of the 4-neighbour Laplacian of white noise of variance 1: 4^2 + 4 * 1^2.
 LAPLACIAN_GAIN = 20.0
 CHANGE_GAIN = 2.0  # that of the difference of two images
-QUANTIZED = 1 / 12 / 255**2  # variance of the rounding to 8 bits
+# Variance of the luma if R, G and B are rounded to 8 bits: the least noise of any picture.
+QUANTIZED = sum(weight**2 for weight in LUMA) / 12 / 255**2
 LARGEST_NOISE = (10 / 255) ** 2  # variance; stronger "noise" in the calmest tiles is texture
 NOISE_PX = 32  # smallest side of the tiles among which the noise is looked up
 CALMEST = 0.1  # quantile of the tiles' variance that is taken for the noise
@@ -37,23 +54,31 @@ CALMEST = 0.1  # quantile of the tiles' variance that is taken for the noise
 # of the mean squared Laplacian of n pixels of white noise ...
 NOISE_MARGIN = 1.5
 SCATTER = 3.7
-FLOOR = (1 / 255) ** 2  # ... and this mean square, so that banding of one level is none.
+FLOOR = 0.5 / 255**2  # ... and this mean square, so that banding of one level is none.
 # An octave with as much detail as this multiple of its noise has half a say; where all octaves
 # together have less than LEAST_TRUST of a say, there is no detail.
 DOUBT = 2.0
 LEAST_TRUST = 0.05
+# Exponents, see above: of the sharpness of the finest octaves, and of their evenness.
+SHARPNESS = (0.25, 0.5, 0.15)
+EVENNESS = (0.25, 0.25)
+# The second octave is empty where its mean square is the first of these multiples of the third's,
+# and full from the second on; after x4 it is 0.11 to 0.15, after x2 mostly above 0.25.
+EMPTY, FULL = 0.15, 0.25
 
 
 def sum_octaves(image: Tensor) -> Tensor:
-    """Return sums over 8 x 8 px of the squared Laplacian of the luma, float64 [rows, columns, 3].
+    """Return sums over 8 x 8 px of the squared Laplacian of the luma, float64 [rows, columns, 4].
 
     The image is [H, W, C] in 0..1, and its edge is repeated outside. Field k is that of the image
-    reduced by 2^k: its pixels are means of 2^k x 2^k px.
+    reduced by 2^k: its pixels are means of 2^k x 2^k px. The coarsest repeats its own edge, since
+    its pixels are whole blocks.
     """
     height, width = image.shape[:2]
     rows, columns = ceil_div(height, GRID_PX), ceil_div(width, GRID_PX)
     band_rows = max(1, BAND_BYTES // (GRID_PX * width * PLANES * 4)) * GRID_PX
     sums = torch.empty(rows, columns, OCTAVES, dtype=torch.float64, device=image.device)
+    coarsest = torch.empty(rows, columns, device=image.device)
     for y in range(0, height, band_rows):
         end = min(height, y + band_rows)
         luma = _project_to_luma(image[max(0, y - HALO_PX) : end + HALO_PX])
@@ -63,17 +88,21 @@ def sum_octaves(image: Tensor) -> Tensor:
         padding = (HALO_PX, HALO_PX + -width % GRID_PX, above, below)
         plane = F.pad(luma[None], padding, mode="replicate")[0]
         first = y // GRID_PX
-        for octave in range(OCTAVES):
+        for octave in range(RANKED):
             if octave:
                 plane = halve(plane)
             square = square_laplacian(plane, HALO_PX >> octave)
             blocks = _sum_blocks(square, GRID_PX >> octave)
             sums[first : first + len(blocks), :, octave] = blocks
+        coarsest[first : first + len(blocks)] = halve(plane[1:-1, 1:-1])
+    sums[..., RANKED] = square_laplacian(
+        F.pad(coarsest[None], (1, 1, 1, 1), mode="replicate")[0], 1
+    )
     return sums
 
 
 def sum_motion(before: Tensor, after: Tensor) -> Tensor:
-    """Return sums over 8 x 8 px of the squared change of the luma, float64 [rows, columns, 3].
+    """Return sums over 8 x 8 px of the squared change of the luma, float64 [rows, columns, 4].
 
     Both images are [H, W, C] in 0..1 and follow each other in a clip. Field k is that of the images
     reduced by 2^k. The change weighs as the squared Laplacian does in `sum_octaves`: white noise
@@ -134,26 +163,40 @@ def measure_fine_detail(octaves: Tensor, px: Tensor, side: int) -> Tensor:
     counts the px of each block of 8 x 8 px. The shares sum to 1, or are all 0 where no detail
     stands out of the noise.
     """
-    sums = torch.cat([octaves, px[..., None]], -1)
-    noise_tiles = pool_sums(sums, find_noise_side(side) // GRID_PX)
-    return share_detail(pool_sums(sums, side // GRID_PX), noise_tiles)
+    return share_detail([torch.cat([octaves, px[..., None]], -1)], side)[0]
 
 
-def find_noise_side(side: int) -> int:
-    """Return the side in px of the tiles among which the noise is looked up."""
-    return max(side, NOISE_PX)
+def share_detail(frames: Sequence[Tensor], side: int) -> Tensor:
+    """Return each tile's share of the fine detail in all frames, float64 [N, rows, columns].
 
-
-def share_detail(tiles: Tensor, noise_tiles: Tensor) -> Tensor:
-    """Return each tile's share of the fine detail in all of them, float64 [rows, columns].
-
-    Both are sums [rows, columns, OCTAVES + 1] of the octaves and the px over tiles; the noise is
-    that of the calmest of `noise_tiles`.
+    Each frame is the sums [rows, columns, OCTAVES + 1] of its octaves and px over blocks.
     """
-    noise = _estimate_noise(noise_tiles)
+    noise_side = max(side, NOISE_PX) // GRID_PX
+    noise = _estimate_noise(torch.stack([pool_sums(frame, noise_side) for frame in frames]))
+    tiles = torch.stack([pool_sums(frame, side // GRID_PX) for frame in frames])
+    detail, trusts = _find_beyond_noise(tiles, noise)
+    if sum(trusts) < LEAST_TRUST:
+        return torch.zeros_like(detail)
+    means = _average(tiles, noise)
+    geometric = torch.stack([_average_geometrically(frame, noise, side) for frame in frames])
+    sharpness, evenness = means[..., :-1] / means[..., 1:], geometric / means[..., :2]
+    emptiness = _measure_emptiness(tiles)
+    first, second, third = SHARPNESS
+    detail *= sharpness.pow(torch.tensor([trusts[0] * first, second, emptiness * third])).prod(-1)
+    first, second = EVENNESS
+    detail *= evenness.pow(torch.tensor([first, emptiness * second])).prod(-1)
+    return detail / detail.sum()
+
+
+def _find_beyond_noise(tiles: Tensor, noise: float) -> tuple[Tensor, list[float]]:
+    """Return what exceeds the noise in each tile, and how far each ranked octave is trusted.
+
+    `tiles` are sums [..., OCTAVES + 1], and `noise` is the variance of the noise. The result is
+    [...]: the shares of the octaves' detail, weighted by their trusts, which sum to at most 1.
+    """
     count = tiles[..., OCTAVES]
-    detail, left = torch.zeros_like(count), 1.0
-    for octave in range(OCTAVES):
+    detail, trusts, left = torch.zeros_like(count), [], 1.0
+    for octave in range(RANKED):
         # Means of 4^k px have a 4^k-th of the noise's variance, and there are as many fewer.
         fewer = 4.0**octave
         pixels = count / fewer
@@ -161,22 +204,48 @@ def share_detail(tiles: Tensor, noise_tiles: Tensor) -> Tensor:
         floor = (margin * LAPLACIAN_GAIN * noise / fewer + FLOOR) * pixels
         beyond = (tiles[..., octave] - floor).clamp_min(0)
         total = float(beyond.sum())
-        if total:
-            trust = left * total / (total + DOUBT * float(floor.sum()))
-            detail += trust / total * beyond
-            left -= trust
-    return detail / (1 - left) if 1 - left > LEAST_TRUST else torch.zeros_like(detail)
+        trusts.append(left * total / (total + DOUBT * float(floor.sum())))
+        detail += trusts[-1] / max(total, 1e-30) * beyond
+        left -= trusts[-1]
+    return detail, trusts
+
+
+def _measure_emptiness(tiles: Tensor) -> float:
+    """Return how far the second octave is empty, 0 to 1, from sums [..., OCTAVES + 1]."""
+    # There are four times as many pixels in it as in the third.
+    second, third = float(tiles[..., 1].sum()) / 4, float(tiles[..., 2].sum())
+    return min(max((FULL * third - second) / max((FULL - EMPTY) * third, 1e-30), 0.0), 1.0)
+
+
+def _average(sums: Tensor, noise: float) -> Tensor:
+    """Return each octave's mean square and what noise adds, [..., OCTAVES], of sums likewise."""
+    fewer = 4.0 ** torch.arange(OCTAVES)
+    means = fewer * sums[..., :OCTAVES] / sums[..., OCTAVES:].clamp_min(1)
+    return means + LAPLACIAN_GAIN * noise / fewer + FLOOR
+
+
+def _average_geometrically(sums: Tensor, noise: float, side: int) -> Tensor:
+    """Return the geometric means of the two finest octaves, in tiles of `side` px and around them.
+
+    `sums` are those of blocks, [rows, columns, OCTAVES + 1]; the result is [rows, columns, 2].
+    """
+    logs = _average(sums, noise)[..., :2].log().permute(2, 0, 1)
+    around = F.avg_pool2d(F.pad(logs[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
+    px = sums[..., OCTAVES:]
+    weighted = torch.cat([around.permute(1, 2, 0) * px, px], -1)
+    tiles = pool_sums(weighted, side // GRID_PX)
+    return (tiles[..., :2] / tiles[..., 2:].clamp_min(1)).exp()
 
 
 def _estimate_noise(sums: Tensor) -> float:
-    """Return the variance of the noise, in 0..1 units, from sums [rows, columns, OCTAVES + 1].
+    """Return the variance of the noise, in 0..1 units, from sums [..., OCTAVES + 1].
 
     White noise shows the same variance in every octave, and real detail more in the coarser ones:
     a tile's noise is the least that an octave shows, and the image's is that of its calmest tiles.
     """
     count = sums[..., OCTAVES].clamp_min(1)
     variances = [
-        16.0**octave * sums[..., octave] / (LAPLACIAN_GAIN * count) for octave in range(OCTAVES)
+        16.0**octave * sums[..., octave] / (LAPLACIAN_GAIN * count) for octave in range(RANKED)
     ]
     least = torch.stack(variances).amin(0)
-    return min(float(least.quantile(CALMEST)), LARGEST_NOISE) + QUANTIZED
+    return min(max(float(least.quantile(CALMEST)), QUANTIZED), LARGEST_NOISE)

