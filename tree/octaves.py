@@ -217,11 +217,11 @@ def _measure_emptiness(tiles: Tensor) -> float:
     return min(max((FULL * third - second) / max((FULL - EMPTY) * third, 1e-30), 0.0), 1.0)
 
 
-def _average(sums: Tensor, noise: float) -> Tensor:
-    """Return each octave's mean square and what noise adds, [..., OCTAVES], of sums likewise."""
-    fewer = 4.0 ** torch.arange(OCTAVES)
-    means = fewer * sums[..., :OCTAVES] / sums[..., OCTAVES:].clamp_min(1)
-    return means + LAPLACIAN_GAIN * noise / fewer + FLOOR
+def _average(sums: Tensor, noise: float, octaves: int = OCTAVES) -> Tensor:
+    """Return the finest octaves' mean squares and what noise adds, [..., octaves], of sums."""
+    fewer = 4.0 ** torch.arange(octaves)
+    means = sums[..., :octaves] * (fewer / sums[..., OCTAVES:].clamp_min(1))
+    return means + (LAPLACIAN_GAIN * noise / fewer + FLOOR)
 
 
 def _average_geometrically(sums: Tensor, noise: float, side: int) -> Tensor:
@@ -229,11 +229,10 @@ def _average_geometrically(sums: Tensor, noise: float, side: int) -> Tensor:
 
     `sums` are those of blocks, [rows, columns, OCTAVES + 1]; the result is [rows, columns, 2].
     """
-    logs = _average(sums, noise)[..., :2].log().permute(2, 0, 1)
+    logs = _average(sums, noise, 2).log_().permute(2, 0, 1)
     around = F.avg_pool2d(F.pad(logs[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
     px = sums[..., OCTAVES:]
-    weighted = torch.cat([around.permute(1, 2, 0) * px, px], -1)
-    tiles = pool_sums(weighted, side // GRID_PX)
+    tiles = pool_sums(torch.cat([around.permute(1, 2, 0) * px, px], -1), side // GRID_PX)
     return (tiles[..., :2] / tiles[..., 2:].clamp_min(1)).exp()
 
 
