@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.model_patcher
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,21 @@ def out_of_memory_above(model: Any, cells: int, seen: list[tuple[int, ...]]) -> 
 
     model = model.clone()
     model.set_model_unet_function_wrapper(limited)
+    return model
+
+
+def on_devices(model: Any, count: int, make: Callable[[], Entry]) -> Any:
+    """The model as core's MultiGPU node prepares it; the devices are all this CPU."""
+    model, clones = model.clone(), []
+    for number in range(1, count):
+        clone = comfy.model_patcher.ModelPatcher(
+            make().model.model,
+            load_device=torch.device("cpu", number),
+            offload_device=torch.device("cpu"),
+        )
+        clone.is_multigpu_base_clone = True
+        clones.append(clone)
+    model.set_additional_models("multigpu", clones)
     return model
 
 

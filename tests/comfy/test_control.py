@@ -14,7 +14,15 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.patcher_extension import WrappersMP
-from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.support import (
+    Spy,
+    error,
+    free_cells,
+    half_kept,
+    on_devices,
+    patched,
+    tree_of,
+)
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
     flux_controlnet,
@@ -285,21 +293,6 @@ def test_a_wrapper_may_copy_and_change_the_control(taken):
 # ---- several GPUs
 
 
-def on_devices(entry, model, count, make):
-    """The model as core's MultiGPU node prepares it; the devices are all this CPU."""
-    model, clones = model.clone(), []
-    for number in range(1, count):
-        clone = comfy.model_patcher.ModelPatcher(
-            make().model.model,
-            load_device=torch.device("cpu", number),
-            offload_device=torch.device("cpu"),
-        )
-        clone.is_multigpu_base_clone = True
-        clones.append(clone)
-    model.set_additional_models("multigpu", clones)
-    return model
-
-
 @pytest.mark.parametrize("name", ["flux", "sd15"])
 def test_windows_of_a_step_are_spread_over_devices_and_nothing_else_changes(name):
     entry = entry_of(name)
@@ -312,7 +305,7 @@ def test_windows_of_a_step_are_spread_over_devices_and_nothing_else_changes(name
         seen.append(threading.current_thread().name)
         return executor(*args, **kwargs)
 
-    spread = on_devices(entry, model, 3, ZOO[name])
+    spread = on_devices(model, 3, ZOO[name])
     spread.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
     assert torch.equal(sample(entry, latent, model=spread, **RUN), expected)
     counts = [seen.count(thread) for thread in set(seen)]
@@ -325,9 +318,7 @@ def test_a_control_has_its_own_clone_on_every_device():
     model = patched(entry, half_kept(32, 40), batch=1)
     expected = sample(entry, latent, model=model, **RUN)
     assert (
-        error(
-            sample(entry, latent, model=on_devices(entry, model, 2, ZOO["sd15"]), **RUN), expected
-        )
+        error(sample(entry, latent, model=on_devices(model, 2, ZOO["sd15"]), **RUN), expected)
         < 1e-5
     )
 
@@ -337,7 +328,7 @@ def test_an_error_on_one_device_is_raised_and_the_next_run_is_clean():
     latent = entry.latent()
     model = patched(entry, half_kept(32, 40), batch=1)
     expected = sample(entry, latent, model=model, **RUN)
-    spread = on_devices(entry, model, 2, ZOO["flux"])
+    spread = on_devices(model, 2, ZOO["flux"])
     broken = spread.clone()
     calls = []
 
@@ -362,7 +353,7 @@ def test_a_later_wrapper_s_own_model_function_is_asked():
         lambda apply_model, args: ours(lambda *call, **c: 0.5 * apply_model(*call, **c), args)
     )
     assert torch.equal(
-        sample(entry, latent, model=on_devices(entry, model, 2, ZOO["flux"]), **RUN),
+        sample(entry, latent, model=on_devices(model, 2, ZOO["flux"]), **RUN),
         sample(entry, latent, model=model, **RUN),
     )
 
@@ -382,7 +373,7 @@ def test_out_of_memory_on_a_device_frees_what_the_failed_call_held():
             raise torch.OutOfMemoryError("simulated")
         return executor(noisy, *args, **kwargs)
 
-    model = on_devices(entry, patched(entry, half_kept(32, 40), batch=2), 2, ZOO["flux"])
+    model = on_devices(patched(entry, half_kept(32, 40), batch=2), 2, ZOO["flux"])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "limited", limited)
     gc.collect()
     gc.disable()
