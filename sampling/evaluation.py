@@ -19,6 +19,7 @@ from ..utils import Box, format_seconds, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
+from .attention_guidance import AreaScores, find_variable
 from .board import Hand
 from .caches import find_cache, was_skipped
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
@@ -152,11 +153,14 @@ class Evaluator:
         single = self._needs_single(call) or self.run.single
         todo = batch_windows(step.windows, 1 if single else self.run.batch)
         conds = len(call["cond_or_uncond"])
+        scores = AreaScores(call)
         for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)
             for number, part in zip(batch, parts, strict=True):
                 target = crop(total, step.windows[number].box)
                 target.addcmul_(self.run.split_images(part), step.window_weights[number])
+            scores.add([step.windows[number].box for number in batch])
+        scores.hand_on()
         return total.flatten(0, 1)
 
     def _needs_single(self, call: ModelCall) -> bool:
@@ -209,8 +213,7 @@ class Evaluator:
         self.run.expect_batches([len(batch) for batch in todo])
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
         teams = [team for team in self.run.teams if team.owns(self.apply_model)]
-        # What EasyCache keeps of a window stays on this device.
-        if not teams or len(todo) < 2 or find_cache(call["c"].get("transformer_options", {})):
+        if not teams or len(todo) < 2 or keeps_windows(call):
             return self._evaluate_in_turn(call, step, todo)
         start_s = time.monotonic()
         try:
@@ -296,6 +299,12 @@ class Evaluator:
             f"{len(done)} of {len(step.windows)} windows, "
             f"{100 * tally.share:.0f}% of full cost so far{left}"
         )
+
+
+def keeps_windows(call: ModelCall) -> bool:
+    """Tell whether a node keeps, on this device, what it saw of each window."""
+    options = call["c"].get("transformer_options", {})
+    return find_cache(options) is not None or find_variable(options) is not None
 
 
 def call_model(

@@ -220,14 +220,6 @@ def _has_context_windows(model_options: Options) -> bool:
     return handler is not None and getattr(handler, "dim", None) != FRAMES_DIM
 
 
-def _has_attention_guidance(model_options: Options) -> bool:
-    names = [
-        getattr(function, "__qualname__", "")
-        for function in model_options.get("sampler_post_cfg_function", ())
-    ]
-    return any(name.startswith("SelfAttentionGuidance") for name in names)
-
-
 REFUSALS = (
     Refusal(
         _has_foreign_cache,
@@ -239,11 +231,6 @@ REFUSALS = (
         _has_context_windows,
         "Context windows over another dimension than a video's frames cut the latent, too",
         "Set their dim to 2, or remove one of the two.",
-    ),
-    Refusal(
-        _has_attention_guidance,
-        "Self-Attention Guidance reads the attention of the whole image",
-        "Use Perturbed-Attention Guidance.",
     ),
 )
 

@@ -3,14 +3,17 @@
 import comfy.patcher_extension
 import pytest
 import torch
-from comfy_extras import nodes_sag
+from comfy_extras import nodes_context_windows
 from quadtree_pack.testing.beside import judge
 from quadtree_pack.testing.documents import ROOT, rows
 from quadtree_pack.testing.neighbours import Graph, chained, node, sampled
 from quadtree_pack.testing.pack_graphs import NEIGHBOURS
 from quadtree_pack.testing.packs import Neighbour
 
-GUIDED = node(nodes_sag.SelfAttentionGuidance, 0.5, 2.0)
+REFUSED = node(
+    nodes_context_windows.ContextWindowsManualNode,
+    *(2, 1, "standard_static", 1, False, "pyramid", 0, False),
+)
 
 
 def wrapped(wrap):
@@ -57,7 +60,7 @@ def in_steps(patch):
 
 JUDGED = {
     "nothing": (Neighbour(in_steps(chained)), "right"),
-    "a refused node": (Neighbour(in_steps(GUIDED)), "refused: Self-Attention"),
+    "a refused node": (Neighbour(in_steps(REFUSED)), "refused: Context windows"),
     "kept cells": (Neighbour(in_steps(chained), moved), "wrong: kept cells move by"),
     "a place": (Neighbour(in_steps(wrapped(brighten_by_place))), "wrong: windows differ by"),
     "a cache": (

@@ -44,24 +44,6 @@ def test_sizes_that_do_not_fit_the_model_are_refused(settings, words):
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), **settings))
 
 
-def self_attention_guidance(model):
-    from comfy_extras.nodes_sag import SelfAttentionGuidance
-
-    return SelfAttentionGuidance.execute(model, 0.5, 2.0).args[0]
-
-
-@pytest.mark.parametrize(
-    ("node", "words"),
-    [
-        (self_attention_guidance, "Self-Attention Guidance"),
-    ],
-)
-def test_nodes_that_cannot_work_together_are_refused(node, words):
-    entry = entry_of("sd15")
-    with pytest.raises(ValueError, match=words):
-        sample(entry, entry.latent(batch=4), model=node(patched(entry, half_kept(32, 40))))
-
-
 def gligen(model):
     class Gligen:
         def patch(self, x, extra_options):
