@@ -366,15 +366,12 @@ class TiledDiffusion:
         if not parts or WHOLE in parts:
             for tree in self.trees:
                 tree.check_fits(height, width)
-        maps: list[Tensor] = []
-        trees: list[Quadtree] = []
-        for part in parts or [WHOLE]:
-            maps.append(
-                build_denoise_maps(self.trees, self.settings, geometry, height, width, part)
-            )
-            trees += self.trees
+        maps = [
+            build_denoise_maps(self.trees, self.settings, geometry, height, width, part)
+            for part in parts or [WHOLE]
+        ]
         fade = self.settings.feather_px > 0
-        return fit_maps(torch.cat(maps), trees, latent, geometry.frames_per_latent, fade=fade)
+        return fit_maps(torch.cat(maps), self.trees, latent, geometry.frames_per_latent, fade=fade)
 
     def _locate_images(self, latent: Tensor, px_per_cell: int) -> list[Part]:
         """Return the part of the quadtree's image that each image of a latent shows.

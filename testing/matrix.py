@@ -29,6 +29,7 @@ from .support import (
     Spy,
     cells_of,
     error,
+    forget_lost_models,
     free_cells,
     half_kept,
     patched,
@@ -73,6 +74,7 @@ class Case:
         return case
 
     def sample(self, model: Any, **options: Any) -> Tensor:
+        forget_lost_models()
         return sample(self.entry, self.latent, model=model, **options)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
@@ -225,3 +226,12 @@ def error(found: Tensor, expected: Tensor) -> float:
 def families(names: list[str]) -> pytest.MarkDecorator:
     """Return the mark that runs a test on each of these tiny models, as its argument `entry`."""
     return pytest.mark.parametrize("entry", names, indirect=True)
+
+
+def forget_lost_models() -> None:
+    """Take clones that are gone from ComfyUI's list of loaded models.
+
+    Patches that hold a network ask for all models of that list, and fail at one that is gone.
+    """
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [each for each in loaded if each.model is not None]

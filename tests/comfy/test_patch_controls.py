@@ -19,7 +19,14 @@ import pytest
 import torch
 from comfy_extras import nodes_model_patch
 from quadtree_pack.testing.local_models import local, localize, made_local, own_token
-from quadtree_pack.testing.support import Spy, error, free_cells, patched, tree_of
+from quadtree_pack.testing.support import (
+    Spy,
+    error,
+    forget_lost_models,
+    free_cells,
+    patched,
+    tree_of,
+)
 from quadtree_pack.testing.tiny_controls import SEED, FakeVAE, hint_image
 from quadtree_pack.testing.tiny_models.building import TOKENS, Entry, build, cond, randomize, sample
 from quadtree_pack.testing.tiny_models.transformers import Z_IMAGE, whole_text
@@ -32,7 +39,8 @@ OPS = {"operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": to
 @pytest.fixture(autouse=True)
 def control_networks_are_local(monkeypatch):
     """ComfyUI gives them no transformer options, where the models' attention is made local."""
-    comfy.model_management.unload_all_models()  # clones of other tests, which are gone
+    comfy.model_management.unload_all_models()
+    forget_lost_models()
     for module, name in (
         (comfy.ldm.lumina.model, "optimized_attention_masked"),
         (comfy.ldm.wan.model, "optimized_attention"),
