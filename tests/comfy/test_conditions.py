@@ -119,6 +119,7 @@ def test_a_network_that_takes_one_row_of_a_text_mask_gets_one_window_per_call(ca
     entry.positive = [[text, {**options, "attention_mask": mask}]]
     tree = half_kept(*latent.shape[-2:])
     with caplog.at_level(logging.WARNING):
-        several = sample(entry, latent, model=patched(entry, tree, batch=4), steps=3)
+        together = 4 * latent.shape[2]  # a window of a clip counts as many as its frames
+        several = sample(entry, latent, model=patched(entry, tree, batch=together), steps=3)
     assert caplog.text.count("it gets one per call") == 1
     assert torch.equal(several, sample(entry, latent, model=patched(entry, tree, batch=1), steps=3))
