@@ -323,9 +323,11 @@ def _prepare_hint(control: Any, call: ControlCall) -> Tensor | None:
 def crop_hint(hint: Tensor, cropper: Cropper) -> Tensor:
     """Crop a ControlNet's hint for the canvas to windows, with a row for each of the call's.
 
-    It is contiguous, as on a worker: convolutions round by how their input lies in memory.
+    A part is contiguous, as on a worker: convolutions round by how their input lies in memory. The
+    whole is left as ComfyUI would give it.
     """
-    return cropper.crop_grid(broadcast_image_to(hint, cropper.rows, cropper.conds)).contiguous()
+    part = cropper.crop_grid(broadcast_image_to(hint, cropper.rows, cropper.conds))
+    return part if part.shape[-2:] == hint.shape[-2:] else part.contiguous()
 
 
 def _set_cropped_hint(link: Any, hint: Tensor, cropper: Cropper) -> None:
