@@ -335,10 +335,11 @@ class TiledDiffusion:
         Nothing is preserved where its noise level `rises`.
         """
         height, width = latent.shape[-2:]
-        parts = self._locate_images(latent, geometry.px_per_cell)
-        maps = self._map_denoise(latent, geometry, parts)
         empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
         mode = Mode.FREE if rises else self._choose_mode(noise, empty)
+        shows = mode is Mode.PRESERVE  # an empty or a noisy latent shows nothing
+        parts = self._locate_images(latent, geometry.px_per_cell) if shows else []
+        maps = self._map_denoise(latent, geometry, parts)
         if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
             info("some images or frames are empty: nothing to preserve there, so they are free.")
             maps = free_empty_frames(maps, empty)

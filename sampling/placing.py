@@ -24,6 +24,7 @@ from ..utils import ceil_div
 # 0.7 to 1 with a linear VAE, and the less, the less linear the VAE is.
 SHOWS = 0.4
 SHOWS_CROP = 0.7  # the best of many positions and scales fits by chance up to 0.66
+PROMISING = 0.6  # times that: a coarse match that is worth a closer look
 CLEARER = 1.5  # times what the whole explains
 COARSE_CELLS, COARSEST_CELLS = 256, 64  # along the longer side: to search, and to compare wholes
 FEWEST, FEWEST_PER_CHANNEL = 1100, 40  # gradients: a good fit of fewer proves nothing
@@ -66,6 +67,8 @@ def locate(latent: Tensor, luma: Tensor, width_px: int) -> Part | None:
     found = search(latent, coarse, [width_px / (GRID_PX * luma.shape[1])])
     if found.share < SHOWS_CROP:
         found = search(latent, coarse, SCALES)
+    if found.share < PROMISING * SHOWS_CROP:
+        return None
     found = refine(latent, luma, found)
     is_crop = found.share >= max(SHOWS_CROP, CLEARER * whole.share)
     return found.part if is_crop else None
