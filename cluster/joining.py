@@ -20,7 +20,9 @@ RESOURCE = "comfyui"  # a node of a cluster offers one for each worker that it c
 OBJECT_STORE_BYTES = 200_000_000  # of a cluster that is started here: windows and prompts pass by
 REACH_TIMEOUT_S = 10
 PROBE_TIMEOUT_S = 60
-# Exits with 0 if the cluster answers one that has no token, 3 if it asks for a token, else 4.
+NEEDED = "ray>=2.52"  # the first with tokens
+# Exits with 0 if the cluster answers one that has no token, 3 if it asks for a token, 4 if none
+# answers; Python itself exits with 1 where it cannot import this.
 PROBE = """
 import sys
 from ray._raylet import GcsClient
@@ -58,7 +60,14 @@ def join(local_workers: int) -> Any:
     A new one offers `local_workers` workers. ValueError where a cluster cannot be joined, or lets
     in whoever asks.
     """
+    if not is_named():
+        _require_token_here()
     ray = import_ray()
+    if not hasattr(ray.exceptions, "AuthenticationError"):
+        raise ValueError(
+            f"Ray {ray.__version__} knows no tokens, so anyone who reaches this machine could run "
+            f"code in its cluster. Run `pip install '{NEEDED}'`."
+        )
     if ray.is_initialized():
         raise ValueError(
             "Another node pack has started Ray in this ComfyUI, and Quadtree Cluster cannot tell "
@@ -66,7 +75,6 @@ def join(local_workers: int) -> Any:
         )
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if not is_named():
-        _require_token_here()
         ray.init(
             address="local",
             resources={RESOURCE: local_workers},
@@ -74,6 +82,7 @@ def join(local_workers: int) -> Any:
             object_store_memory=OBJECT_STORE_BYTES,
             **quiet,
         )
+        _refuse_open_here(ray)
         return ray
     address = os.environ[ADDRESS].strip()
     _refuse_open(address)
@@ -89,12 +98,25 @@ def join(local_workers: int) -> Any:
 
 
 def _require_token_here() -> None:
-    """Refuse to start a cluster that lets in whoever asks; by itself, Ray makes a token."""
+    """Refuse to start a cluster that lets in whoever asks; Ray makes a token when it starts one."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     if mode.lower() != "token":
         raise ValueError(
             f"RAY_AUTH_MODE is {mode}, so anyone who reaches this machine could run code in the "
             "cluster that Quadtree Cluster starts. Set it to token, or remove it."
+        )
+    os.environ["RAY_AUTH_MODE"] = "token"  # whatever this version's own choice is
+
+
+def _refuse_open_here(ray: Any) -> None:
+    """End the cluster that was started here if it answers one that has no token."""
+    address = ray.get_runtime_context().gcs_address
+    if _probe(address) == 0:
+        ray.shutdown()
+        raise ValueError(
+            "The Ray cluster that was started here takes no token, so anyone who reaches this "
+            "machine could run code in it, and it was ended. Start ComfyUI with "
+            "RAY_AUTH_MODE=token, and without node packs that use Ray."
         )
 
 
@@ -110,12 +132,16 @@ def _refuse_open(address: str) -> None:
             f"{ADDRESS} is auto; name the cluster, as HOST:PORT, so that it can be asked whether "
             "it wants a token."
         )
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    answer = _probe(address, env)
+    answer = _probe(address)
     if answer == 0:
         raise ValueError(
             f"The Ray cluster at {address} takes no token, so anyone who reaches it can run code "
             "on all its machines. Start it with RAY_AUTH_MODE=token (docs/cluster.md)."
+        )
+    if answer == 1:
+        raise ValueError(
+            f"Ray cannot ask the cluster at {address} whether it wants a token: its Python module "
+            f"does not load in a process of its own. Run `pip install '{NEEDED}'`."
         )
     if answer != 3:
         raise ValueError(
@@ -129,8 +155,9 @@ def _refuse_open(address: str) -> None:
         )
 
 
-def _probe(address: str, env: dict[str, str]) -> int:
+def _probe(address: str) -> int:
     """Return what PROBE exits with. Another process: ray reads its mode once."""
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     host, _, port = address.rpartition(":")
     try:
         # Ray itself would try for a minute.
