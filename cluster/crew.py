@@ -7,6 +7,7 @@ The workers outlive a run, so that models stay loaded: there is one `Crew` for t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import threading
 import uuid
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from comfy.controlnet import ControlLora
+from comfy.controlnet import ControlLora, ControlNet
 from torch import Tensor
 
 import nodes
@@ -40,7 +41,7 @@ from .identity import (
 from .joining import is_named, join
 from .packing import Packed, UnsendableError, digest_of, pack, pack_array
 from .places import count_local, find_places
-from .remote import ClosedError, LostError, Remote
+from .remote import ClosedError, LostError, Remote, say
 
 SHARED_BYTES = 32_768  # what is larger, and the same for all windows, is sent once per run
 # Of the transformer options only these are of a call; the others are the worker's own.
@@ -124,13 +125,16 @@ def attach_cluster(
     remotes = CREW.enlist(workers)
     for remote in remotes:
         remote.build(branch, controls)
+    model = model.clone()
     if not remotes:
         warn(
             "no other machine and no other GPU takes part, so this machine works alone; "
             "docs/cluster.md shows how to name a cluster."
         )
-    model = model.clone()
-    model.model_options[TEAM] = Cluster(remotes, identify(model), model.patches_uuid, show)
+        model.model_options.pop(TEAM, None)
+        return model
+    made_by = (branch, controls)
+    model.model_options[TEAM] = Cluster(remotes, made_by, identify(model), model.patches_uuid, show)
     return model
 
 
@@ -145,12 +149,18 @@ class Cluster:
     def __init__(
         self,
         remotes: list[Remote],
+        made_by: tuple[Prompt, list[Prompt]],
         identity: Identity,
         patches_uuid: uuid.UUID,
         show: Callable[[str], None] | None,
     ) -> None:
         self.remotes, self.identity, self.patches_uuid = remotes, identity, patches_uuid
+        self.made_by = made_by  # the branches of the model and of the ControlNets
         self.show = show
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Cluster:
+        """Return the cluster itself: deep-copying model options must share the workers."""
+        return self
 
     @contextlib.contextmanager
     def join_run(self, run: Run, patcher: Any) -> Iterator[ClusterRun | None]:
@@ -164,8 +174,7 @@ class Cluster:
             yield None
             return
         with CREW.lock:
-            if self.remotes:
-                run.expect_helpers()
+            run.expect_helpers()
             joined = ClusterRun(run, self, patcher.model)
             try:
                 yield joined
@@ -190,11 +199,17 @@ class ClusterRun:
         self._ready: set[str] = set()  # the names of the workers that had the model in time
         self._digests: dict[Any, str] = {}  # of ControlNets, by their networks
         self._threads = [
-            threading.Thread(target=self._serve, args=(remote,), name=f"quadtree {remote.name}")
+            threading.Thread(
+                target=self._serve, args=(remote,), name=f"quadtree {remote.name}", daemon=True
+            )
             for remote in cluster.remotes
         ]
         for thread in self._threads:
             thread.start()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ClusterRun:
+        """Return itself: deep-copying model options must share the run."""
+        return self
 
     def close(self) -> None:
         """End the threads, and let the workers forget the run."""
@@ -205,7 +220,10 @@ class ClusterRun:
         for thread in self._threads:
             thread.join(JOIN_TIMEOUT_S)
         for remote in self.cluster.remotes:
-            remote.end_run()
+            try:
+                remote.end_run()
+            except CREW.ray.exceptions.RayError as error:
+                self.run.note(f"worker {remote.name} cannot be reached ({say(error)})")
         self.shared.clear()
         told = self.tell_shares()
         info("%s", told)
@@ -249,6 +267,9 @@ class ClusterRun:
         except UnsendableError as error:
             self.note_unsendable(str(error))
             return
+        except CREW.ray.exceptions.RayError as error:
+            self.note_unsendable(f"a step's data ({say(error)})")
+            return
         with self._changed:
             self._job = Job(board, _task_on_cpu(task, here), message, controls)
             self._changed.notify_all()
@@ -280,6 +301,8 @@ class ClusterRun:
                 self._digests[network] = identify_control(link)
             if isinstance(link, ControlLora) or not self._digests[network]:
                 raise UnsendableError("a Control-LoRA")
+            if type(link).pre_run is not ControlNet.pre_run:
+                raise UnsendableError("a ControlNet that takes weights from the model")
             settings = {
                 "strength": link.strength,
                 "strength_type": link.strength_type.name,
@@ -331,6 +354,7 @@ class ClusterRun:
 
         awaited = None
         try:
+            remote.require(*self.cluster.made_by)
             while not self._closed:
                 try:
                     if awaited is not None:
@@ -375,8 +399,8 @@ class ClusterRun:
 
 def _task_on_cpu(task: Task, here: ModelCall) -> Task:
     """Return a task whose windows are cropped on the CPU."""
-    moved = Task(**{**vars(task), "call": here})
-    moved.__dict__["device"] = task.device
+    moved = dataclasses.replace(task, call=here)
+    moved.__dict__["device"] = task.device  # where results belong
     return moved
 
 

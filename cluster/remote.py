@@ -94,6 +94,11 @@ class Remote:
         else:
             self._building = self.actor.build.remote(branch, controls)
 
+    def require(self, branch: Prompt, controls: list[Prompt]) -> None:
+        """Let the worker build the model of these branches, unless it was asked for it last."""
+        if self._branches != (branch, controls):
+            self.build(branch, controls)
+
     def end_run(self) -> None:
         """Let the worker forget the run; returns at once."""
         if self.actor is not None:
@@ -164,8 +169,8 @@ class Remote:
         except ClosedError:
             self._drop(flying)
         except Exception:
-            self._drop(flying)
             board.leave(hand)
+            self._drop(flying)
             raise
 
     def _drop(self, flying: deque[tuple[int, Any]]) -> None:
@@ -182,10 +187,10 @@ class Remote:
                 raise LostError(words, awaited)
             kind, answer = self.ray.get(awaited)
         except self.ray.exceptions.ActorDiedError as error:
-            raise LostError(f"ended ({_say(error)}); its windows go to others", awaited) from None
+            raise LostError(f"ended ({say(error)}); its windows go to others", awaited) from None
         except self.ray.exceptions.RayError as error:
             raise LostError(
-                f"cannot be reached ({_say(error)}); its windows go to others",
+                f"cannot be reached ({say(error)}); its windows go to others",
                 self.actor.ping.remote(),
             ) from None
         if kind == "oom":
@@ -224,6 +229,6 @@ def _choose_patience(hand: Hand, cost: float) -> float:
     return max(PATIENCE_S, SLOWER * cost / speed)
 
 
-def _say(error: Exception) -> str:
+def say(error: Exception) -> str:
     """Return the first line of what Ray says."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

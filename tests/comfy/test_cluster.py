@@ -317,6 +317,18 @@ def test_conditioning_for_areas_is_sent(machines, orders):
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
 
 
+def test_an_earlier_node_s_model_is_built_again(machines, orders):
+    """As with two models in a workflow, or a node whose output ComfyUI has cached."""
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    shared = share(model, prompt, told)
+    share(*make(machines, "sd15"))
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
 # ---- what differs, and what cannot be sent
 
 

@@ -1,0 +1,101 @@
+"""The part of this machine in a cluster, tested without one."""
+
+from __future__ import annotations
+
+import copy
+import os
+import types
+
+import pytest
+import torch
+from comfy.controlnet import ControlNetSD35
+from quadtree_pack.cluster import crew, joining
+from quadtree_pack.sampling.parallel import TEAM, Task
+from quadtree_pack.testing import cluster as loopback
+from quadtree_pack.testing.tiny_models import entry_of
+
+
+def test_without_a_worker_the_model_is_left_as_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(crew.CREW, "enlist", lambda _: [])
+    prompt = loopback.chain(("TinyModel", {"family": "flux"}))
+    (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
+    shared = crew.attach_cluster(entry_of("flux").model, prompt, last)
+    assert TEAM not in shared.model_options and "works alone" in caplog.text
+
+
+def test_a_copy_of_the_model_options_shares_the_workers():
+    cluster = crew.Cluster([], ({}, []), {}, None, None)
+    assert copy.deepcopy({TEAM: cluster})[TEAM] is cluster
+
+
+def test_a_task_moves_after_a_device_thread_has_asked_for_its_device():
+    call = {"input": torch.zeros(1, device="meta")}
+    task = Task(call, [], [], 1, None, None, None)
+    assert task.device.type == "meta"
+    moved = crew._task_on_cpu(task, {"input": torch.zeros(1)})
+    assert moved.call["input"].device.type == "cpu" and moved.device.type == "meta"
+
+
+def make_run(notes):
+    run = types.SimpleNamespace(note=notes.append)
+    return crew.ClusterRun(run, crew.Cluster([], ({}, []), {}, None, None), None)
+
+
+def test_a_controlnet_that_takes_weights_from_the_model_is_not_sent(monkeypatch):
+    """ControlNetSD35 does so in its `pre_run`, which workers do not call."""
+    link = object.__new__(ControlNetSD35)
+    link.control_model = "network"
+    held = types.new_class("Held")
+    held.list_hints = lambda _: [(link, torch.zeros(1))]
+    monkeypatch.setattr(crew, "DeferredControl", held)
+    monkeypatch.setattr(crew, "identify_control", lambda _: "digest")
+    with pytest.raises(crew.UnsendableError, match="weights from the model"):
+        make_run([])._pack_controls(held())
+
+
+def test_a_failure_of_ray_s_own_keeps_the_step_here_with_a_note(monkeypatch):
+    notes, call = [], {"input": torch.zeros(1), "c": {}}
+    errors = types.SimpleNamespace(RayError=MemoryError)
+    monkeypatch.setattr(crew.CREW, "ray", types.SimpleNamespace(exceptions=errors))
+
+    def fail(*_):
+        raise MemoryError("the object store is full")
+
+    monkeypatch.setattr(crew.ClusterRun, "_pack_call", fail)
+    joined = make_run(notes)
+    for _ in range(2):
+        joined.start(None, Task(call, [], [], 1, None, None, None))
+    assert joined._job is None and len(notes) == 1 and "the object store is full" in notes[0]
+
+
+def test_a_cluster_is_started_here_with_a_token_or_not_at_all(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ValueError, match="Set it to token"):
+        joining._require_token_here()
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    joining._require_token_here()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize("answer", [0, 3])
+def test_a_cluster_started_here_that_answers_without_a_token_is_ended(monkeypatch, answer):
+    ended = []
+    context = types.SimpleNamespace(gcs_address="127.0.0.1:1")
+    ray = types.SimpleNamespace(
+        get_runtime_context=lambda: context, shutdown=lambda: ended.append(True)
+    )
+    monkeypatch.setattr(joining, "_probe", lambda _: answer)
+    if answer == 0:
+        with pytest.raises(ValueError, match="takes no token"):
+            joining._refuse_open_here(ray)
+    else:
+        joining._refuse_open_here(ray)
+    assert ended == [True] * (answer == 0)
+
+
+def test_a_ray_without_tokens_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    old = types.SimpleNamespace(exceptions=types.SimpleNamespace(), __version__="2.40")
+    monkeypatch.setattr(joining, "import_ray", lambda: old)
+    with pytest.raises(ValueError, match="knows no tokens"):
+        joining.join(1)
