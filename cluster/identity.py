@@ -19,7 +19,6 @@ import comfyui_version
 import torch
 from torch import Tensor
 
-from ..sampling.parallel import TEAM
 from ..sampling.rules import MODEL_WRAPPERS
 from ..tiled_diffusion import KEY, TiledDiffusion
 
@@ -113,8 +112,7 @@ def list_patches(patcher: Any) -> dict[str, Any]:
         wrapper = wrapper.previous
     if wrapper is not None:
         patched["model_function_wrapper"] = wrapper
-    replaced = {key: value for key, value in patcher.object_patches.items() if key != TEAM}
-    return {**patched, "objects": replaced}
+    return {**patched, "objects": dict(patcher.object_patches)}
 
 
 def digest(value: Any) -> str:
