@@ -177,7 +177,7 @@ def decode_in_parts(
     is_clip = count_latent_frames_of(latent) > 1
 
     def decode_todo(tile: int) -> Tensor:
-        """Decode what is still to do, and mark what is done, in case that memory runs out."""
+        """Decode what is still to do, and mark what is done, in case memory runs out."""
         planned = windows if tile == largest_tile else plan_windows(todo, size, split, tile)
         together = 1 if is_clip else _count_together(planned, tile)
         for batch in batch_windows(planned, together):

@@ -215,8 +215,8 @@ def deal(
 ) -> list[list[int]]:
     """Return the numbers of the costs for each speed.
 
-    The dearest comes first, and each goes to whoever would be done with it first. `busy` tells for
-    how long each is not free yet.
+    The most expensive batch comes first, and each goes to whoever would be done with it first.
+    `busy` tells for how long each is not free yet.
     """
     dealt: list[list[int]] = [[] for _ in speeds]
     done = [0.0] * len(speeds) if busy is None else list(busy)

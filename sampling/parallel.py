@@ -116,7 +116,10 @@ def share_out(teams: Sequence[Team], task: Task, apply_model: ModelFunction, her
 def work_through(
     board: Board[Tensor], task: Task, hand: Hand, apply_model: ModelFunction, call: ModelCall
 ) -> None:
-    """Evaluate in this process, by a model function, what the board hands out; ends its errors."""
+    """Evaluate in this process, by a model function, what the board hands out.
+
+    An error ends the board: `collect` raises it.
+    """
     try:
         while (number := board.take(hand, look=throw_if_interrupted)) is not None:
             result = task.evaluate(apply_model, call, number).to(task.device)
