@@ -64,17 +64,16 @@ class Worker:
 
     def __init__(self, server: Any, threads: int | None) -> None:
         nodes.NODE_CLASS_MAPPINGS[SINK] = Sink
-        self.executor = execution.PromptExecutor(
-            server,
-            cache_type=execution.CacheType.CLASSIC,
-            cache_args={"lru": 0, "ram": 0, "ram_inactive": 0},
-        )
+        self.executor = _make_executor(server)
+        self.control_executor = _make_executor(server)  # one cache would drop the model's nodes
         if threads and comfy.model_management.get_torch_device().type == "cpu":
             torch.set_num_threads(threads)  # sums are then added up in the same order
         self.patcher: Any = None
         self.run: WorkerRun | None = None
         self.control_branches: list[Prompt] = []
-        self.controls: dict[str, Any] = {}  # what these make, by digest
+        self.unbuilt: list[Prompt] = []  # those that were not needed yet
+        self.controls: dict[str, Any] = {}  # what the others make, by digest
+        self.failures: list[str] = []  # of those that cannot be built here
 
     def versions(self) -> Identity:
         return get_versions()
@@ -86,12 +85,13 @@ class Worker:
         """Run a prompt's branch and return the identity of its model; ValueError in words."""
         self.end_run()
         if controls != self.control_branches:
-            self.control_branches, self.controls = controls, {}
-        self.patcher = self._run_prompt(branch)
+            self.control_branches, self.unbuilt = controls, list(controls)
+            self.controls, self.failures = {}, []
+        self.patcher = self._run_prompt(branch, self.executor)
         with torch.inference_mode():
             return identify(self.patcher)
 
-    def _run_prompt(self, prompt: Prompt) -> Any:
+    def _run_prompt(self, prompt: Prompt, executor: execution.PromptExecutor) -> Any:
         prompt_id = uuid.uuid4().hex
         valid, error, outputs, of_nodes = asyncio.run(
             execution.validate_prompt(prompt_id, prompt, [SINK_ID])
@@ -99,9 +99,9 @@ class Worker:
         if not valid or outputs != [SINK_ID] or of_nodes:
             raise ValueError(_say_invalid(error, of_nodes))
         Sink.taken.clear()
-        self.executor.execute(prompt, prompt_id, {}, outputs)
+        executor.execute(prompt, prompt_id, {}, outputs)
         if not Sink.taken:
-            raise ValueError(_say_failed(self.executor.status_messages))
+            raise ValueError(_say_failed(executor.status_messages))
         return Sink.taken.pop()
 
     def evaluate(self, message: dict[str, Any]) -> Any:
@@ -115,12 +115,17 @@ class Worker:
             return pack(self.run.evaluate(message))
 
     def find_control(self, digest: str) -> Any:
-        """Return the ControlNet with a digest; all of the prompt are built at first."""
-        if not self.controls:
-            made = [self._run_prompt(branch) for branch in self.control_branches]
-            self.controls = {identify_control(control): control for control in made}
+        """Return the ControlNet with a digest; those of the prompt are built until it is found."""
+        while digest not in self.controls and self.unbuilt:
+            try:
+                control = self._run_prompt(self.unbuilt.pop(0), self.control_executor)
+            except ValueError as error:  # it may be one that is not needed
+                self.failures.append(str(error))
+                continue
+            self.controls[identify_control(control)] = control
         if digest not in self.controls:
-            raise ValueError("its ControlNet has other weights; copy the file of this machine")
+            other = "its ControlNet has other weights; copy the file of this machine"
+            raise ValueError("; ".join(self.failures) or other)
         return self.controls[digest]
 
     def end_run(self) -> None:
@@ -244,6 +249,12 @@ class WorkerRun:
 
             self.shared[digest] = unpack(ray.get(references[0])).to(self.device)
         return self.shared[digest]
+
+
+def _make_executor(server: Any) -> execution.PromptExecutor:
+    """Return what runs prompts and remembers the nodes of the latest one."""
+    cache_args = {"lru": 0, "ram": 0, "ram_inactive": 0}
+    return execution.PromptExecutor(server, execution.CacheType.CLASSIC, cache_args)
 
 
 def _say_invalid(error: Any, of_nodes: dict[str, Any]) -> str:

@@ -283,6 +283,7 @@ def test_a_controlnet_is_evaluated_by_the_workers(machines, orders, monkeypatch,
     entry = with_control(entry_of(family), control, hint, strength=0.8, end=0.6, vae=vae)
     model, prompt = make(machines, family)
     prompt["control"] = {"class_type": "TinyControl", "inputs": {"kind": family}}
+    prompt["missing"] = {"class_type": "TinyControl", "inputs": {"kind": "none of this name"}}
     alone = patched(entry, half_kept(32, 40), model=model, batch=1)
     expected = sample(entry, entry.latent(), model=alone, **RUN)
     shared = share(model, {key: prompt[key] for key in reversed(prompt)}, told)
