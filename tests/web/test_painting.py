@@ -86,7 +86,7 @@ def test_a_right_click_erases_while_a_tool_is_taken(page):
     page.load()
     page.line(COST)
     take(page, "Full")
-    drag(page, (0.3, 0.5), (0.7, 0.5))
+    drag(page, (0.3, 0.52), (0.7, 0.52))
     before = area(painted(page))
     click_leaf(page, button="right")
     assert 0 < area(painted(page)) < before
