@@ -56,10 +56,17 @@ class WindowCaches:
         return {**call, "c": {**call["c"], "transformer_options": {**options, KEY: own}}}
 
 
-def was_skipped(call: ModelCall) -> bool:
-    """Tell whether EasyCache answered a call that `WindowCaches.give_own` returned."""
+def has_kept(call: ModelCall) -> bool:
+    """Tell whether EasyCache can answer a call: it has kept something for each of its conds."""
+    options = call["c"].get("transformer_options", {})
+    cache = find_cache(options)
+    return cache is not None and bool(cache.can_apply_cache_diff(options["uuids"]))
+
+
+def is_skipping(call: ModelCall) -> bool:
+    """Tell whether EasyCache answers, in this step, the calls that it can answer."""
     cache = find_cache(call["c"].get("transformer_options", {}))
-    return cache is not None and cache.skip_current_step
+    return cache is not None and bool(cache.skip_current_step)
 
 
 def _copy_unused(cache: Any) -> Any:

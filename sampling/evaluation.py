@@ -21,7 +21,7 @@ from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
 from .attention_guidance import AreaScores, find_variable
 from .board import Hand
-from .caches import find_cache, was_skipped
+from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
@@ -196,7 +196,7 @@ class Evaluator:
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
         if step.area == self.run.plan.canvas:
-            denoised = call_model(self.inner, self.apply_model, call)
+            denoised = self._call(self.apply_model, call)
         else:
             whole = step.windows[0].box
             denoised = self._call_with_cache(self.apply_model, call, step, whole)
@@ -283,8 +283,13 @@ class Evaluator:
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
         call = self.run.caches.give_own(call, (step.area, box, self.run.frames), step.index)
+        return self._call(apply_model, call)
+
+    def _call(self, apply_model: ModelFunction, call: ModelCall) -> Tensor:
+        """Answer a model call, and note it where EasyCache did so in the network's place."""
+        had_kept = has_kept(call)  # before the call, which keeps what it evaluates
         denoised = call_model(self.inner, apply_model, call)
-        if was_skipped(call):
+        if had_kept and is_skipping(call):
             self.run.tally.count_skipped(denoised)
         return denoised
 
