@@ -122,8 +122,8 @@ class TiledDiffusion:
         """Open the run, and copy what no step freed from the caller's own latent (OUTER_SAMPLE)."""
         options = executor.class_obj.model_options
         inner = self._stand_before_model(options)
-        refuse_options({**options, "model_function_wrapper": inner})
         _check_latent(latent, executor.class_obj.model_patcher)
+        refuse_options({**options, "model_function_wrapper": inner}, latent)
         clean = self._clean_for(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.

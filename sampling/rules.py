@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from ..utils import comes_with_comfyui
 from .cropping import Cropper
 from .protocols import ModelFunctionWrapper, Options
@@ -195,14 +197,14 @@ def _list_wrappers(
 
 
 class Refusal(NamedTuple):
-    """Something in a model's options that does not work together with windows."""
+    """Something in a model's options that does not work together with windows of a latent."""
 
-    is_in: Callable[[Options], bool]
+    is_in: Callable[[Options, Tensor], bool]
     what: str
     advice: str
 
 
-def _has_foreign_cache(model_options: Options) -> bool:
+def _has_foreign_cache(model_options: Options, _latent: Tensor) -> bool:
     """Tell by its names whether a pack keeps what blocks returned, as TeaCache and others do."""
     options = model_options.get("transformer_options", {})
     wrappers = _list_wrappers(options, model_options.get("model_function_wrapper"))
@@ -214,10 +216,26 @@ def _has_foreign_cache(model_options: Options) -> bool:
     return any(word in name.lower() for name in named for word in CACHE_WORDS)
 
 
-def _has_context_windows(model_options: Options) -> bool:
-    """Tell whether context windows cut anything but the frames of a video."""
-    handler = model_options.get("context_handler")
-    return handler is not None and getattr(handler, "dim", None) != FRAMES_DIM
+def _cuts_images(model_options: Options, latent: Tensor) -> bool:
+    """Tell whether context windows cut a batch of images, or an image."""
+    return latent.ndim < 5 and _is_cut(model_options, latent)
+
+
+def _cuts_clip_wrongly(model_options: Options, latent: Tensor) -> bool:
+    """Tell whether context windows cut anything but the frames of a clip."""
+    dim = getattr(model_options.get("context_handler"), "dim", None)
+    return latent.ndim == 5 and dim != FRAMES_DIM and _is_cut(model_options, latent)
+
+
+def _is_cut(model_options: Options, latent: Tensor) -> bool:
+    """Tell whether context windows are set that are shorter than the latent, as core decides it."""
+    handler: Any = model_options.get("context_handler")
+    if handler is None:
+        return False
+    dim = getattr(handler, "dim", None)
+    if not isinstance(dim, int) or dim >= latent.ndim:
+        return True  # another pack's, of which nothing is known
+    return latent.shape[dim] > int(getattr(handler, "context_length", 0))
 
 
 REFUSALS = (
@@ -228,17 +246,22 @@ REFUSALS = (
         "Use LazyCache.",
     ),
     Refusal(
-        _has_context_windows,
+        _cuts_images,
+        "Context windows over a batch of images cut the latent, too",
+        "Remove one of the two.",
+    ),
+    Refusal(
+        _cuts_clip_wrongly,
         "Context windows over another dimension than a video's frames cut the latent, too",
         "Set their dim to 2, or remove one of the two.",
     ),
 )
 
 
-def refuse_options(model_options: Options) -> None:
-    """Raise ValueError if the model's options hold something that does not work with windows."""
+def refuse_options(model_options: Options, latent: Tensor) -> None:
+    """Raise ValueError if the model's options hold what does not work with windows of a latent."""
     for refused in REFUSALS:
-        if refused.is_in(model_options):
+        if refused.is_in(model_options, latent):
             raise ValueError(
                 f"{refused.what}, which does not work together with Quadtree Diffusion. "
                 f"{refused.advice}"

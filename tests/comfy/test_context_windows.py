@@ -103,14 +103,21 @@ def test_partly_free_frames_are_drawn_to_their_own_clean_frames():
     assert error(sample(entry, clip, model=context_windows(model), **RUN), whole) < 1e-5
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_context_windows_over_anything_but_frames_are_refused(order):
+@pytest.mark.parametrize("order", [0, 1], ids=["before", "after"])
+def test_context_windows_over_images_are_refused_where_they_cut(order):
     entry = entry_of("sd15")
-    tree = half_kept(32, 40)
-    model = (
-        patched(entry, tree, model=context_windows(entry.model, dim=0))
-        if order == "before"
-        else context_windows(patched(entry, tree), dim=0)
+    models = both_orders(entry, half_kept(32, 40), lambda model: context_windows(model, dim=0))
+    with pytest.raises(ValueError, match=r"over a batch of images[^\d]*Remove one of the two"):
+        sample(entry, entry.latent(batch=4), model=models[order])
+    plain = patched(entry, half_kept(32, 40))
+    latent = entry.latent(batch=3)  # which fits in one context window
+    assert (
+        error(sample(entry, latent, model=models[order]), sample(entry, latent, model=plain)) == 0
     )
-    with pytest.raises(ValueError, match="Context windows over another dimension"):
-        sample(entry, entry.latent(batch=4), model=model)
+
+
+def test_context_windows_over_other_dimensions_of_a_clip_are_refused():
+    entry = local("wan21_t2v")
+    model = context_windows(patched(entry, half_kept(HEIGHT, WIDTH, entry.px_per_cell)), dim=3)
+    with pytest.raises(ValueError, match="Set their dim to 2"):
+        sample(entry, clip_of(entry, (HEIGHT, WIDTH)), model=model, **RUN)

@@ -43,7 +43,7 @@ def test_context_windows_over_a_batch_are_refused_before_our_node_too():
             Graph(),
             entry,
             patched(entry, half_kept(HEIGHT, WIDTH), model=patch(entry.model)),
-            entry.latent(HEIGHT, WIDTH),
+            entry.latent(HEIGHT, WIDTH, batch=3),
         )
 
 
