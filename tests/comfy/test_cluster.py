@@ -273,7 +273,7 @@ def test_devices_of_this_machine_and_workers_share_a_step(machines, orders):
 
 
 @pytest.mark.parametrize("family", ["sd15", "flux"])
-def test_a_controlnet_is_evaluated_by_the_workers(machines, orders, monkeypatch, family):
+def test_a_controlnet_is_evaluated_by_the_workers(machines, orders, monkeypatch, caplog, family):
     monkeypatch.setitem(
         nodes.NODE_CLASS_MAPPINGS, "TinyControl", NODE_CLASS_MAPPINGS["TinyControl"]
     )
@@ -289,6 +289,7 @@ def test_a_controlnet_is_evaluated_by_the_workers(machines, orders, monkeypatch,
     shared = share(model, {key: prompt[key] for key in reversed(prompt)}, told)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+    assert "left out" not in caplog.text  # for the one that is missing
 
 
 def test_a_control_that_cannot_be_sent_is_evaluated_here_with_a_note(machines, orders, caplog):
