@@ -59,6 +59,8 @@ def locate(latent: Tensor, luma: Tensor, width_px: int) -> Part | None:
     `luma` [H, W] is the image's, of cells of GRID_PX, and `width_px` the width of what the latent
     shows, if it was not resized.
     """
+    if min(*latent.shape[-2:], *luma.shape) < 2:
+        return None  # without gradients
     latent, luma = latent.double().cpu(), luma.double().cpu()
     whole = compare_whole(latent, luma)
     if whole.share >= SHOWS:
@@ -86,7 +88,7 @@ def search(latent: Tensor, luma: Tensor, scales: Iterable[float]) -> Match:
     for scale in scales:
         width = round(scale * luma.shape[1])
         height = round(width * latent.shape[1] / latent.shape[2])
-        fits = height <= luma.shape[0] and width <= luma.shape[1]
+        fits = 2 <= height <= luma.shape[0] and 2 <= width <= luma.shape[1]
         if not fits or 2 * height * width < max(FEWEST, FEWEST_PER_CHANNEL * len(latent)):
             continue
         shares = explain(resize(latent, height, width), luma)
@@ -161,7 +163,7 @@ def correlate(planes: Tensor, picture: Tensor) -> Tensor:
 def shrink(luma: Tensor, longest: int) -> Tensor:
     """Return the luma with at most so many cells along a side."""
     scale = min(1.0, longest / max(luma.shape))
-    height, width = (max(1, round(scale * side)) for side in luma.shape)
+    height, width = (max(2, round(scale * side)) for side in luma.shape)
     return resize(luma, height, width)
 
 

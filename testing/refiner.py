@@ -152,8 +152,8 @@ def record_runs(patch: Any, runs: list) -> None:
     """Append to `runs` each run that a TiledDiffusion opens from here on."""
     opened = patch.open_run
 
-    def open_and_record(*args: Any) -> Any:
-        runs.append(opened(*args))
+    def open_and_record(*args: Any, **options: Any) -> Any:
+        runs.append(opened(*args, **options))
         return runs[-1]
 
     patch.open_run = open_and_record

@@ -61,6 +61,8 @@ SMALL = {
     "release": "it.SAMPLERS, it.MODELS, it.DENOISES = ('euler',), ('flux',), (0.5, 0.5, 0.5)",
     "decide": FEW_PICTURES,
     "cluster": SMALL_CLUSTER,
+    "rivals": "it.LONG_SIDE_PX, it.TRANSFORMER_PX, it.STEPS, it.ROUNDS = 256, 256, 4, 1; "
+    "it.PHOTOS = ('coffee',)",
     "video": "it.FRAMES, it.HEIGHT, it.WIDTH = 5, 128, 192; it.CLIPS = {'wall': it.CLIPS['wall']}",
 }
 RUN = """
