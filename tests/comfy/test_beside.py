@@ -12,7 +12,7 @@ from quadtree_pack.testing.packs import Neighbour
 
 REFUSED = node(
     nodes_context_windows.ContextWindowsManualNode,
-    *(2, 1, "standard_static", 1, False, "pyramid", 0, False),
+    *(2, 1, "standard_static", 1, False, "pyramid", 3, False),
 )
 
 
