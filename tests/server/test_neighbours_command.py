@@ -8,7 +8,8 @@ import pytest
 from quadtree_pack.devtools import neighbours, paths
 from quadtree_pack.devtools.running import ExpectedError
 
-# A pack with one node on the model, whose model function wrapper calls the one before it, or not.
+# A pack with one node on the model, whose model function wrapper calls the one before it, or not;
+# and which may take the hooks of others off.
 PATCHING = """
 class Weaken:
     RETURN_TYPES = ("MODEL",)
@@ -21,6 +22,8 @@ class Weaken:
     def patch(self, model, factor):
         earlier = model.model_options.get("model_function_wrapper") if {chains} else None
         model = model.clone()
+        if {clears}:
+            model.wrappers.clear()
 
         def wrapper(apply_model, args):
             if earlier is not None:
@@ -33,8 +36,9 @@ class Weaken:
 NODE_CLASS_MAPPINGS = {{"{node}": Weaken}}
 """
 PACKS = {
-    "chaining": PATCHING.format(chains=True, node="Chain"),
-    "replacing": PATCHING.format(chains=False, node="Replace"),
+    "chaining": PATCHING.format(chains=True, clears=False, node="Chain"),
+    "replacing": PATCHING.format(chains=False, clears=False, node="Replace"),
+    "clearing": PATCHING.format(chains=False, clears=True, node="Clear"),
     "broken": "import a_module_that_is_missing",
 }
 
@@ -76,12 +80,15 @@ def test_packs_are_judged_and_one_that_does_not_load_ends_nothing(make_pack, run
 
 
 def test_what_is_wrong_is_told_by_the_order_of_the_nodes_and_ends_in_an_error(make_pack, run):
-    code, (line,) = run("--packs", make_pack("replacing"))
+    code, (line,) = run("--packs", make_pack("clearing"))
     assert line.startswith(
-        "replacing: Replace: before ours, right; after ours, wrong: a tile with denoise 0.5 is "
-        "first evaluated at step 0 of 6, not 3, 6144 cells"
+        "clearing: Clear: before ours, right; after ours, wrong: kept cells move"
     )
     assert code == 1
+
+
+def test_a_wrapper_that_replaces_ours_is_right_in_both_orders(make_pack, run):
+    assert run("--packs", make_pack("replacing")) == (0, ["replacing: Replace: right"])
 
 
 def test_a_folder_without_a_pack_is_refused(tmp_path):
