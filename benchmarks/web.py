@@ -119,9 +119,14 @@ def prepare_base(folder: Path) -> Path:
     return folder
 
 
-def measure_request(url: str, **body: Any) -> tuple[float, int]:
+def measure_request(url: str, image: str, **body: Any) -> tuple[float, int]:
     """Return the milliseconds of one request and the number of leaves in its answer."""
-    data = json.dumps({**VALUES, **body}).encode()
+    workflow = {
+        "image": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "tree": {"class_type": "QuadtreeVisualizer", "inputs": {"image": ["image", 0]}},
+    }
+    request_body = {"node": "tree", "workflow": workflow, **VALUES, **body}
+    data = json.dumps(request_body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     start = time.perf_counter()
     with urllib.request.urlopen(request) as answer:
