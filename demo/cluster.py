@@ -110,7 +110,9 @@ def sample(model: Any, vae: Any, cond: list, picture: Any, steps: int) -> tuple[
 
     tree, _ = build_tree(BlockSums.of_image(picture, edges=True, octaves=True))
     runs: list = []
-    model = refiner.attach_recorded(model, [tree], Settings(), runs, small_model=True)
+    # One window per call, as with workers: batches of other sizes round otherwise.
+    settings = Settings(batch=1)
+    model = refiner.attach_recorded(model, [tree], settings, runs, small_model=True)
     latent = vae.encode(picture[None])
     noise = comfy.sample.prepare_noise(latent, refiner.SEED)
     arguments = (model, noise, steps, 1.0, "euler", "simple", cond, cond, latent)
