@@ -261,7 +261,7 @@ def answer_request(request: Any) -> dict[str, Any]:
     limits = check_visualizer_inputs(**given)
     painting = Painting.from_json(request.get("regions", ""))
     mode = check_choice("mask_mode", request.get("mask_mode", "multiply"), MASK_MODES)
-    workflow = Workflow(request.get("workflow") or {})
+    workflow = Workflow.of_request(request.get("workflow") or {})
     node = workflow.nodes.get(str(request.get("node")))
     applier = Applier(workflow)
     try:

@@ -94,15 +94,22 @@ class Workflow:
     """
 
     def __init__(self, sent: Any) -> None:
-        if not isinstance(sent, dict) or len(sent) > MOST_NODES:
-            raise ValueError(f"workflow must be an object of at most {MOST_NODES} nodes.")
+        if not isinstance(sent, dict):
+            raise ValueError("workflow must be an object of nodes by id.")
         self.nodes: dict[str, Node] = {}
         for number, node in sent.items():
             self.nodes[number] = Node(self, number, *_read_node(node))
 
+    @classmethod
+    def of_request(cls, sent: Any) -> Workflow:
+        """Return what a browser sent, which is limited; the prompt of a run is not."""
+        if isinstance(sent, dict) and len(sent) > MOST_NODES:
+            raise ValueError(f"workflow must be an object of at most {MOST_NODES} nodes.")
+        return cls(sent)
+
     def trace(self, link: Link) -> Link | None:
         """Return the output that a link leads to through switches; None where that is unknown."""
-        for _ in range(MOST_NODES):
+        for _ in range(len(self.nodes) + 1):  # switches in a ring end
             node = self.nodes.get(link.node)
             if node is None or node.kind not in SWITCHES:
                 return link
@@ -157,5 +164,10 @@ def _read_node(sent: Any) -> tuple[str, dict[str, Any]]:
 
 def _is_input(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+        return (
+            len(value) == 2
+            and isinstance(value[0], str)
+            and type(value[1]) is int  # True is no slot
+            and value[1] >= 0
+        )
     return isinstance(value, (str, int, float, bool))
