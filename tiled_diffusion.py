@@ -152,8 +152,9 @@ class TiledDiffusion:
             return samples
         _report(run)
         self.tell(run.summarize())
-        if self.measured is not None and run.tally.cells:
-            self.measured(run.tally.cells, time.monotonic() - run.started_s)
+        # Windows that a cache skipped are not in the tally, but they are in the price.
+        if self.measured is not None and run.tally.cells and not run.tally.skipped:
+            self.measured(run.tally.cells // len(noise), time.monotonic() - run.started_s)
         stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
         if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0 or stopped_early:
             return samples  # what is held has the noise of the sigma that was reached
@@ -520,9 +521,9 @@ def attach(
     a LATENT holds it, is what is preserved; None takes the latent that is sampled. A model function
     wrapper that was set before is called for every window; an earlier Quadtree Diffusion is
     replaced. `progress` is told in words how far a run is, and `measured` at its end the evaluated
-    cells (times conds and images) and the seconds of sampling. `all_sigmas` [steps + 1] are those
-    of a whole schedule, where samplers run stages of it. Raises ValueError where the model cannot
-    be cut into windows.
+    cells of one image (times conds) and the seconds of sampling, unless a cache skipped windows.
+    `all_sigmas` [steps + 1] are those of a whole schedule, where samplers run stages of it. Raises
+    ValueError where the model cannot be cut into windows.
     """
     geometry = Geometry.of(model)
     model = model.clone()

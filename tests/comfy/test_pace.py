@@ -59,6 +59,30 @@ def test_the_seconds_left_are_those_that_the_run_then_takes(sampler, monkeypatch
         assert abs(seconds_left - (end_s - at_s)) <= 1
 
 
+def measure_run(images):
+    """Return what a run of so many images reports at its end."""
+    entry, ended = entry_of("flux"), []
+    model = attach(
+        entry.model,
+        [tree_of([[1.0, 0.5]], 64, 96)],
+        Settings(tile_px=256),
+        measured=lambda *measured: ended.append(measured),
+    )
+    sample(entry, entry.latent(64, 96).repeat(images, 1, 1, 1), model=model, steps=2)
+    return ended
+
+
+def test_the_cells_of_a_batch_are_told_for_one_image_as_the_price_counts_them():
+    (one,), (three,) = measure_run(1), measure_run(3)
+    assert three[0] == one[0]
+
+
+def test_a_run_whose_windows_a_cache_skipped_tells_no_pace(monkeypatch):
+    skipped = property(lambda tally: 1, lambda tally, value: None)
+    monkeypatch.setattr(run_module.Tally, "skipped", skipped, raising=False)
+    assert measure_run(1) == []
+
+
 def test_the_first_call_does_not_count_as_it_loads_and_compiles():
     pace = Pace()
     assert pace.estimate_left(0.1, 60.0) is None
