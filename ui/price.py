@@ -258,6 +258,8 @@ def _read_mode(sampler: Node, latent: Link) -> Mode:
         return Mode.SCALE
     noise = sampler.origin("noise")
     adds_none = noise is not None and noise.kind == "DisableNoise"
+    if any(node.kind == "FlipSigmas" for node in sampler.workflow.walk(sampler, *SIGMAS_INPUTS)):
+        return Mode.FREE  # rising sigmas, as for an inversion
     if adds_none or sampler.value("add_noise") in ("disable", False):
         return Mode.FREE
     return Mode.PRESERVE

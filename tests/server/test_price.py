@@ -139,6 +139,13 @@ def sample_with_custom_sigmas(prompt):
     }
 
 
+def sample_with_rising_sigmas(prompt):
+    """As an inversion does: nothing is preserved, every window is evaluated."""
+    sample_with_custom_sigmas(prompt)
+    prompt["flipped"] = {"class_type": "FlipSigmas", "inputs": {"sigmas": ["split", 1]}}
+    change(prompt, "SamplerCustomAdvanced", sigmas=["flipped", 0])
+
+
 CHANGES = {
     sample_with_heun: STEPS,
     sample_in_narrow_windows: STEPS,
@@ -147,6 +154,7 @@ CHANGES = {
     sample_an_empty_latent: STEPS,
     sample_the_second_half: 3,
     sample_with_custom_sigmas: 5,
+    sample_with_rising_sigmas: 5,
 }
 
 
