@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from quadtree_pack.testing.refiner import record_runs
 from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.trees import build_default_tree
 
 from .gpu_models import SHALLOW, GpuModel, make_flux
 from .gpu_runs import (
     CELL_PX,
-    build_default_tree,
     load_photo,
     peak_bytes,
     reset_peak,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from quadtree_pack.testing.registration import ROOT
+from quadtree_pack.testing.trees import build_default_tree
 
 from .gpu_models import GpuModel
 
@@ -50,14 +51,6 @@ def make_cases(model: GpuModel, image: torch.Tensor, steps: int) -> dict[str, Ca
         settings = Settings(method=method)
         cases[method] = _make_case(model, image, tree, settings, steps, alike=False)
     return cases
-
-
-def build_default_tree(image: torch.Tensor) -> Any:
-    """Return the tree of an untouched Quadtree Visualizer."""
-    from quadtree_pack.tree.detail import BlockSums
-    from quadtree_pack.ui.building import build_tree
-
-    return build_tree(BlockSums.of_image(image, octaves=True))[0]
 
 
 def _make_case(

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from quadtree_pack.testing.photos import photo
 from quadtree_pack.testing.registration import ROOT, register_comfyui
+from quadtree_pack.testing.trees import build_default_tree
 
 from .build import RESET_PEAK, peak_bytes
 
@@ -177,13 +178,6 @@ def soften(picture: torch.Tensor) -> torch.Tensor:
     small = torch.nn.functional.interpolate(image, scale_factor=1 / SOFTER, mode="area")
     large = torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic")
     return large[0].movedim(0, -1).clamp(0, 1).contiguous()
-
-
-def build_default_tree(picture: torch.Tensor) -> Any:
-    from quadtree_pack.tree.detail import BlockSums
-    from quadtree_pack.ui.building import build_tree
-
-    return build_tree(BlockSums.of_image(picture, edges=True, octaves=True))[0]
 
 
 # --- Rows -----------------------------------------------------------------------------------------

@@ -105,10 +105,9 @@ def sample(model: Any, vae: Any, cond: list, picture: Any, steps: int) -> tuple[
     import comfy.sample
     from quadtree_pack.sampling.model import Settings
     from quadtree_pack.testing import refiner
-    from quadtree_pack.tree.detail import BlockSums
-    from quadtree_pack.ui.building import build_tree
+    from quadtree_pack.testing.trees import build_default_tree
 
-    tree, _ = build_tree(BlockSums.of_image(picture, edges=True, octaves=True))
+    tree = build_default_tree(picture)
     runs: list = []
     # One window per call, as with workers: batches of other sizes round otherwise.
     settings = Settings(batch=1)

@@ -1,10 +1,18 @@
-"""Checks of a quadtree that several tests make."""
+"""The tree of an untouched Quadtree Visualizer, and checks that several tests make."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..quadtree import Quadtree
+from ..tree.detail import BlockSums
+from ..ui.building import build_tree
+
+
+def build_default_tree(image: Tensor) -> Quadtree:
+    """Return the tree of an image [H, W, C] in 0..1 by the node's defaults."""
+    return build_tree(BlockSums.of_image(image, octaves=True))[0]
 
 
 def is_sound(tree: Quadtree) -> bool:
