@@ -178,6 +178,7 @@ class Run:
         self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
+        self._step_cells: list[int] = []  # of the windows of each step of the canvas, once counted
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
         self.frames: tuple[int, ...] | None = None  # of the clip, that the model is called on
@@ -292,6 +293,7 @@ class Run:
     def _forget_plans(self) -> None:
         with self._lock:
             self._plans.clear()
+            self._step_cells = []
             self._latest.clear()
 
     # ---- which windows are due, and how much they count
@@ -384,7 +386,7 @@ class Run:
         """Return the seconds left when these windows of a step are done; None if unknown."""
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
-        cells = self._count_cells()
+        cells = self._step_cells = self._step_cells or self._count_cells()
         calls = self.clock.list_calls()
         now = self.clock.all_calls
         if now >= len(calls) or calls[now] != step.index:  # the sampler calls in its own way
