@@ -384,7 +384,7 @@ class TiledDiffusion:
         if len(self.trees) > 1 or luma is None or count_frames(latent) > 1:
             return []
         parts: list[Part] = []
-        for image in images.flatten(2, -3).squeeze(2) if images.ndim > 4 else images:
+        for image in images.squeeze(2) if images.ndim > 4 else images:
             part = locate(image, luma, px_per_cell * image.shape[-1])
             if part is None:
                 return []

@@ -14,7 +14,6 @@ export function readLeaves(tree) {
       height: Math.min(side, tree.height - y),
       denoise: denoise / 1000,
       detail: tree.detail[number] / 10,
-      key: `${x},${y},${side}`,
     };
   });
 }
