@@ -250,13 +250,18 @@ def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders,
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
 
 
-def test_devices_of_this_machine_and_workers_share_a_step(machines, orders):
-    """As after core's MultiGPU node; the second device is this CPU."""
-    entry, told = entry_of("flux"), []
+def make_flux_and_its_result(machines, entry):
+    """Return a model, its prompt, a latent and what a run on this machine alone makes of it."""
     model, prompt = make(machines, "flux")
     latent = entry.latent()
     alone = patched(entry, half_kept(32, 40), model=model, batch=1)
-    expected = sample(entry, latent, model=alone, **RUN)
+    return model, prompt, latent, sample(entry, latent, model=alone, **RUN)
+
+
+def test_devices_of_this_machine_and_workers_share_a_step(machines, orders):
+    """As after core's MultiGPU node; the second device is this CPU."""
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
     shared = share(model, prompt, told)
     clone = trouble.with_trouble(ZOO["flux"]().model, str(machines))
     clone.load_device, clone.is_multigpu_base_clone = torch.device("cpu", 1), True
@@ -379,10 +384,7 @@ def test_random_faults_change_nothing_and_leave_nothing(machines, orders, monkey
     monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
     monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
     entry, told = entry_of("flux"), []
-    model, prompt = make(machines, "flux")
-    latent = entry.latent()
-    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
-    expected = sample(entry, latent, model=alone, **RUN)
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
     with monkeypatch.context() as patient:
         patient.setattr(remote, "FIRST_PATIENCE_S", READY_S)
         shared = share(model, prompt, told)
@@ -414,10 +416,7 @@ def find_process(worker):
 
 def test_an_interrupt_ends_the_run_at_once_and_the_next_one_is_clean(machines, orders):
     entry, told = entry_of("flux"), []
-    model, prompt = make(machines, "flux")
-    latent = entry.latent()
-    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
-    expected = sample(entry, latent, model=alone, **RUN)
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
     together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
     for worker in crew.CREW.remotes:
         orders(crew.CREW.ray.get(worker.actor.ping.remote()), "hang")

@@ -5,6 +5,7 @@ import json
 import comfy.supported_models as supported
 import pytest
 import torch
+from quadtree_pack.benchmarks.gpu_models import FLUX_DEV, SDXL_BASE
 from quadtree_pack.sampling.model import TRANSFORMER_COST, UNET_COST
 from quadtree_pack.ui.model_files import find_geometry, read_geometry
 from quadtree_pack.ui.workflow import Workflow
@@ -21,19 +22,7 @@ UNET = {
 FAMILIES = {
     "SDXL": (
         supported.SDXL,
-        {
-            **UNET,
-            "model_channels": 320,
-            "num_res_blocks": [2, 2, 2],
-            "channel_mult": [1, 2, 4],
-            "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-            "transformer_depth_middle": 10,
-            "use_linear_in_transformer": True,
-            "context_dim": 2048,
-            "adm_in_channels": 2816,
-            "num_classes": "sequential",
-        },
+        {**UNET, **SDXL_BASE},
         {"native_px": 1024, "unit": 4, "px_per_cell": 8, "cost": UNET_COST},
     ),
     "SD1.5": (
@@ -57,18 +46,11 @@ FAMILIES = {
     "Flux": (
         supported.Flux,
         {
+            **FLUX_DEV,
             "image_model": "flux",
             "in_channels": 16,
             "out_channels": 16,
             "patch_size": 2,
-            "vec_in_dim": 768,
-            "context_in_dim": 4096,
-            "hidden_size": 3072,
-            "mlp_ratio": 4.0,
-            "num_heads": 24,
-            "depth": 19,
-            "depth_single_blocks": 38,
-            "axes_dim": [16, 56, 56],
             "theta": 10000,
             "qkv_bias": True,
             "guidance_embed": True,
