@@ -185,7 +185,8 @@ def visualizer_schema() -> io.Schema:
                 "tree. clip: the frames of one video, which share one tree; motion counts as "
                 "detail. clip maximum: the same, by the most detail that any frame has, so that "
                 "a short motion is refined, too. clip per frame: a tree per frame, for Quadtree "
-                "Diffusion to follow over time; it changes less, and costs as much.",
+                "Diffusion to follow over time; it changes less, and costs as much as clip "
+                "maximum.",
             ),
             io.Combo.Input(
                 "preset",
@@ -284,8 +285,8 @@ def diffusion_schema() -> io.Schema:
                 max=64,
                 advanced=True,
                 tooltip="Maximum number of windows of the same shape that are evaluated together. "
-                "0 = as many as fit in the free memory. For a clip it counts latent frames: one "
-                "window comes alone if it has more than half as many.",
+                "0 = as many as fit in the free memory. For a clip it counts latent frames: "
+                "windows with more than half as many are evaluated one at a time.",
             ),
             io.Combo.Input(
                 "schedule",
