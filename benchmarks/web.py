@@ -35,7 +35,7 @@ VALUES = {
 }
 UNTOUCHED = [0.0, 0, 0, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0, 0.95]
 PANEL = Path(__file__).resolve().parent.parent / "docs" / "figures" / "panel.webp"
-PANEL_CLIP = {"x": 160, "y": 118, "width": 780, "height": 692}
+PANEL_CLIP = {"x": 160, "y": 118, "width": 780, "height": 768}
 MANY_LEAVES = {"content_threshold": 1, "min_tile_size": 16}
 QUIET = {
     "Comfy.TutorialCompleted": True,
