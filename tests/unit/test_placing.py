@@ -68,6 +68,14 @@ def test_what_shows_no_part_of_the_picture_is_not_told(picture, other):
     assert locate(latent, luma_of(picture), 8 * latent.shape[-1]) is None
 
 
+def test_a_crop_that_noise_hides_is_not_told(picture):
+    latent = encode(picture[96:416, 200:520])
+    torch.manual_seed(0)
+    hidden = latent + 3 * torch.randn_like(latent)
+    assert locate(latent, luma_of(picture), 320) is not None
+    assert locate(hidden, luma_of(picture), 320) is None
+
+
 def test_an_even_image_has_no_parts_to_tell():
     luma = torch.full((64, 64), 0.5)
     assert locate(torch.randn(CHANNELS, 40, 40), luma, 320) is None
