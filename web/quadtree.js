@@ -47,7 +47,8 @@ const STYLE = `
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
 .qt-stale img { filter: grayscale(1) brightness(0.6); }
 .qt-view canvas { touch-action: none; }
-.qt-line { min-height: 1.3em; overflow-wrap: anywhere; }
+/* Two rows, so that the picture stays where it is while the text changes. */
+.qt-line { line-height: 1.3; min-height: 2.6em; overflow-wrap: anywhere; }
 /* The theme's red alone is hard to read on light nodes. */
 .qt-line.qt-problem {
   color: color-mix(in srgb, var(--error-text, #f44336) 70%, var(--fg-color, #ddd)); }
@@ -151,7 +152,10 @@ class Panel {
     for (const name of ["pointerup", "pointercancel"])
       this.canvas.addEventListener(name, (event) => this.brush.release(event));
     this.view.addEventListener("keydown", (event) => this.handleKey(event));
-    this.view.addEventListener("blur", () => this.brush.stroke || this.choose(null));
+    this.view.addEventListener("blur", () => {
+      const stays = this.brush.stroke || this.canvas.matches(":hover");
+      if (!stays) this.choose(null);
+    });
     const onWheel = (event) => {
       if (globalThis.LiteGraph?.vueNodesMode) return;
       event.preventDefault();
