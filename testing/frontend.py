@@ -129,6 +129,12 @@ class Frontend:
             timeout=timeout,
         ).json_value()
 
+    def wait_for_text(self, text):
+        """Waits until the first status line is exactly this."""
+        self.page.wait_for_function(
+            "text => document.querySelector('.qt-line').textContent === text", arg=text
+        )
+
     def text(self):
         return self.page.locator(".qt-line").first.text_content()
 
@@ -177,14 +183,24 @@ def tiles(page):
     return int(page.text().split()[0])
 
 
+def canvas(page):
+    return page.page.locator(".qt-view canvas").first
+
+
 def canvas_box(page):
-    return page.page.locator(".qt-view canvas").first.bounding_box()
+    return canvas(page).bounding_box()
+
+
+def place(page, across, down):
+    """A place of the view given as shares of it, for Playwright's actions: these wait until the
+    view stands still and nothing lies over it."""
+    box = canvas_box(page)
+    return {"x": across * box["width"], "y": down * box["height"]}
 
 
 def leaf_at(page, across, down, pattern=r"^\d+ px, detail"):
     """What the panel says of the leaf at a share of the view, by moving the mouse there."""
-    box = canvas_box(page)
-    page.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+    canvas(page).hover(position=place(page, across, down))
     return page.line(pattern)
 
 
@@ -195,19 +211,16 @@ def take(page, tool):
 
 def click_leaf(page, across=0.52, down=0.52, **options):
     """Click the leaf at a share of the view: not at its middle, where four tiles meet."""
-    box = canvas_box(page)
-    page.page.mouse.click(
-        box["x"] + across * box["width"], box["y"] + down * box["height"], **options
-    )
+    canvas(page).click(position=place(page, across, down), **options)
 
 
 def drag(page, start, end, *, steps=25, button="left"):
     """Drag the mouse between two places, as shares of the view."""
+    canvas(page).hover(position=place(page, *start))
     box = canvas_box(page)
-    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
-    page.page.mouse.move(*at[0])
+    x, y = (box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"])
     page.page.mouse.down(button=button)
-    page.page.mouse.move(*at[1], steps=steps)
+    page.page.mouse.move(x, y, steps=steps)
     page.page.mouse.up(button=button)
 
 
