@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.sampling.cost import estimate_rough_cost
 from quadtree_pack.sampling.model import ROUGH_PX, TYPICAL_STEPS
-from quadtree_pack.testing.photos import photo
+from quadtree_pack.testing.photos import (
+    WAYS_TO_ENLARGE,
+    enlarge_as_users_do,
+    photo,
+    sample_photo,
+)
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.octaves import measure_fine_detail
 from quadtree_pack.tree.regions import Region
@@ -51,6 +56,18 @@ def test_an_untouched_node_keeps_calm_parts_and_refines_the_others(soft):
     assert 0.3 < float((denoise == 0).double().mean()) < 0.9
     assert denoise.unique().tolist() == pytest.approx([0.0, 0.2, 0.5, 0.8])
     assert len({leaf.side for leaf in tree.leaves}) > 1
+
+
+@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
+@pytest.mark.parametrize("way", WAYS_TO_ENLARGE)
+def test_an_enlarged_picture_is_kept_in_the_same_places(name, way):
+    small = sample_photo(name)[:288, :384]
+    kept = []
+    for factor in (1, 1.5, 2, 3, 4):
+        tree, _ = build(sums_of(enlarge_as_users_do(small, way, factor)))
+        kept.append(tree.denoise_map(72, 96) == 0)
+    for other in kept[1:]:
+        assert float((other == kept[0]).double().mean()) > 0.78
 
 
 @pytest.mark.parametrize("coverage", [0.2, 0.6, 0.95, 1.0])
