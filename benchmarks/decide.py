@@ -8,7 +8,8 @@ touched should keep much of the area, with little of the lost detail in it.
 The constants of the tree were found on half of the pictures; the first tables are of the other
 half. Costs and disturbances, which take the longest, are those of the first SAMPLED pictures only.
 
-trees: the tree of the defaults, after x2 and x4, and that of the first release's defaults
+trees: the tree of the defaults, after x2 and x4, that of the first release's defaults, and equal
+blocks that deliver as much as the defaults: what a choice without windows in mind would cost
 - kept: share of the area with denoise 0
 - lost: share of the lost detail in it
 - delivered: mean denoise, weighted by lost detail, over the largest denoise
@@ -30,6 +31,7 @@ Contact sheets of all default trees are written to benchmarks/output/decide-tree
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 
@@ -40,6 +42,7 @@ from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import TYPICAL, TYPICAL_STEPS, Settings
 from quadtree_pack.tree.blocks import GRID_PX, pool_sums
 from quadtree_pack.tree.detail import DETAIL_METRICS, BlockSums
+from quadtree_pack.tree.merging import merge_tiles
 from quadtree_pack.tree.octaves import measure_fine_detail
 from quadtree_pack.tree.subdivision import choose_tile_sizes
 from quadtree_pack.ui.building import build_tree
@@ -69,6 +72,9 @@ CASES = (  # a tree's name, the factor by which the picture was enlarged, and th
     ("first release, x2", 2, FIRST_RELEASE),
 )
 LONGEST_PX = (1024, 2048, 4096)  # of the images whose cost is estimated
+BLOCKS = 16  # along the longest side: of 256 px in an image of 4096 px
+BLOCK_DENOISE = (0.8, 0.6, 0.4)  # of the thirds of the refined blocks, those with most detail first
+REAL_OCTAVE = 1  # the finest that an enlargement by 2 has left
 GIVEN_UP = (0.05, 0.1)  # shares of the lost detail
 DARKEST = 0.25  # share of the area
 PROGRESS_EVERY = 20  # pictures
@@ -118,6 +124,10 @@ def measure(task: Task) -> tuple[dict, Image.Image]:
         judged[name] = judge_tree(trees[name], lost, dark)
         if sampled and factor == FACTORS[0]:
             judged[name].update(estimate_costs(trees[name]))
+    if sampled:
+        lost, sums = seen[FACTORS[0]]
+        blocks = build_blocks(sums, lost, judged[DEFAULT]["delivered"])
+        judged[report.BLOCKS] = {**judge_tree(blocks, lost, dark), **estimate_costs(blocks)}
     for factor, (lost, sums) in seen.items():
         row["rankings"][f"x{factor}"] = judge_rankings(sums, lost)
     enlarged = enlarge(sharp, FACTORS[0])
@@ -147,6 +157,29 @@ def judge_tree(tree: Quadtree, lost: Tensor, dark: Tensor) -> dict[str, float]:
         "dark": share_in(lost * dark, kept),
         "tiles": float(len(tree.leaves)),
     }
+
+
+def build_blocks(sums: BlockSums, lost: Tensor, delivered: float) -> Quadtree:
+    """Return the tree of the fewest equal blocks that deliver so much, the busiest first."""
+    longest = max(sums.width, sums.height)
+    side = max(1, round(longest / BLOCKS / GRID_PX)) * GRID_PX
+    assert sums.octaves is not None
+    detail = pool_sums(sums.octaves, side // GRID_PX)[..., REAL_OCTAVE]
+    order = detail.flatten().argsort(descending=True)
+
+    def build(count: int) -> Quadtree:
+        denoise = torch.zeros(detail.numel(), dtype=torch.float64)
+        for value, blocks in zip(BLOCK_DENOISE, order[:count].tensor_split(3), strict=True):
+            denoise[blocks] = value
+        leaves = merge_tiles(denoise.view_as(detail), detail, sums.width, sums.height, [side])
+        return Quadtree(sums.width, sums.height, side, leaves)
+
+    def delivers(count: int) -> bool:
+        denoise = build(count).denoise_map(*lost.shape)
+        return share_in(lost, denoise / MAX_DENOISE) >= delivered
+
+    counts = range(len(order))
+    return build(bisect_left(counts, True, key=delivers))
 
 
 def share_in(values: Tensor, weights: Tensor) -> float:

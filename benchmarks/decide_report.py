@@ -18,6 +18,7 @@ from .decide_pictures import as_picture, as_tensor
 from .quality_report import check_at_least, check_at_most, print_targets
 
 DEFAULT = "defaults, x2"
+BLOCKS = "blocks, as good"
 HALVES = {True: "pictures that no constant was found on", False: "the other half"}
 TREE_TARGETS = {  # of the default tree after x2: column -> the limit, and whether it is the most
     "kept": (0.55, False),
@@ -26,6 +27,7 @@ TREE_TARGETS = {  # of the default tree after x2: column -> the limit, and wheth
     "cost 2048": (0.62, True),
     "cost 4096": (0.47, True),
 }
+LARGEST_OVER_BLOCKS = 0.85  # of the default tree's cost at 4096 px over that of the blocks
 RANKING_TARGETS = {"x2": 0.95, "x4": 0.92}  # of the area that the lost detail itself keeps
 LARGEST_DRIFT = 0.05
 PANEL_PX, COLUMNS, PER_SHEET = (200, 200), 8, 48
@@ -49,14 +51,15 @@ def print_tables(rows: Sequence[dict]) -> None:
 
 def mean_tree(rows: Sequence[dict], name: str, column: str) -> float | None:
     """Return the mean of a column of the trees of this name; None where it was not measured."""
-    values = [row["trees"][name][column] for row in rows if column in row["trees"][name]]
+    trees = [row["trees"].get(name, {}) for row in rows]
+    values = [tree[column] for tree in trees if column in tree]
     return mean(values) if values else None
 
 
 def print_trees(rows: Sequence[dict]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row["trees"][DEFAULT]))
     print_line("trees", columns)
-    for name in rows[0]["trees"]:
+    for name in dict.fromkeys(name for row in rows for name in row["trees"]):
         print_line(name, [mean_tree(rows, name, column) for column in columns])
     limits = {
         column: f"{'<=' if most else '>='} {limit:.2f}"
@@ -125,6 +128,10 @@ def check_targets(rows: Sequence[dict]) -> list[dict]:
         if value is not None:
             check = check_at_most if most else check_at_least
             targets.append(check(f"{column} of the default tree, x2", value, limit))
+    costs = [mean_tree(rows, name, "cost 4096") for name in (DEFAULT, BLOCKS)]
+    if None not in costs:
+        name = "cost 4096 of the default tree over that of blocks that deliver as much"
+        targets.append(check_at_most(name, costs[0] / costs[1], LARGEST_OVER_BLOCKS))
     for factor, limit in RANKING_TARGETS.items():
         for column in ("5%", "10%"):
             name = f"area kept by fine detail over the best possible, {factor}, {column}"
