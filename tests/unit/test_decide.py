@@ -90,6 +90,19 @@ def test_the_darkest_quarter_is_a_quarter():
     assert decide.find_darkest(torch.zeros(4, 8)).sum() == 8
 
 
+@pytest.mark.parametrize("delivered", [0.0, 0.3, 0.7])
+def test_blocks_deliver_as_much_with_the_fewest(delivered):
+    sharp = pictures.Picture("coffee", None).load()
+    lost, sums = decide.look(sharp, 2)
+    dark = torch.zeros(lost.shape, dtype=torch.bool)
+    found, more = (
+        decide.judge_tree(decide.build_blocks(sums, lost, share), lost, dark)
+        for share in (delivered, delivered + 0.05)
+    )
+    assert delivered <= found["delivered"] < delivered + 0.02
+    assert found["kept"] > more["kept"] and found["lost"] >= more["lost"]
+
+
 def test_a_tree_that_keeps_all_costs_nothing():
     assert set(decide.estimate_costs(tree_of(0.0, 0.0)).values()) == {0.0}
 
