@@ -23,6 +23,7 @@ from .quadtree import Quadtree
 from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
 from .sampling.control import defer
+from .sampling.estimates import add_restoring, mark_estimate
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
 from .sampling.frames import count_frames, find_context, fit_maps, free_empty_frames
 from .sampling.history import forget_held
@@ -155,17 +156,15 @@ class TiledDiffusion:
         # Windows that a cache skipped are not in the tally, but they are in the price.
         if self.measured is not None and run.tally.cells and not run.tally.skipped:
             self.measured(run.tally.cells // len(noise), time.monotonic() - run.started_s)
+        if run.plan.mode is not Mode.PRESERVE:
+            return samples
+        restore = self._make_restore(run, clean)
+        if run.estimate is not None:
+            mark_estimate(run.estimate, restore)
         stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
-        if run.plan.mode is not Mode.PRESERVE or run.clock.sigmas[-1] > 0 or stopped_early:
+        if run.clock.sigmas[-1] > 0 or stopped_early:
             return samples  # what is held has the noise of the sigma that was reached
-        # Samplers end with rounding noise, and leaving the model's space rounds: kept cells are
-        # copied, not computed.
-        kept = run.kept()
-        if self.clean_latent is not None:
-            # Core gives what a noise mask closes back as it came in: noisy, in a second stage.
-            kept = kept | ~run.plan.open
-        kept = expand_to_rank(kept, samples.ndim).to(samples.device)
-        return torch.where(kept, clean.to(samples), samples)
+        return restore(samples)
 
     def prepare_sampling(
         self,
@@ -211,7 +210,7 @@ class TiledDiffusion:
             run.start(values, clean, batch, self._schedule_of(values))
             sampler = executor.class_obj
             callback = run.clock.follow(
-                callback,
+                run.watch(callback),
                 calls_per_step=count_calls_per_step(sampler),
                 foreign=is_foreign(sampler),
                 numbers=numbers_its_steps(sampler),
@@ -357,6 +356,22 @@ class TiledDiffusion:
         if not parts:
             self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
         return run
+
+    def _make_restore(self, run: Run, clean: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what copies kept cells from the caller's own latent into a result of the run.
+
+        Samplers end with rounding noise, and leaving the model's space rounds.
+        """
+        kept = run.kept()
+        if self.clean_latent is not None:
+            # Core gives what a noise mask closes back as it came in: noisy, in a second stage.
+            kept = kept | ~run.plan.open
+
+        def restore(result: Tensor) -> Tensor:
+            chosen = expand_to_rank(kept, result.ndim).to(result.device)
+            return torch.where(chosen, clean.to(result), result)
+
+        return restore
 
     def _schedule_of(self, sigmas: Sequence[float]) -> list[float] | None:
         """Return all_sigmas; None for a run whose sigmas rise, which is no part of them."""
@@ -542,6 +557,8 @@ def attach(
         measured=measured,
     )
     model.set_model_unet_function_wrapper(tiled)
+    latent_format = model.get_model_object("latent_format")
+    model.add_object_patch("latent_format", add_restoring(latent_format))
     hooks = {
         WrappersMP.OUTER_SAMPLE: tiled.outer_sample,
         WrappersMP.SAMPLER_SAMPLE: tiled.sampler_sample,

@@ -29,8 +29,7 @@ packs into one process.
 **right** means that all of this holds for a graph with the node, both before and after Quadtree
 Diffusion where it is a node on the model:
 
-- regions with denoise 0 are bit-for-bit equal to the input; "but for rounding" where the node gives
-  what SamplerCustomAdvanced calls denoised_output, which ComfyUI converts after sampling
+- regions with denoise 0 are bit-for-bit equal to the input
 - a tile with denoise 0.5 is first evaluated at the sampler's step in the middle
 - the model evaluates fewer cells than without Quadtree Diffusion
 - the same prompt gives the same result again, after one with another seed

@@ -112,7 +112,9 @@ def list_patches(patcher: Any) -> dict[str, Any]:
         wrapper = wrapper.previous
     if wrapper is not None:
         patched["model_function_wrapper"] = wrapper
-    return {**patched, "objects": dict(patcher.object_patches)}
+    # This pack's copy of the latent format is described as that of which it is a copy.
+    latent_format = patcher.get_model_object("latent_format")
+    return {**patched, "objects": {**patcher.object_patches, "latent_format": latent_format}}
 
 
 def digest(value: Any) -> str:

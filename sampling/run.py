@@ -166,6 +166,7 @@ class Run:
         self.tiling = tiling
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
+        self.estimate: Tensor | None = None  # that the sampler's callback was given last
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.memory = RunMemory()
         self.caches = WindowCaches()
@@ -209,6 +210,16 @@ class Run:
         self._forget_plans()
         self.clean = clean
         self.batch = self.batch if batch is None else batch
+
+    def watch(self, callback: Callable[..., None] | None) -> Callable[..., None]:
+        """Return the sampler's callback, which also notes the estimate that it is given."""
+
+        def note_estimate(step: int, estimate: Tensor, *args: object) -> None:
+            self.estimate = estimate
+            if callback is not None:
+                callback(step, estimate, *args)
+
+        return note_estimate
 
     def note(self, words: str) -> None:
         """Warn now, and on the node when the run has ended."""

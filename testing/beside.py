@@ -22,7 +22,6 @@ from .support import Spy, error, free_cells, half_kept, patched, tree_of
 
 SEED, OTHER_SEED = 42, 7
 SHOWN = 300  # characters of an error or a refusal
-ROUNDING = 3e-6  # of kept cells in a denoised_output
 
 
 class Watch(Spy):
@@ -94,7 +93,7 @@ def check_kept(trial: Trial, _plain: Tensor) -> Iterator[str]:
     model = trial.with_ours(tree)
     found = [trial.sample(model, seed) for seed in (SEED, OTHER_SEED, SEED)]
     moved = max(float((samples - trial.latent)[..., ~free].abs().max()) for samples in found)
-    if moved > (ROUNDING if trial.neighbour.rounds else 0):
+    if moved > 0:
         yield f"kept cells move by {moved:.1e}"
     if any(torch.equal(samples[..., free], trial.latent[..., free]) for samples in found):
         yield "free cells do not change"
@@ -230,7 +229,7 @@ def judge_trial(trial: Trial, plain: Tensor) -> str:
         traceback.print_exc()
         return f"error: {in_words(problem)}"
     if not wrong:
-        return f"right{' (kept cells but for rounding)' if trial.neighbour.rounds else ''}"
+        return "right"
     return f"wrong: {', '.join(wrong)}" + "".join(f" (warned: {words})" for words in told)
 
 

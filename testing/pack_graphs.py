@@ -484,9 +484,7 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "DetailerForEach, a crop of the image's aspect": Neighbour(
         lambda: Graph(steps=4), partial(detailer, aspect=2), cells=LARGE
     ),
-    "KSamplerAdvancedProvider": Neighbour(
-        lambda: Graph(steps=6, neutral=True), provided, rounds=True
-    ),
+    "KSamplerAdvancedProvider": Neighbour(lambda: Graph(steps=6, neutral=True), provided),
     "Context (rgthree), in a queued prompt": Neighbour(
         lambda: Graph(steps=6, neutral=True), queued
     ),

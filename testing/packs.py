@@ -22,15 +22,13 @@ class Neighbour:
     """A node of another pack, and the graph that it stands in.
 
     `mixes` tells that a cell of its result depends on the whole window, so that windows may show.
-    `rounds` tells that it gives what SamplerCustomAdvanced calls denoised_output, in which
-    ComfyUI's conversion after sampling rounds kept cells. `needs` names nodes of other packs that
-    stand in the same graph, and `cells` is the latent's size.
+    `needs` names nodes of other packs that stand in the same graph, and `cells` is the latent's
+    size.
     """
 
     make: Callable[[], Graph]
     sample: Callable = sampled
     mixes: bool = False
-    rounds: bool = False
     cells: tuple[int, int] = (HEIGHT, WIDTH)
     needs: tuple[str, ...] = ()
 

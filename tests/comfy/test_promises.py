@@ -291,6 +291,14 @@ def test_the_caller_s_model_gets_no_hook_and_the_clone_keeps_nothing_of_a_run(en
     assert KEY not in model.model_options["transformer_options"]
 
 
+def test_a_plain_run_afterwards_has_the_model_s_own_latent_format():
+    entry = entry_of("flux")
+    own = entry.model.get_model_object("latent_format")
+    sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40)), steps=1)
+    sample(entry, entry.latent(), steps=1)
+    assert entry.model.model.latent_format is own
+
+
 def test_two_runs_of_one_patched_model_do_not_know_of_each_other():
     entry = entry_of("flux")
     model = patched(entry, half_kept(32, 40))

@@ -2,12 +2,14 @@
 
 import logging
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from quadtree_pack.sampling.cost import Sampling, estimate_cost
+from quadtree_pack.sampling.estimates import add_restoring, mark_estimate
 from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.testing.support import (
     Spy,
@@ -97,24 +99,77 @@ def test_an_empty_image_of_a_batch_is_free_and_the_others_keep_what_their_tree_k
     assert torch.equal(samples[1], sample(entry, latent)[1])
 
 
-def test_a_custom_sampler_runs_as_the_ksampler_does():
+def sample_custom(model, entry, latent, sigmas, sampler="euler"):
+    """Return both outputs of ComfyUI's SamplerCustomAdvanced."""
     from comfy_extras.nodes_custom_sampler import (
         BasicGuider,
         Noise_RandomNoise,
         SamplerCustomAdvanced,
     )
 
+    guider = BasicGuider.execute(model, entry.positive).args[0]
+    chosen = comfy.samplers.sampler_object(sampler)
+    given = Noise_RandomNoise(42), guider, chosen, sigmas, latent
+    return [output["samples"] for output in SamplerCustomAdvanced.execute(*given).args]
+
+
+def sigmas_of(entry, steps=6):
+    sampling = entry.model.get_model_object("model_sampling")
+    return comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+
+
+def test_a_custom_sampler_runs_as_the_ksampler_does():
     entry = entry_of("flux")
     latent = entry.latent()
-    tree = half_kept(32, 40)
-    model = patched(entry, tree)
-    guider = BasicGuider.execute(model, entry.positive).args[0]
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 6)
-    sampler = comfy.samplers.sampler_object("euler")
-    output = SamplerCustomAdvanced.execute(
-        Noise_RandomNoise(42), guider, sampler, sigmas, {"samples": latent}
-    )
-    assert torch.equal(output.args[0]["samples"], sample(entry, latent, model=model))
+    model = patched(entry, half_kept(32, 40))
+    output, _ = sample_custom(model, entry, {"samples": latent}, sigmas_of(entry))
+    assert torch.equal(output, sample(entry, latent, model=model))
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+def test_a_denoised_output_is_kept_as_exactly_as_the_other(sampler):
+    entry = entry_of("sd15")
+    latent = entry.latent()
+    model = patched(entry, half_kept(32, 40))
+    held = ~free_cells(half_kept(32, 40), latent)
+    outputs = sample_custom(model, entry, {"samples": latent}, sigmas_of(entry, 4), sampler)
+    for output in outputs:
+        assert torch.equal(output[..., held], latent[..., held])
+        assert (output != latent)[..., ~held].float().mean() > 0.99
+
+
+@families(["flux", "wan21_t2v", "ltxv", "sdxl"])
+@pytest.mark.parametrize("last_step", [2, 6])
+def test_what_is_kept_is_exact_in_the_denoised_output_of_every_stage(entry, last_step):
+    latent = entry.latent(batch=2)
+    tree = half_kept(32, 40, entry.px_per_cell)
+    held = ~free_cells(tree, latent)
+    sigmas = sigmas_of(entry)[: last_step + 1]
+    _, denoised = sample_custom(patched(entry, tree), entry, {"samples": latent}, sigmas)
+    assert torch.equal(denoised[..., held], latent[..., held])
+
+
+def test_a_second_stage_s_denoised_output_has_what_a_mask_closes_from_the_clean_latent():
+    entry = entry_of("flux")
+    latent = entry.latent()
+    mask = torch.ones(1, 1, 32, 40)
+    mask[..., :20] = 0
+    model = patched(entry, half_kept(32, 40), clean_latent=latent)
+    noisy = {"samples": latent + 0.3, "noise_mask": mask}
+    for output in sample_custom(model, entry, noisy, sigmas_of(entry)[3:]):
+        assert torch.equal(output[..., :20], latent[..., :20])
+
+
+def test_a_mark_stays_on_an_estimate_that_is_copied_from_another_device():
+    class Elsewhere(torch.Tensor):
+        def cpu(self):
+            return self.as_subclass(torch.Tensor).clone()
+
+    estimate = torch.ones(1, 4, 2, 2).as_subclass(Elsewhere)
+    latent_format = add_restoring(comfy.latent_formats.SD15())
+    mark_estimate(estimate, torch.zeros_like)
+    assert latent_format.process_out(estimate.cpu()).eq(0).all()
+    assert latent_format.process_out(torch.ones(1)) == 1 / latent_format.scale_factor
 
 
 def test_the_report_counts_what_reached_the_model(caplog):
