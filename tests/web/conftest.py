@@ -18,6 +18,11 @@ ARTEFACTS = Path(__file__).resolve().parents[2] / ".cache" / "browser"
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False}
 
 
+def pytest_itemcollected(item):
+    """A machine that is too busy for the browser's timeouts gets a second chance, once a test."""
+    item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["TimeoutError"]))
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """ComfyUI's user data: no first-visit dialogs, and pictures to load."""
