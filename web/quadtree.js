@@ -15,7 +15,7 @@ import {
   rememberOpened, rootGraph,
 } from "./quadtree_graph.js";
 import { checkPreset, connectPreset } from "./quadtree_presets.js";
-import { keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
+import { explain, keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
 import { STEPS_STYLE, Scrubber } from "./quadtree_steps.js";
 import {
   translate, translateFinished, translateLabels, translateProgress,
@@ -214,9 +214,20 @@ class Panel {
 
   /** Requests the tree if anything has changed; this is all that an idle panel does. */
   poll() {
-    checkPreset(this.node);
-    if (this.node.flags?.collapsed || JSON.stringify(this.request()) === this.asked) return;
-    this.schedule();
+    if (this.node.flags?.collapsed) return;
+    try {
+      checkPreset(this.node);
+      if (JSON.stringify(this.request()) !== this.asked) this.schedule();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Says what is wrong with a workflow that cannot be read; the other panels go on. */
+  fail(error) {
+    const text = explain(error);
+    this.asked = null;
+    if (this.text !== text) this.show(null, text);
   }
 
   /** Takes the output of a run of the node, for images that no file holds. */
@@ -247,8 +258,7 @@ class Panel {
     try {
       await this.ask();
     } catch (error) {
-      const reason = error?.message ?? error;
-      this.show(null, translate("The preview is not available: {reason}", { reason }));
+      if (!this.dead) this.show(null, explain(error));
     } finally {
       this.busy = false;
       if (this.again) this.schedule();
@@ -260,11 +270,8 @@ class Panel {
     this.asked = JSON.stringify(body);
     if (!body.workflow) return this.showNothing(translate(NO_IMAGE));
     if (!this.tree) this.say(translate("Reading the image ..."));
-    const answer = await requestPreview(body);
-    const tree = await answer.json().catch(() => ({}));
+    const tree = await requestPreview(body);
     if (this.dead) return;
-    if (!answer.ok)
-      return this.show(null, tree.error ?? `The server rejected the preview (${answer.status}).`);
     if (tree.unknown) return this.showNothing(translateFinished(tree.unknown));
     this.showAnswer(tree);
     this.price.schedule(body);
@@ -388,21 +395,26 @@ class Panel {
 
 // ---- The extension
 
-/** Returns the panels of the graph that is shown. */
-function visiblePanels() {
-  return (app.canvas?.graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
-}
+const panelsOf = (graph) => (graph?.nodes ?? []).map((node) => panels.get(node)).filter(Boolean);
 
-/** Lets the panels that are shown follow what samplers do. */
+/** Returns the panels of the graph that is shown. */
+const visiblePanels = () => panelsOf(app.canvas?.graph);
+
+/** Returns the panels of all graphs of the workflow. */
+const allPanels = () => allGraphs().flatMap(panelsOf);
+
+const ENDS = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
+
+/** Lets the panels that are shown follow what samplers do, until the run ends. */
 function followRuns() {
-  const tell = (event, act) =>
+  const tell = (list, event, act) =>
     api.addEventListener(event, ({ detail }) => {
-      for (const { scrubber } of visiblePanels()) act(scrubber, detail);
+      for (const { scrubber } of list()) act(scrubber, detail);
     });
-  tell("progress", (scrubber, progress) => scrubber.follow(progress));
-  tell("b_preview", (scrubber, blob) => scrubber.showLive(blob));
-  for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-    tell(end, (scrubber) => scrubber.rest());
+  tell(visiblePanels, "progress", (scrubber, progress) => scrubber.follow(progress));
+  tell(visiblePanels, "b_preview", (scrubber, blob) => scrubber.showLive(blob));
+  // A panel that followed may be out of sight by now.
+  for (const end of ENDS) tell(allPanels, end, (scrubber) => scrubber.rest());
 }
 
 /** Brings the keyboard to the panel of the selected node, or to the first panel that is shown. */
@@ -460,7 +472,7 @@ const extension = {
       for (const panel of visiblePanels()) panel.price.refresh();
     });
     api.addEventListener("reconnected", () => {
-      for (const panel of visiblePanels()) panel.schedule();
+      for (const panel of allPanels()) panel.schedule();
     });
     followRuns();
     app.canvas.canvas.addEventListener("subgraph-opened", ({ detail }) =>

@@ -1,6 +1,6 @@
 /** Asks what the runs with a tree will cost, and says it in words. Registers nothing. */
 import { api } from "../../scripts/api.js";
-import { translate } from "./quadtree_texts.js";
+import { translate, translateFinished } from "./quadtree_texts.js";
 
 const PACES = "quadtree.seconds_per_cell"; // in the browser's storage, which is per server
 const MOST_PACES = 50;
@@ -11,12 +11,16 @@ const ASSUMED = {
   model: "a typical model",
   size: "a latent of the size of this image",
   steps: "20 steps",
+  sigmas: "sigmas of that many steps", // unknown nodes change them
   "noise mask": "no noise mask",
 };
 
 /** Returns the price in the server's answer for the status line; empty while it has none. */
 export function describePrice({ cost, steps, cells, model, assumed, problem }) {
-  if (problem) return `, ${translate("but the run would end with an error: {problem}", { problem })}`;
+  if (problem) {
+    const values = { problem: translateFinished(problem) };
+    return `, ${translate("but the run would end with an error: {problem}", values)}`;
+  }
   if (cost === undefined) return "";
   const percent = Math.round(100 * cost);
   const price = "about {percent}% of the full model cost at {steps} steps";
@@ -55,9 +59,28 @@ export function keepPace({ model, cells, seconds }) {
   }
 }
 
-/** Sends a request for a tree, and with `cost` also for its price; returns the response. */
-export function requestPreview(body) {
-  return api.fetchApi("/quadtree/preview", { method: "POST", body: JSON.stringify(body) });
+/** What the server says in the place of an answer. */
+class Refusal extends Error {}
+
+/**
+ * Asks for a tree, with `cost` also for its price and with `steps` for the plan of its steps. Throws
+ * what `explain` puts into words.
+ */
+export async function requestPreview(body) {
+  const options = { method: "POST", body: JSON.stringify(body) };
+  const response = await api.fetchApi("/quadtree/preview", options);
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  const { status } = response;
+  const rejected = translate("The server rejected the preview ({status}).", { status });
+  throw new Refusal(answer.error ? translateFinished(answer.error) : rejected);
+}
+
+/** Says why there is no answer: the server's words, or what went wrong on the way. */
+export function explain(error) {
+  if (error instanceof Refusal) return error.message;
+  const reason = error?.message ?? error;
+  return translate("The preview is not available: {reason}", { reason });
 }
 
 /**
@@ -90,12 +113,11 @@ export class PriceInquiry {
     if (this.busy) return this.schedule(body);
     this.busy = true;
     try {
-      const answer = await requestPreview({ ...body, cost: true });
-      const tree = answer.ok && (await answer.json());
+      const tree = await requestPreview({ ...body, cost: true });
       const isCurrent = !this.panel.dead && this.panel.asked === JSON.stringify(body);
-      if (tree && isCurrent) this.panel.showAnswer(tree);
+      if (isCurrent) this.panel.showAnswer(tree);
     } catch {
-      // The server has gone; the next request for a tree says so.
+      // The tree stays without a price; where the server has gone, the next request says so.
     } finally {
       this.busy = false;
     }

@@ -5,7 +5,7 @@
  * The server plans the steps (POST /quadtree/preview with `steps`), when they are first asked for.
  */
 import { createElement, createSlider } from "./quadtree_elements.js";
-import { requestPreview } from "./quadtree_price.js";
+import { explain, requestPreview } from "./quadtree_price.js";
 import { translate } from "./quadtree_texts.js";
 
 const PLAY_MS = 300; // per step
@@ -24,6 +24,7 @@ export class Scrubber {
   constructor(panel) {
     this.panel = panel;
     this.plan = null; // of the tree that is shown
+    this.problem = ""; // why there is none
     this.play = createElement("button", {
       ...{ type: "button", textContent: "\u25b6", title: "Play the steps of the run" },
     });
@@ -61,16 +62,18 @@ export class Scrubber {
 
   /** Shows the step that is chosen, and asks for its plan where it is not known. */
   show() {
-    const { plan, step } = this;
-    if (step && !plan) this.schedule();
-    this.text.textContent = step ? this.describe() : translate("steps");
+    const { plan, problem, step } = this;
+    const isEmpty = !this.panel.tree;
+    this.slider.disabled = this.play.disabled = isEmpty;
+    if (step && !plan && !problem && !isEmpty) this.schedule();
+    this.text.textContent = step && !isEmpty ? this.describe() : translate("steps");
     this.slider.setAttribute("aria-valuetext", this.text.textContent);
     this.panel.draw();
   }
 
   describe() {
-    const { plan, step } = this;
-    if (!plan) return translate("planning ...");
+    const { plan, problem, step } = this;
+    if (!plan) return problem || translate("planning ...");
     const count = plan.windows[step - 1].length / 4;
     const percent = Math.round(plan.shares[step - 1] / 10);
     const values = { step, steps: plan.windows.length, count, percent };
@@ -82,9 +85,12 @@ export class Scrubber {
   /** Forgets the plan of a tree that is no longer shown. */
   forget() {
     const count = this.panel.tree?.steps;
-    if (this.panel.asked === this.planned) return;
-    this.plan = this.planned = null;
-    if (count && !this.following) this.slider.max = count;
+    if (this.panel.asked !== this.planned) {
+      this.plan = this.planned = null;
+      this.problem = "";
+      if (count && !this.following) this.slider.max = count;
+    }
+    if (!this.panel.tree) this.stop();
     this.show();
   }
 
@@ -100,17 +106,22 @@ export class Scrubber {
     if (this.busy) return this.schedule();
     this.busy = true;
     try {
-      const answer = await requestPreview({ ...JSON.parse(asked), steps: true });
-      const { plan, error } = await answer.json();
+      const { plan } = await requestPreview({ ...JSON.parse(asked), steps: true });
       if (panel.dead || panel.asked !== asked) return;
       this.planned = asked;
-      if (plan) this.take(plan);
-      else this.text.textContent = error ?? "The server has no plan of the steps.";
-    } catch {
-      // The server has gone; the next request for a tree says so.
+      this.take(plan);
+    } catch (error) {
+      if (panel.asked === asked) this.giveUp(explain(error));
     } finally {
       this.busy = false;
     }
+  }
+
+  /** Says why there is no plan, until another tree is shown. */
+  giveUp(problem) {
+    this.problem = problem;
+    this.stop();
+    this.show();
   }
 
   take(plan) {
@@ -142,7 +153,8 @@ export class Scrubber {
   /** Follows a sampler's progress: the event's `node` has done `value` steps of `max`. */
   follow(progress) {
     this.late = progress;
-    if (!this.plan) return this.schedule();
+    // Not by schedule(): a fast sampler would put the question off again and again.
+    if (!this.plan) return this.busy || this.problem || this.ask();
     const { node, value, max } = progress;
     if (String(node) !== this.plan.sampler || max !== this.plan.windows.length) return;
     this.following = true;
@@ -169,6 +181,7 @@ export class Scrubber {
   }
 
   destroy() {
+    this.rest();
     this.stop();
     clearTimeout(this.timer);
   }

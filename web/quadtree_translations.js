@@ -73,6 +73,38 @@ const ZH = {
   "A click paints all connected tiles of the same denoise. Key: G": "单击即绘制所有相连且降噪相同的图块。按键：G",
   "Tiles of the image. Use the arrow keys to choose a tile, K, V, F or E to take a tool, and Enter to paint the tile with it.":
     "图像的图块。用方向键选择图块，K、V、F 或 E 选择工具，Enter 绘制该图块。",
+  "1 tile": "1 个图块",
+  "The server rejected the preview ({status}).": "服务器拒绝了预览（{status}）。",
+  "The preview failed; the log of ComfyUI says why.": "预览失败；原因见 ComfyUI 的日志。",
+  "more than {count} nodes belong to its image and its runs": "与其图像和运行有关的节点超过 {count} 个",
+  "sigmas of that many steps": "sigma 的步数与此相同",
+  "image must be the name of a file, as Load Image shows it.": "图像必须是“加载图像”中显示的文件名。",
+  "This file lies outside of ComfyUI's folders.": "该文件不在 ComfyUI 的文件夹内。",
+  "This image file is missing. Choose another in Load Image.": "找不到该图像文件。请在“加载图像”中另选一个。",
+  "This file cannot be read as an image.": "该文件无法作为图像读取。",
+  "This run's image is no longer kept. Queue the workflow once.": "该次运行的图像已不再保留。请先运行一次工作流。",
+  "{node} gives no image. Queue the workflow once.": "{node} 不输出图像。请先运行一次工作流。",
+  "{node} cannot be applied before the run: {reason}": "{node} 无法在运行前应用：{reason}",
+  "{node} makes an image of {width} x {height} px, too large for the preview. Queue the workflow once.":
+    "{node} 生成的图像为 {width} x {height} px，对预览来说过大。请先运行一次工作流。",
+  "{node} by {count} px takes too long for the preview. Queue the workflow once.":
+    "{node} 扩展 {count} px 对预览来说耗时过长。请先运行一次工作流。",
+  "min_tile_size is {smallest} px and max_tile_size {largest} px; min_tile_size must be at least {least} px and at most max_tile_size.":
+    "min_tile_size 为 {smallest} px，max_tile_size 为 {largest} px；min_tile_size 不得小于 {least} px，也不得大于 max_tile_size。",
+  "min_denoise is {least} and max_denoise {most}; both must lie in 0..1, and min_denoise must not be above max_denoise.":
+    "min_denoise 为 {least}，max_denoise 为 {most}；两者都须在 0..1 之内，且 min_denoise 不得大于 max_denoise。",
+  "cost_budget is {value}; it must be 0 (off) or a number from {low} to 1.":
+    "cost_budget 为 {value}；须为 0（关闭）或 {low} 到 1 之间的数。",
+  "{name} is {value}; it must be a number from {low} to {high}.":
+    "{name} 为 {value}；须为 {low} 到 {high} 之间的数。",
+  "{name} is {value}; it must be a whole number from {low} to {high}.":
+    "{name} 为 {value}；须为 {low} 到 {high} 之间的整数。",
+  "regions is not valid JSON: {reason}. Clear it, or paint in the panel.":
+    "regions 不是有效的 JSON：{reason}。请清空它，或在面板中绘制。",
+  "tile_overlap {overlap} px takes {taken} px on this model, more than half of tile_size {size} px; use at most {most} px, or larger tiles.":
+    "tile_overlap {overlap} px 在此模型上占 {taken} px，超过 tile_size {size} px 的一半；请至多用 {most} px，或使用更大的图块。",
+  "tile_size {size} px is smaller than the {least} px that this model needs; use that or more.":
+    "tile_size {size} px 小于此模型所需的 {least} px；请不小于该值。",
 };
 const JA = {
   steps: "ステップ",
@@ -153,5 +185,39 @@ const JA = {
     "クリックすると、つながった同じデノイズのタイルをすべて塗ります。キー：G",
   "Tiles of the image. Use the arrow keys to choose a tile, K, V, F or E to take a tool, and Enter to paint the tile with it.":
     "画像のタイルです。矢印キーでタイルを選び、K、V、F、E でツールを選び、Enter で塗ります。",
+  "1 tile": "タイル 1 個",
+  "The server rejected the preview ({status}).": "サーバーがプレビューを拒否しました（{status}）。",
+  "The preview failed; the log of ComfyUI says why.": "プレビューに失敗しました。原因は ComfyUI のログにあります。",
+  "more than {count} nodes belong to its image and its runs": "画像と実行に関わるノードが {count} 個を超えています",
+  "sigmas of that many steps": "シグマが同じステップ数",
+  "image must be the name of a file, as Load Image shows it.": "画像は「画像を読み込む」が示すファイル名でなければなりません。",
+  "This file lies outside of ComfyUI's folders.": "このファイルは ComfyUI のフォルダーの外にあります。",
+  "This image file is missing. Choose another in Load Image.":
+    "画像ファイルがありません。「画像を読み込む」で別のものを選んでください。",
+  "This file cannot be read as an image.": "このファイルは画像として読み込めません。",
+  "This run's image is no longer kept. Queue the workflow once.":
+    "この実行の画像はもう保持されていません。ワークフローを一度実行してください。",
+  "{node} gives no image. Queue the workflow once.": "{node} は画像を出力しません。ワークフローを一度実行してください。",
+  "{node} cannot be applied before the run: {reason}": "{node} は実行前に適用できません：{reason}",
+  "{node} makes an image of {width} x {height} px, too large for the preview. Queue the workflow once.":
+    "{node} が作る {width} x {height} px の画像は、プレビューには大きすぎます。ワークフローを一度実行してください。",
+  "{node} by {count} px takes too long for the preview. Queue the workflow once.":
+    "{node} の {count} px はプレビューには時間がかかりすぎます。ワークフローを一度実行してください。",
+  "min_tile_size is {smallest} px and max_tile_size {largest} px; min_tile_size must be at least {least} px and at most max_tile_size.":
+    "min_tile_size は {smallest} px、max_tile_size は {largest} px です。min_tile_size は {least} px 以上、max_tile_size 以下でなければなりません。",
+  "min_denoise is {least} and max_denoise {most}; both must lie in 0..1, and min_denoise must not be above max_denoise.":
+    "min_denoise は {least}、max_denoise は {most} です。どちらも 0..1 で、min_denoise は max_denoise 以下でなければなりません。",
+  "cost_budget is {value}; it must be 0 (off) or a number from {low} to 1.":
+    "cost_budget は {value} です。0（オフ）か、{low} から 1 までの数でなければなりません。",
+  "{name} is {value}; it must be a number from {low} to {high}.":
+    "{name} は {value} です。{low} から {high} までの数でなければなりません。",
+  "{name} is {value}; it must be a whole number from {low} to {high}.":
+    "{name} は {value} です。{low} から {high} までの整数でなければなりません。",
+  "regions is not valid JSON: {reason}. Clear it, or paint in the panel.":
+    "regions は正しい JSON ではありません：{reason}。消去するか、パネルで塗ってください。",
+  "tile_overlap {overlap} px takes {taken} px on this model, more than half of tile_size {size} px; use at most {most} px, or larger tiles.":
+    "tile_overlap {overlap} px はこのモデルでは {taken} px になり、tile_size {size} px の半分を超えます。{most} px 以下にするか、タイルを大きくしてください。",
+  "tile_size {size} px is smaller than the {least} px that this model needs; use that or more.":
+    "tile_size {size} px はこのモデルに必要な {least} px より小さいです。それ以上にしてください。",
 };
 export const TABLES = { zh: ZH, ja: JA };

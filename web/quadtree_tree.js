@@ -41,7 +41,7 @@ export function describeTree(tree) {
   const { count, found, notice } = tree;
   const [smallest, largest] = tree.sides;
   const shown = tree.denoise.length;
-  let text = `${count === 1 ? "1 tile" : translate("{count} tiles", { count })}, `;
+  let text = `${count === 1 ? translate("1 tile") : translate("{count} tiles", { count })}, `;
   text += smallest === largest ? `${largest} px` : `${smallest}-${largest} px`;
   if (shown < count)
     text += ` (${translate("only the largest {count} are shown", { count: shown })})`;

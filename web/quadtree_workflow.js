@@ -7,6 +7,7 @@ import { app } from "../../scripts/app.js";
 import {
   allGraphs, BYPASSED, findHosts, findInput, isLinked, MUTED, readInput,
 } from "./quadtree_graph.js";
+import { translate } from "./quadtree_texts.js";
 
 // What comes through inputs of these types changes neither picture nor price.
 const SKIPPED_TYPES = new Set([
@@ -18,12 +19,15 @@ const SKIPPED_NAMES = new Set(["seed", "noise_seed", "control_after_generate", "
 const NO_TYPES = new Set();
 const PLAIN = new Set(["number", "boolean"]);
 const LONGEST_TEXT = 512;
-const MOST_NODES = 512;
+const MOST_NODES = 2048; // the server's limit, too
 
 /** Returns a node's id as in a prompt: those of the subgraphs that it lies in, then its own. */
 export const pathOf = (node, hosts) => [...hosts, node].map(({ id }) => id).join(":");
 
-/** Returns {node, workflow}: the path of a node, and the nodes that it needs and that need it. */
+/**
+ * Returns {node, workflow}: the path of a node, and the nodes that it needs and that need it. Throws
+ * an error that says so where these are too many.
+ */
 export function collectWorkflow(node, hosts) {
   const path = pathOf(node, hosts);
   const found = new Map();
@@ -38,7 +42,14 @@ export function collectWorkflow(node, hosts) {
       if (needed.has(path)) addMissing(found, needed);
     }
   }
-  return { node: path, workflow: found.size > MOST_NODES ? {} : Object.fromEntries(found) };
+  checkCount(found);
+  return { node: path, workflow: Object.fromEntries(found) };
+}
+
+function checkCount(found) {
+  if (found.size <= MOST_NODES) return;
+  const count = MOST_NODES;
+  throw new Error(translate("more than {count} nodes belong to its image and its runs", { count }));
 }
 
 const isOff = (node) => node.mode === MUTED || node.mode === BYPASSED;
@@ -55,9 +66,10 @@ function addMissing(found, others) {
 /** Adds a node, and all that leads to it but through inputs of `skipped` types, to `found`. */
 function collect(node, hosts, found, skipped = SKIPPED_TYPES) {
   const path = pathOf(node, hosts);
-  if (found.has(path) || found.size > MOST_NODES) return;
+  if (found.has(path)) return;
   const inputs = {};
   found.set(path, { class_type: node.comfyClass ?? node.type, inputs });
+  checkCount(found);
   const names = [...(node.inputs ?? []), ...(node.widgets ?? [])].map(({ name }) => name);
   for (const name of new Set(names)) {
     if (SKIPPED_NAMES.has(name) || skipped.has(findInput(node, name)?.type)) continue;

@@ -15,6 +15,7 @@ from quadtree_pack.testing.frontend import (
     tiles,
     workflow,
 )
+from quadtree_pack.ui.workflow import MOST_NODES
 
 
 def test_the_tree_and_its_price_are_shown_before_anything_is_queued(page):
@@ -489,3 +490,56 @@ def test_a_muted_visualizer_shows_its_tree_all_the_same(page):
     graph["nodes"][1]["mode"] = 2
     page.load(graph)
     page.line(COST)
+
+
+def test_a_workflow_that_cannot_be_read_is_said_and_other_panels_go_on(page):
+    """Two bypassed nodes that feed each other lead nowhere."""
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """(visualizer) => {
+            const nodes = [0, 1].map(() => LiteGraph.createNode("ImageInvert"));
+            for (const node of nodes) {
+                node.mode = 4;
+                app.graph.add(node);
+            }
+            const broken = LiteGraph.createNode("QuadtreeVisualizer");
+            app.graph.add(broken);
+            nodes[0].connect(0, nodes[1], 0);
+            nodes[1].connect(0, broken, 0);
+            nodes[1].connect(0, nodes[0], 0);
+            app.graph._nodes.reverse(); // the broken one is asked first
+        }""",
+        VISUALIZER,
+    )
+    page.line("^The preview is not available: ")
+    page.set("coverage", 0.5)
+    page.set("content_threshold", 0.0)
+    page.line("^[0-9]+ tiles.*model cost")
+
+
+COUNT = """async count => {
+    const path = "/extensions/comfyui-quadtree-diffusion/quadtree_workflow.js";
+    const { collectWorkflow } = await import(path);
+    const graph = new LiteGraph.LGraph();
+    let last = null;
+    for (let number = 0; number < count; number++) {
+        const node = LiteGraph.createNode("ImageInvert");
+        graph.add(node);
+        last?.connect(0, node, 0);
+        last = node;
+    }
+    try {
+        return Object.keys(collectWorkflow(last, []).workflow).length;
+    } catch (error) {
+        return error.message;
+    }
+}"""
+
+
+def test_a_large_workflow_is_sent_and_of_a_larger_one_the_truth_is_said(page):
+    page.load()
+    assert page.page.evaluate(COUNT, 700) == 700
+    assert page.page.evaluate(COUNT, MOST_NODES + 1) == (
+        f"more than {MOST_NODES} nodes belong to its image and its runs"
+    )

@@ -2,8 +2,9 @@
 
 import json
 
+import pytest
 from quadtree_pack import demo
-from quadtree_pack.testing.frontend import COST, colours, workflow
+from quadtree_pack.testing.frontend import COST, VISUALIZER, colours, workflow
 
 STEP = r"^step (\d+) of (\d+), \d+%, windows: \d+$"
 
@@ -112,3 +113,99 @@ def test_the_scrubber_follows_a_run_and_then_rests(page):
     seen = [text for text in page.page.evaluate("window.__steps") if text.startswith("step ")]
     steps = [int(text.split()[1]) for text in seen]  # the server tells not every step
     assert steps and steps == sorted(steps) and steps[-1] >= 6
+
+
+def load_demo(page):
+    graph = demo.WORKFLOW.read_text(encoding="utf-8").replace("photo.png", "picture.png")
+    page.load(json.loads(graph))
+    page.line("at 16 steps", timeout=30_000)
+
+
+FAST = """() => {
+    const sampler = app.graph.nodes.find((node) => node.type === "KSampler");
+    const detail = { node: String(sampler.id), value: 0, max: 16 };
+    window.__sampling = setInterval(() => {
+        detail.value = (detail.value % 16) + 1;
+        app.api.dispatchCustomEvent("progress", { ...detail });
+    }, 50);
+}"""
+END = """() => {
+    clearInterval(window.__sampling);
+    app.api.dispatchCustomEvent("execution_success", {});
+}"""
+
+
+def test_a_fast_sampler_is_followed_also_where_no_step_was_looked_at(page):
+    load_demo(page)
+    page.page.evaluate(FAST)
+    wait_for_step(page)
+    page.page.evaluate(END)
+    wait_for_step(page, "^steps$")
+
+
+def test_a_panel_out_of_sight_rests_too_when_the_run_ends(page):
+    load_demo(page)
+    page.page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find((one) => one.type === "QuadtreeVisualizer");
+            app.canvas.select(node);
+            const { node: host } = app.graph.convertToSubgraph(new Set([node]));
+            app.canvas.openSubgraph(host.subgraph, host);
+        }"""
+    )
+    page.line("at 16 steps", timeout=30_000)
+    page.page.evaluate(FAST.replace("app.graph.nodes", "app.rootGraph.nodes"))
+    wait_for_step(page)
+    page.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+    page.page.evaluate(END)
+    page.page.evaluate(
+        """() => {
+            const host = app.rootGraph.nodes.find((node) => node.isSubgraphNode?.());
+            app.canvas.openSubgraph(host.subgraph, host);
+        }"""
+    )
+    wait_for_step(page, "^steps$")
+    page.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+def test_without_a_picture_there_are_no_steps_to_look_at(page):
+    page.load()
+    page.line(COST)
+    scrub(page, 3)
+    wait_for_step(page)
+    page.page.get_by_label("Play the steps").first.click()
+    page.page.evaluate("id => app.graph.getNodeById(id).disconnectInput(0)", VISUALIZER)
+    wait_for_step(page, "^steps$")
+    play = page.page.get_by_label("Play the steps").first
+    assert play.is_disabled() and play.text_content() == "\u25b6"
+    assert page.page.get_by_label("Step of the run").first.is_disabled()
+
+
+@pytest.mark.parametrize("answer", ["refusal", "nothing"])
+def test_a_plan_that_cannot_be_made_is_said_and_playing_ends(page, answer):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """answer => {
+            const fetch = app.api.fetchApi;
+            app.api.fetchApi = async function (route, options) {
+                if (!options?.body?.includes?.('"steps":true'))
+                    return fetch.call(this, route, options);
+                if (answer === "nothing") throw new TypeError("no server");
+                return new Response('{"error": "no plan today"}', { status: 400 });
+            };
+            window.__restore = () => { app.api.fetchApi = fetch; };
+        }""",
+        answer,
+    )
+    play = page.page.get_by_label("Play the steps").first
+    play.click()
+    words = "^no plan today$" if answer == "refusal" else "not available: no server$"
+    wait_for_step(page, words)
+    assert play.text_content() == "\u25b6"
+    scrub(page, 7)
+    wait_for_step(page, words)
+    page.page.evaluate("() => window.__restore()")
+    page.set("coverage", 0.9)
+    page.set("content_threshold", 30.0)
+    wait_for_step(page, "^step 7 of")
