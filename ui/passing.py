@@ -46,6 +46,7 @@ COMBINERS = {
 }
 ONLY_BY_RUN = "This image is computed during the run. Queue the workflow once."
 MOST_PX = 8192 * 8192  # of a preview's image; a run has no such limit
+MOST_GROWN_PX = 1 << 29  # px times steps of GrowMask, which takes 8 ns for each
 
 
 class PassingError(ValueError):
@@ -92,6 +93,7 @@ class Applier:
         images = {name: self.compute(node.link(name)) for name in linked}
         try:
             _check_size(kind, node_class, plain, images)
+            _check_growth(kind, plain, images)
             return _call(node_class, {**plain, **images})
         except PassingError:
             raise
@@ -121,6 +123,15 @@ def _check_size(
         raise PassingError(
             f"{kind} makes an image of {width} x {height} px, too large for the preview. Queue "
             "the workflow once."
+        )
+
+
+def _check_growth(kind: str, plain: dict[str, Any], images: dict[str, Tensor]) -> None:
+    """Raise PassingError where Grow Mask, which grows px by px, would take too long."""
+    if kind == "GrowMask" and abs(plain["expand"]) * images["mask"].numel() > MOST_GROWN_PX:
+        raise PassingError(
+            f"{kind} by {plain['expand']} px takes too long for the preview. Queue the workflow "
+            "once."
         )
 
 

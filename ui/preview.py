@@ -26,7 +26,7 @@ from ..tree.blocks import GRID_PX
 from ..tree.detail import BlockSums
 from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
-from ..utils import ceil_div
+from ..utils import LOG, PREFIX, ceil_div, warn
 from .building import build_tree, find_smallest_side
 from .files import RequestError, resolve_path
 from .inputs import check_choice, check_visualizer_inputs
@@ -42,6 +42,7 @@ KEPT_IMAGES = 16
 SHOWN_PX = 1024  # longest side of the picture that a run saves for the panel
 VEIL = 0.6  # darkness of the panel where a mask is 0
 LARGEST_REQUEST = 4 << 20  # bytes
+FAILED = "The preview failed; the log of ComfyUI says why."
 
 
 class Kept(NamedTuple):
@@ -104,16 +105,27 @@ def keep_for_preview(image: torch.Tensor, sums: BlockSums, hidden: Any = None) -
 
     `hidden` holds the prompt that is being executed and the node's id: as long as nothing before
     the node changes, this is its image. Returns a key for later previews of the same image.
+
+    No run fails for its panel: what goes wrong is logged, and nothing is returned.
     """
     key = uuid.uuid4().hex
-    kept = Kept(sums, save_picture(image, key), key)
-    IMAGES.put(("run", key), kept)
-    prompt = getattr(hidden, "prompt", None)
-    node = Workflow(prompt).nodes.get(hidden.unique_id) if isinstance(prompt, dict) else None
-    link = None if node is None else node.link("image")
-    if node is not None and link is not None:
-        IMAGES.put(("signed", node.workflow.sign(link, is_input)), kept)
+    try:
+        kept = Kept(sums, save_picture(image, key), key)
+        IMAGES.put(("run", key), kept)
+        _keep_signed(kept, hidden)
+    except Exception as error:  # of a full disk, or of another pack's node
+        warn("the panel does not show this run: %s", error)
+        return {}
     return {"quadtree_run": [{"key": key}]}
+
+
+def _keep_signed(kept: Kept, hidden: Any) -> None:
+    """Keep the image of a run under what leads to its node, to find it without its key."""
+    workflow = Workflow.of_prompt(getattr(hidden, "prompt", None))
+    node = workflow.nodes.get(getattr(hidden, "unique_id", None) or "")
+    link = node and node.link("image")
+    if link:
+        IMAGES.put(("signed", workflow.sign(link, is_input)), kept)
 
 
 def save_picture(image: torch.Tensor, key: str) -> dict[str, str]:
@@ -276,7 +288,6 @@ def answer_request(request: Any) -> dict[str, Any]:
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["found"] = choice and choice.found
-    answer["token"] = kept.token
     answer["origin"] = origin
     answer["picture"] = kept.picture
     answer["mask"] = mask and mask.picture
@@ -358,8 +369,12 @@ def register() -> None:
             return web.json_response({"error": "The request is too large."}, status=413)
         try:
             body = json.loads(await request.text())
-            return web.json_response(await asyncio.to_thread(answer_request, body))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             return web.json_response({"error": "The request is not valid JSON."}, status=400)
+        try:
+            return web.json_response(await asyncio.to_thread(answer_request, body))
         except (ValueError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=getattr(error, "status", 400))
+        except Exception:  # its message may contain a path
+            LOG.exception("%sthe preview failed.", PREFIX)
+            return web.json_response({"error": FAILED}, status=500)

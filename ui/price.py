@@ -36,6 +36,17 @@ SETTINGS = {
 CHOICES: dict[str, Collection[str]] = {"method": METHODS, "schedule": SCHEDULES}
 # What may be unknown; the panel has words for each.
 NO_RUN, MODEL, SIZE, STEPS, NOISE_MASK = "run", "model", "size", "steps", "noise mask"
+SIGMAS = "sigmas"
+# Nodes that make sigmas of as many steps as their input says; the second kind of that many times
+# its denoise. Others may make more or fewer.
+SCHEDULERS = {
+    *["BasicScheduler", "KarrasScheduler", "ExponentialScheduler", "PolyexponentialScheduler"],
+    *["LaplaceScheduler", "BetaSamplingScheduler", "VPScheduler", "SDTurboScheduler"],
+    *["LTXVScheduler", "Flux2Scheduler", "Ideogram4Scheduler"],
+}
+SHORTENED = {"AlignYourStepsScheduler", "GITSScheduler", "OptimalStepsScheduler"}
+PASSING = {"FlipSigmas", "SetFirstSigma"}  # keep their number
+SPLITTING = {"SplitSigmas", "SplitSigmasDenoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +139,7 @@ def remember_model(hidden: Any, geometry: Geometry) -> str | None:
 
     `hidden` holds the prompt that is being executed and the node's id; None where they are missing.
     """
-    prompt, number = hidden.prompt, hidden.unique_id
-    patched = Workflow(prompt).nodes.get(number) if isinstance(prompt, dict) and number else None
+    patched = Workflow.of_prompt(hidden.prompt).nodes.get(hidden.unique_id or "")
     if patched is None:
         return None
     *_, loader = patched.workflow.walk(patched, *MODEL_INPUTS)
@@ -169,6 +179,8 @@ def _read_run(
     if sampling is None:
         sampling = Sampling(steps=TYPICAL_STEPS)
         assumed.add(STEPS)
+    elif not _knows_sigmas(sampler):
+        assumed.add(SIGMAS)
     image = workflow.nodes[visualizer].link("image")
     known = {image: (tree.height, tree.width)} if image else {}
     finder = SizeFinder(workflow, geometry.px_per_cell, known)
@@ -234,6 +246,8 @@ def _read_stage(node: Node) -> tuple[int, int, int] | None:
         steps = node.number_of("steps")
         if steps is None:
             return None
+        if node.kind in SHORTENED:
+            steps = round(steps * (node.number_of("denoise") or 0))
         first = int(node.number_of("start_at_step") or 0)
         end = int(node.number_of("end_at_step") or steps)
         return min(first, int(steps)), min(end, int(steps)), int(steps)
@@ -249,6 +263,13 @@ def _read_stage(node: Node) -> tuple[int, int, int] | None:
         return stage
     middle = min(last, first + int(cut))
     return (middle, last, steps) if link.slot else (first, middle, steps)
+
+
+def _knows_sigmas(sampler: Node) -> bool:
+    """Tell whether every node that a sampler's sigmas come through is known."""
+    _, *nodes = sampler.workflow.walk(sampler, *SIGMAS_INPUTS)
+    known = SCHEDULERS | SHORTENED | PASSING | SPLITTING
+    return all(node.kind in known for node in nodes)
 
 
 def _read_mode(sampler: Node, latent: Link) -> Mode:

@@ -199,7 +199,8 @@ def visualizer_schema() -> io.Schema:
                 "line art: nearly all lines, gently. gentle: little, and less strongly. "
                 "strong: nearly everything, up to the whole run. cheap: what about 35% "
                 "of the full model cost allows. custom: the values as they are; shown "
-                "when one of them is edited.",
+                "when one of them is edited. It acts in the browser only: a prompt for "
+                "the API has the values themselves.",
             ),
         ],
         outputs=[

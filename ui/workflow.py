@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-MOST_NODES = 512
+MOST_NODES = 2048  # the browser's limit, too
 SEEDS = ("seed", "noise_seed", "control_after_generate")
 LONGEST_TEXT = 512  # characters; of longer texts the browser sends the beginning
 
@@ -101,6 +101,12 @@ class Workflow:
             self.nodes[number] = Node(self, number, *_read_node(node))
 
     @classmethod
+    def of_prompt(cls, prompt: Any) -> Workflow:
+        """Return the nodes of a prompt that is executed; what else it may hold is left out."""
+        entries = prompt.items() if isinstance(prompt, dict) else ()
+        return cls({number: node for number, node in entries if _is_node(node)})
+
+    @classmethod
     def of_request(cls, sent: Any) -> Workflow:
         """Return what a browser sent, which is limited; the prompt of a run is not."""
         if isinstance(sent, dict) and len(sent) > MOST_NODES:
@@ -152,14 +158,21 @@ class Workflow:
 
 def _read_node(sent: Any) -> tuple[str, dict[str, Any]]:
     """Return the class and the inputs of a node that was sent."""
-    node = sent if isinstance(sent, dict) else {}
-    kind, inputs = node.get("class_type"), node.get("inputs")
-    if not isinstance(kind, str) or not isinstance(inputs, dict):
+    if not _is_node(sent):
         raise ValueError(
             'Each node of workflow must be {"class_type": ..., "inputs": {name: value or '
             "[id, slot]}}."
         )
+    kind, inputs = sent["class_type"], sent["inputs"]
     return kind, {name: value for name, value in inputs.items() if _is_input(value)}
+
+
+def _is_node(sent: Any) -> bool:
+    return (
+        isinstance(sent, dict)
+        and isinstance(sent.get("class_type"), str)
+        and isinstance(sent.get("inputs"), dict)
+    )
 
 
 def _is_input(value: Any) -> bool:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from quadtree_pack.quadtree import BlockSums
 from quadtree_pack.sampling.model import Geometry
 from quadtree_pack.testing.tiny_models import entry_of
@@ -25,6 +26,24 @@ def test_a_run_of_a_large_prompt_is_kept_for_the_preview():
     assert keep_for_preview(image, BlockSums.of_image(image), hidden)["quadtree_run"]
     hidden = SimpleNamespace(prompt=prompt, unique_id="2")
     assert remember_model(hidden, Geometry.of(entry_of("flux").model)) == "Note"
+
+
+def test_no_run_fails_for_what_else_its_prompt_holds():
+    image, prompt = torch.rand(64, 64, 3), {**large_prompt(), "9": {"class_type": "Note"}, "x": 1}
+    hidden = SimpleNamespace(prompt=prompt, unique_id="1")
+    assert keep_for_preview(image, BlockSums.of_image(image), hidden)["quadtree_run"]
+    hidden = SimpleNamespace(prompt=prompt, unique_id="2")
+    assert remember_model(hidden, Geometry.of(entry_of("flux").model)) == "Note"
+
+
+def test_no_run_fails_where_the_panel_s_picture_cannot_be_saved(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    image = torch.rand(64, 64, 3)
+    assert keep_for_preview(image, BlockSums.of_image(image)) == {}
+    assert "the panel does not show this run: disk full" in caplog.text
 
 
 def test_a_large_workflow_of_a_browser_is_refused_in_words():

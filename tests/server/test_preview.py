@@ -210,7 +210,7 @@ def test_what_is_sent_is_capped_not_what_is_built(running, base):
     )
 
 
-def test_a_changed_file_gives_a_new_tree_and_token(running, base):
+def test_a_changed_file_gives_a_new_tree_and_picture(running, base):
     first = ask(running, {"image": "a.jpg", **VALUES})[1]
     path = base / "input" / "a.jpg"
     old = path.read_bytes()
@@ -219,7 +219,8 @@ def test_a_changed_file_gives_a_new_tree_and_token(running, base):
         second = ask(running, {"image": "a.jpg", **VALUES})[1]
     finally:
         path.write_bytes(old)
-    assert second["token"] != first["token"] and second["width"] == 512 and second["count"] == 1
+    assert second["picture"] != first["picture"]
+    assert second["width"] == 512 and second["count"] == 1
 
 
 def test_a_second_copy_of_the_pack_does_not_stop_the_server(tmp_path, monkeypatch):
@@ -292,7 +293,7 @@ def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
     _, of_run = ask(running, {"run": run.outputs["4"]["quadtree_run"][0]["key"], **VALUES})
     same = ("width", "height", "count", "sides", "tiles", "denoise", "detail")
     assert {part: live[part] for part in same} == {part: of_run[part] for part in same}
-    assert live["picture"]["type"] == "temp" and live["token"] != of_run["token"]
+    assert live["picture"]["type"] == "temp" and live["picture"] != of_run["picture"]
 
 
 LARGE = {"upscale_method": "lanczos", "width": 16384, "height": 16384, "crop": "disabled"}
@@ -416,6 +417,32 @@ def test_a_mask_counts_in_the_tree_and_in_the_price_as_in_a_run(running, half_cl
     prompt["cost"] = {"class_type": "PreviewAny", "inputs": {"source": ["info", 4]}}
     run = demo.run_prompt(running.url, prompt)
     assert answer["cost"] == pytest.approx(float(run.outputs["cost"]["text"][0]), abs=1e-6)
+
+
+def test_a_mask_that_takes_long_to_grow_is_left_out(running, half_clear):
+    for expand, known in ((50, True), (16_384, False), (-16_384, False)):
+        grow = ("GrowMask", {"expand": expand, "tapered_corners": True})
+        answer = ask(running, {**with_mask(load(half_clear), grow), **VALUES})[1]
+        assert (answer["mask"] is not None) == known and answer["origin"] == "live"
+
+
+def test_a_workflow_that_breaks_the_preview_is_said_and_the_server_goes_on(running):
+    ring = {"class_type": "LatentUpscaleBy", "inputs": {"samples": ["ring", 0]}}
+    body = load("a.jpg")
+    body["workflow"] |= {
+        "ring": ring,
+        "tree": {
+            "class_type": "QuadtreeDiffusion",
+            "inputs": {"model": ["m", 0], "quadtree": ["v", 1]},
+        },
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {"model": ["tree", 0], "latent_image": ["ring", 0], "steps": 4},
+        },
+    }
+    status, answer = ask(running, {**body, **VALUES, "cost": True})
+    assert (status, answer) == (500, {"error": "The preview failed; the log of ComfyUI says why."})
+    assert ask(running, {**body, **VALUES})[0] == 200
 
 
 def test_a_mask_that_only_a_run_computes_is_left_out(running, half_clear):

@@ -185,6 +185,31 @@ def test_what_the_workflow_does_not_tell_is_named(running, object_info):
     assert ask_price(running, prompt)["assumed"] == ["model", "size", "steps"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "assumed"),
+    [("SetFirstSigma", []), ("ExtendIntermediateSigmas", ["sigmas"]), ("SomeSigmas", ["sigmas"])],
+)
+def test_a_node_that_may_change_the_number_of_sigmas_is_named(running, object_info, kind, assumed):
+    prompt = build_prompt("demo", object_info)
+    sample_with_custom_sigmas(prompt)
+    prompt["between"] = {"class_type": kind, "inputs": {"sigmas": ["split", 1], "steps": 2}}
+    change(prompt, "SamplerCustomAdvanced", sigmas=["between", 0])
+    price = ask_price(running, prompt)
+    assert price["assumed"] == assumed and price["steps"] == 5
+
+
+def test_a_scheduler_that_is_shortened_by_its_denoise_has_fewer_steps(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    sample_with_custom_sigmas(prompt)
+    prompt["schedule"]["class_type"] = "AlignYourStepsScheduler"
+    prompt["schedule"]["inputs"] = {"model_type": "SDXL", "steps": 20, "denoise": 0.4}
+    change(prompt, "SamplerCustomAdvanced", sigmas=["schedule", 0])
+    percent = run_percent(running, prompt)
+    price = ask_price(running, prompt)
+    assert price["steps"] == 8 and price["assumed"] == []
+    assert 100 * price["cost"] == pytest.approx(percent, abs=NEAR_PERCENT)
+
+
 def test_what_the_run_would_refuse_is_said_in_the_place_of_a_price(running, object_info):
     prompt = build_prompt("demo", object_info)
     change(prompt, "QuadtreeDiffusion", tile_size=128, tile_overlap=256)
