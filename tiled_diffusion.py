@@ -258,6 +258,7 @@ class TiledDiffusion:
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
+                run.masks.note(cond)
                 if is_remade(cond):
                     run.memory.sources[cond["uuid"]] = Source(model, cond)
                 if "area" in cond:

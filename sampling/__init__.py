@@ -3,13 +3,13 @@
 From the bottom up: `protocols` (types of what ComfyUI hands over), `model` (settings, and what is
 known of the model), `steps` (which step a call belongs to), `frames` (which tree a latent frame
 follows), `cropping` (crop a tensor to windows), `pace` (the seconds that are left), `caches`
-(EasyCache for each window), `run` (plan, state and tally), `cost` (predicts a run's cost without
-ComfyUI), `history` (multistep samplers forget what was held), `estimates` (keep the last estimate
-exact), `rules` (the tables: how each entry is cropped, and what is refused), `patches` (masks in
-the patches of other packs), `patch_controls` (ControlNets that patch the model), `remaking` (what
-ComfyUI makes for the canvas' size), `conditioning` (crop a whole call), `control` (ControlNets),
-`board` (who evaluates which batch), `parallel` (several devices) and `evaluation` (evaluate the
-windows and blend them).
+(EasyCache for each window), `cond_masks` (where masked prompts count), `run` (plan, state and
+tally), `cost` (predicts a run's cost without ComfyUI), `history` (multistep samplers forget what
+was held), `estimates` (keep the last estimate exact), `rules` (the tables: how each entry is
+cropped, and what is refused), `patches` (masks in the patches of other packs), `patch_controls`
+(ControlNets that patch the model), `remaking` (what ComfyUI makes for the canvas' size),
+`conditioning` (crop a whole call), `control` (ControlNets), `board` (who evaluates which batch),
+`parallel` (several devices) and `evaluation` (evaluate the windows and blend them).
 
 May import tree, windows, quadtree, velocity and utils.
 """

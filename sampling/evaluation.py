@@ -9,7 +9,7 @@ of the model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import comfy.model_management
 import torch
@@ -146,22 +146,47 @@ class Evaluator:
 
         The result is [conds * B, C, ..., h, w] as the call's input.
         """
-        noisy = call["input"]
-        if step.is_one_window:
+        noisy, conds = call["input"], len(call["cond_or_uncond"])
+        groups = self.run.group_windows(_ids_of(call), step)
+        everyone = tuple(range(conds))
+        if step.is_one_window and everyone in groups:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
-        single = self._needs_single(call) or self.run.single
-        todo = batch_windows(step.windows, 1 if single else self.run.batch)
-        conds = len(call["cond_or_uncond"])
+        most = 1 if self._needs_single(call) or self.run.single else self.run.batch
         scores = AreaScores(call)
-        for batch, denoised in zip(todo, self._evaluate_batches(call, step, todo), strict=True):
+        done: list[Box] = []
+        for counting, numbers in groups.items():
+            todo = batch_windows(step.windows, most, numbers)
+            if counting == everyone:
+                self._add_windows(total, call, step, todo, done, scores)
+                continue
+            some = total[list(counting)]
+            self._add_windows(some, select_call(call, counting), step, todo, done, scores)
+            total[list(counting)] = some
+        scores.hand_on()
+        return total.flatten(0, 1)
+
+    def _add_windows(
+        self,
+        total: Tensor,
+        call: ModelCall,
+        step: Step,
+        todo: Sequence[Sequence[int]],
+        done: list[Box],
+        scores: AreaScores,
+    ) -> None:
+        """Evaluate batches of windows, and add them to `total` [conds, B, C, ..., h, w].
+
+        `done` are the windows of the area that were evaluated so far; it is extended.
+        """
+        conds = len(call["cond_or_uncond"])
+        results = self._evaluate_batches(call, step, todo, done)
+        for batch, denoised in zip(todo, results, strict=True):
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)
             for number, part in zip(batch, parts, strict=True):
                 target = crop(total, step.windows[number].box)
                 target.addcmul_(self.run.split_images(part), step.window_weights[number])
             scores.add([step.windows[number].box for number in batch])
-        scores.hand_on()
-        return total.flatten(0, 1)
 
     def _needs_single(self, call: ModelCall) -> bool:
         """Tell whether this call takes one window at a time; report what its patches cannot cut.
@@ -204,7 +229,7 @@ class Evaluator:
         return denoised
 
     def _evaluate_batches(
-        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
     ) -> Iterable[Tensor]:
         """Return what the model makes of each batch: [conds * windows * B, C, ..., h, w].
 
@@ -214,27 +239,28 @@ class Evaluator:
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
         teams = [team for team in self.run.teams if team.owns(self.apply_model)]
         if not teams or len(todo) < 2 or keeps_windows(call):
-            return self._evaluate_in_turn(call, step, todo)
+            return self._evaluate_in_turn(call, step, todo, done)
         start_s = time.monotonic()
         try:
-            task = self._make_task(call, step, todo)
+            task = self._make_task(call, step, todo, done)
             return share_out(teams, task, self.apply_model, self.run.get_hand(HERE))
         finally:
             self.run.shared_s += time.monotonic() - start_s
 
     def _evaluate_in_turn(
-        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
     ) -> Iterator[Tensor]:
-        done: list[Box] = []
         for batch in todo:
             denoised = self._evaluate(self.apply_model, call, step, batch)
             done += [step.windows[number].box for number in batch]
             self._report(denoised, step, windows=len(batch), done=done)
             yield denoised
 
-    def _make_task(self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]]) -> Task:
+    def _make_task(
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
+    ) -> Task:
         """Return the batches of a call for those who share them."""
-        cost, done = self.run.tiling.cost, list[Box]()
+        cost = self.run.tiling.cost
         boxes = [[step.windows[number].box for number in batch] for batch in todo]
 
         def evaluate(apply_model: ModelFunction, moved: ModelCall, number: int) -> Tensor:
@@ -321,13 +347,18 @@ def call_model(
     return apply_model(call["input"], call["timestep"], **call["c"])
 
 
+def _ids_of(call: ModelCall) -> list[Hashable]:
+    """Return the id that core gave each cond of a call; None where it gave none."""
+    options = call["c"].get("transformer_options", {})
+    return options.get("uuids") or [None] * len(call["cond_or_uncond"])
+
+
 def _find_areas(run: Run, call: ModelCall) -> list[Box]:
     """Return the area of each cond of a call; ValueError if it is not on the run's canvas."""
     height, width = call["input"].shape[-2:]
     conds = len(call["cond_or_uncond"])
-    ids = call["c"].get("transformer_options", {}).get("uuids") or [None] * conds
     canvas = run.plan.canvas
-    areas = [run.areas.get(cond_id, canvas) for cond_id in ids]
+    areas = [run.areas.get(cond_id, canvas) for cond_id in _ids_of(call)]
     sizes = {(area.height, area.width) for area in areas}
     if len(areas) != conds or sizes != {(height, width)}:
         raise ValueError(

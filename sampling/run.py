@@ -24,6 +24,7 @@ from ..windows.planning import Planner, mark_active_units
 from ..windows.tiling import Tiling, Window
 from .board import Hand
 from .caches import WindowCaches
+from .cond_masks import CondMasks
 from .cropping import RunMemory, crop
 from .frames import take_frames
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
@@ -129,14 +130,16 @@ class Step:
     """One step in one area of the canvas.
 
     `model_weight` [B or 1, 1, (T or 1,) h, w] in 0..1 is the weight of the model's estimate; the
-    rest is that of the base (see `Run.blend`). `windows` are relative to the area, and each of
-    `window_weights` [..., h, w] is the model's weight times the window's normalised share.
+    rest is that of the base (see `Run.blend`). `windows` are relative to the area, and each has its
+    normalised share in `shares`, [h, w] on the CPU; each of `window_weights` [..., h, w] is the
+    model's weight times that.
     """
 
     index: int
     area: Box
     model_weight: Tensor
     windows: tuple[Window, ...]
+    shares: tuple[Tensor, ...]
     window_weights: tuple[Tensor, ...]
 
     @property
@@ -168,6 +171,7 @@ class Run:
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
         self.estimate: Tensor | None = None  # that the sampler's callback was given last
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
+        self.masks = CondMasks()
         self.memory = RunMemory()
         self.caches = WindowCaches()
         self.pace = Pace()
@@ -362,19 +366,17 @@ class Run:
         weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
         weight = take_frames(weight, self.frames)
         margin = self.tiling.overlap * self.tiling.unit // 2
+        shares = compute_shares(windows, (area.height, area.width), self.plan.method, margin)
         window_weights = []
-        for window, share in zip(
-            windows,
-            compute_shares(windows, (area.height, area.width), self.plan.method, margin),
-            strict=True,
-        ):
-            share = send(share.float(), like.device)
-            window_weights.append(share * crop(weight, window.box))
+        for window, share in zip(windows, shares, strict=True):
+            sent = send(share.float(), like.device)
+            window_weights.append(sent * crop(weight, window.box))
         return Step(
             index=index,
             area=area,
             model_weight=weight,
             windows=windows,
+            shares=shares,
             window_weights=tuple(window_weights),
         )
 
@@ -384,6 +386,32 @@ class Run:
         if area not in self._plans:
             self._plans[area] = self._plan_steps(area)
         return self._plans[area][index]
+
+    def group_windows(
+        self, cond_ids: Sequence[Hashable], step: Step
+    ) -> dict[tuple[int, ...], list[int]]:
+        """Return the numbers of a step's windows by the conds of a call that count in them.
+
+        A cond with a mask counts where that is not 0 in an active cell that the window answers for.
+        Elsewhere core multiplies what the model says by 0, or the cell is held. Windows in which
+        none counts are left out.
+        """
+        everyone = tuple(range(len(cond_ids)))
+        masks = [self.masks.find(cond_id, self.plan.canvas) for cond_id in cond_ids]
+        if all(mask is None for mask in masks):
+            return {everyone: list(range(len(step.windows)))}
+        active = crop(self.plan.active(self.first_step + step.index, self.all_steps), step.area)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, (window, share) in enumerate(zip(step.windows, step.shares, strict=True)):
+            answered = crop(active, window.box) & (share > 0)
+            counting = []
+            for cond, mask in enumerate(masks):
+                inside = None if mask is None else crop(crop(mask, step.area), window.box)
+                if inside is None or bool((inside & answered).any()):
+                    counting.append(cond)
+            if counting:
+                groups.setdefault(tuple(counting), []).append(number)
+        return groups
 
     def _plan_steps(self, area: Box) -> list[tuple[Window, ...]]:
         """Return the windows of every step in an area: together, so that they share shapes."""

@@ -23,11 +23,17 @@ class Merge(NamedTuple):
     members: set[Shape]
 
 
-def batch_windows(windows: Sequence[Window], most: int) -> list[list[int]]:
-    """Return batches of at most `most` windows of one shape, each a list of their indices."""
+def batch_windows(
+    windows: Sequence[Window], most: int, numbers: Iterable[int] | None = None
+) -> list[list[int]]:
+    """Return batches of at most `most` windows of one shape, each a list of their indices.
+
+    `numbers` are the indices of those that are batched; None: all.
+    """
     by_shape: dict[Shape, list[int]] = defaultdict(list)
-    for number, window in enumerate(windows):
-        by_shape[window.box.height, window.box.width].append(number)
+    for number in range(len(windows)) if numbers is None else numbers:
+        box = windows[number].box
+        by_shape[box.height, box.width].append(number)
     batches = []
     for same in by_shape.values():
         batches += [same[start : start + most] for start in range(0, len(same), most)]
