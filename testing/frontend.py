@@ -216,8 +216,14 @@ def click_leaf(page, across=0.52, down=0.52, **options):
 
 def drag(page, start, end, *, steps=25, button="left"):
     """Drag the mouse between two places, as shares of the view."""
-    canvas(page).hover(position=place(page, *start))
-    box = canvas_box(page)
+    drag_in(page, canvas(page), start, end, steps=steps, button=button)
+
+
+def drag_in(page, element, start, end, *, steps=25, button="left"):
+    """Drag the mouse between two places, as shares of an element."""
+    box = element.bounding_box()
+    element.hover(position={"x": start[0] * box["width"], "y": start[1] * box["height"]})
+    box = element.bounding_box()
     x, y = (box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"])
     page.page.mouse.down(button=button)
     page.page.mouse.move(x, y, steps=steps)

@@ -13,7 +13,7 @@ from ..tree.detail import BlockSums
 from ..tree.regions import Region
 from ..tree.subdivision import choose_tile_sizes, list_sides
 from .budget import Choice, build_for_cost
-from .coverage import COVERAGE, build_by_coverage, list_tile_sides
+from .coverage import COVERAGE, build_by_coverage, draw_curve, list_tile_sides
 
 
 def build_tree(
@@ -76,3 +76,19 @@ def find_smallest_side(
     if content_threshold:
         return list_sides(smallest, largest)[-1]
     return list_tile_sides(sums, smallest, largest)[-1]
+
+
+def find_curve(
+    sums: BlockSums,
+    *,
+    content_threshold: float = 0.0,
+    budget: float = 0.0,
+    min_tile_px: int = 0,
+    max_tile_px: int = 0,
+    **_: Any,
+) -> list[float] | None:
+    """Return how detail is spread over tiles, see `draw_curve`; None where no coverage decides."""
+    if content_threshold or budget:
+        return None
+    smallest, largest = choose_tile_sizes(sums.width, sums.height, min_tile_px, max_tile_px)
+    return draw_curve(sums, min_tile_px=smallest, max_tile_px=largest)

@@ -34,6 +34,7 @@ COVERAGE = 0.95  # the default
 TYPICAL_PX = 4096
 # How often each of the two is planned: twice the larger, where windows cost more.
 TURNS = (1.0, 1.0, 0.5)
+CURVE_STEPS = 64  # of the strip in the panel
 PER_UNIT = 100  # a budget finds coverage in whole percent, so that what the user sees is exact
 
 
@@ -96,6 +97,20 @@ def build_by_coverage(
         return build(coverage), None
     choice = choose_coverage(build, budget, invert=invert)
     return build(choice.value), choice
+
+
+def draw_curve(sums: BlockSums, *, min_tile_px: int, max_tile_px: int) -> list[float] | None:
+    """Return the share of the detail in the first tiles, by rank: of none to all, in equal steps.
+
+    None for an image without any detail. The arguments are those of `build_by_coverage`.
+    """
+    tiles = rank_image(sums, list_tile_sides(sums, min_tile_px, max_tile_px)[-1])
+    detail = tiles.detail.ravel()[tiles.ranks.ravel().argsort(kind="stable")]
+    if not detail.any():
+        return None
+    gathered = np.concatenate([[0.0], detail.cumsum()]) / detail.sum()
+    places = np.linspace(0, detail.size, CURVE_STEPS + 1)
+    return np.interp(places, np.arange(detail.size + 1), gathered).round(5).tolist()
 
 
 def list_denoise(min_denoise: float, max_denoise: float, *, invert: bool) -> Tensor:

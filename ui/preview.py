@@ -27,7 +27,7 @@ from ..tree.detail import BlockSums
 from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
 from ..utils import LOG, PREFIX, ceil_div, warn
-from .building import build_tree, find_smallest_side
+from .building import build_tree, find_curve, find_smallest_side
 from .files import RequestError, resolve_path
 from .inputs import check_choice, check_visualizer_inputs
 from .passing import LOADERS, ONLY_BY_RUN, Applier, PassingError, is_input
@@ -287,6 +287,7 @@ def answer_request(request: Any) -> dict[str, Any]:
     )
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
+    answer["coverage_curve"] = find_curve(kept.sums, **limits)
     answer["found"] = choice and choice.found
     answer["origin"] = origin
     answer["picture"] = kept.picture

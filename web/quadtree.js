@@ -8,6 +8,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { BRUSH_STYLE, Brush } from "./quadtree_brush.js";
+import { DETAIL_STYLE, DetailStrip } from "./quadtree_detail.js";
 import { clearCanvas, drawLeaves, drawPainted, drawStep, frameLeaf } from "./quadtree_drawing.js";
 import { createElement } from "./quadtree_elements.js";
 import {
@@ -41,7 +42,7 @@ const POLL_MS = 400;
 const STYLE = `
 .qt { display: flex; flex-direction: column; min-height: 290px; height: 100%; gap: 4px;
   font: 12px sans-serif; color: var(--fg-color, #ddd); }
-.qt-view { position: relative; flex: 1; min-height: 160px; background: var(--comfy-input-bg, #222);
+.qt-view { position: relative; flex: 1; min-height: 150px; background: var(--comfy-input-bg, #222);
   outline-offset: -2px; overflow: hidden; }
 .qt-view img, .qt-view canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
@@ -124,9 +125,10 @@ class Panel {
     this.line.setAttribute("role", "status");
     this.brush = new Brush(this);
     this.scrubber = new Scrubber(this);
+    this.strip = new DetailStrip(this);
     this.view.append(this.brush.ring);
     this.image.after(this.scrubber.live);
-    const below = [this.brush.legend, this.scrubber.row, this.line];
+    const below = [this.brush.legend, this.strip.row, this.scrubber.row, this.line];
     this.root.append(this.brush.toolbar, this.view, ...below);
     translateLabels(this.root);
   }
@@ -300,6 +302,7 @@ class Panel {
     this.grid = tree && buildGrid(tree, this.leaves);
     this.chosen = tree && this.at ? this.leafAt(...this.at) : -1; // leaves have other numbers now
     this.say(text, problem);
+    this.strip.show();
     this.scrubber.forget();
     this.draw();
   }
@@ -458,7 +461,7 @@ const extension = {
   },
 
   setup() {
-    const textContent = STYLE + BRUSH_STYLE + STEPS_STYLE;
+    const textContent = STYLE + BRUSH_STYLE + DETAIL_STYLE + STEPS_STYLE;
     document.head.append(createElement("style", { textContent }));
     setInterval(() => {
       if (document.visibilityState !== "visible") return;

@@ -1,7 +1,7 @@
 /** The brush of the panel: its tools, its strokes and what they write. Registers nothing. */
 import { app } from "../../scripts/app.js";
 import { createElement, createSlider } from "./quadtree_elements.js";
-import { findInput, findWidget, isLinked } from "./quadtree_graph.js";
+import { captureState, findInput, findWidget, isLinked } from "./quadtree_graph.js";
 import {
   findBorders, readRegions, regionAt, regionOf, simplify, writeRegions,
 } from "./quadtree_regions.js";
@@ -38,11 +38,6 @@ export const BRUSH_STYLE = `
 .qt-legend i.qt-hatch { border-color: white; background: repeating-linear-gradient(45deg,
   #444 0 2px, white 2px 3px, #444 3px 4px); }
 `;
-
-/** Tells ComfyUI's undo and its restore after a reload about a change that no widget made. */
-function captureState() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
-}
 
 export class Brush {
   /** `panel` has the node, its tree, leaves and grid, and draws. */

@@ -28,6 +28,11 @@ function linkInto(input) {
   return getInputLink.call(node, node.inputs.indexOf(input));
 }
 
+/** Tells ComfyUI's undo and its restore after a reload about a change that no widget made. */
+export function captureState() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+}
+
 /** Returns all graphs of the workflow: the root and every subgraph. */
 export function allGraphs() {
   const root = rootGraph();

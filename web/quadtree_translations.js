@@ -105,6 +105,10 @@ const ZH = {
     "tile_overlap {overlap} px 在此模型上占 {taken} px，超过 tile_size {size} px 的一半；请至多用 {most} px，或使用更大的图块。",
   "tile_size {size} px is smaller than the {least} px that this model needs; use that or more.":
     "tile_size {size} px 小于此模型所需的 {least} px；请不小于该值。",
+  "Coverage of the detail": "细节的覆盖率",
+  "How the detail is spread over the tiles. Drag the mark to set coverage.":
+    "细节在图块间的分布。拖动标记以设置 coverage。",
+  "{percent}% of the detail": "细节的 {percent}%",
 };
 const JA = {
   steps: "ステップ",
@@ -219,5 +223,9 @@ const JA = {
     "tile_overlap {overlap} px はこのモデルでは {taken} px になり、tile_size {size} px の半分を超えます。{most} px 以下にするか、タイルを大きくしてください。",
   "tile_size {size} px is smaller than the {least} px that this model needs; use that or more.":
     "tile_size {size} px はこのモデルに必要な {least} px より小さいです。それ以上にしてください。",
+  "Coverage of the detail": "細部のカバー率",
+  "How the detail is spread over the tiles. Drag the mark to set coverage.":
+    "タイルごとの細部の分布。印をドラッグすると coverage が変わります。",
+  "{percent}% of the detail": "細部の {percent}%",
 };
 export const TABLES = { zh: ZH, ja: JA };

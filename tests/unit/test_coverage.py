@@ -17,7 +17,7 @@ from quadtree_pack.testing.photos import (
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.octaves import measure_fine_detail
 from quadtree_pack.tree.regions import Region
-from quadtree_pack.ui.building import build_tree
+from quadtree_pack.ui.building import build_tree, find_curve
 from quadtree_pack.utils import ceil_div
 
 SIDE = 1024
@@ -163,3 +163,19 @@ def test_limits_that_contradict_each_other_are_refused(soft):
         build(soft, min_tile_px=64, max_tile_px=32)
     with pytest.raises(ValueError, match="max_denoise"):
         build(soft, min_denoise=0.9)
+
+
+def test_the_curve_rises_from_none_to_all_of_the_detail(soft):
+    """Left of where it reaches a coverage lie about as many tiles as are refined at it."""
+    curve = find_curve(soft)
+    assert curve[0] == 0 and curve[-1] == 1 and curve == sorted(curve)
+    assert curve[len(curve) // 2] > 0.6, "the richest tiles come first"
+    place = next(number for number, share in enumerate(curve) if share >= 0.9) / (len(curve) - 1)
+    refined = float((map_of(build(soft, coverage=0.9)[0]) > 0).double().mean())
+    assert refined == pytest.approx(place, abs=0.15)
+
+
+def test_there_is_no_curve_without_detail_or_where_no_coverage_decides(soft):
+    assert find_curve(sums_of(torch.full((256, 256, 3), 0.5))) is None
+    assert find_curve(soft, content_threshold=20.0) is None
+    assert find_curve(soft, budget=0.5) is None
