@@ -143,7 +143,11 @@ class TiledDiffusion:
             run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
-        late = forget_held(sampler, lambda: run.find_release(values, self._schedule_of(values)))
+        late = forget_held(
+            sampler,
+            len(values) - 1,
+            lambda: run.find_release(values, self._schedule_of(values)),
+        )
         try:
             with self._share(run, options, executor.class_obj.model_patcher):
                 samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)

@@ -3,7 +3,7 @@
 A multistep sampler makes a step from the estimates of earlier steps, too. Of a held cell these are
 the clean latent, and after its release they would lead it elsewhere than a plain run that begins
 there. So the cells that one step releases follow a late run: the sampler's own function, begun at
-that step. At each step it runs again over the estimates that the model has given since, up to the
+that step. At each call it runs again over the estimates that the model has given since, up to the
 one that is due. That costs no model call, and little else: samplers compute cell by cell.
 """
 
@@ -12,14 +12,16 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .run import expand_to_rank, send
-from .steps import find_module
+from .steps import count_calls_per_step, find_module, list_calls, replace_inner, unwrap
 
-# ComfyUI's samplers that remember estimates, call the model once a step and draw no noise.
+# ComfyUI's samplers that remember estimates, or the first sigma of their run (heunpp2), and draw no
+# noise.
 MULTISTEP = frozenset(
     {f"comfy.extra_samplers.uni_pc.sample_{name}" for name in ["unipc", "unipc_bh2"]}
     | {
@@ -30,11 +32,27 @@ MULTISTEP = frozenset(
             "ipndm_v",
             "deis",
             "dpmpp_2m",
+            "dpmpp_2m_cfg_pp",
             "res_multistep",
+            "res_multistep_cfg_pp",
             "gradient_estimation",
+            "gradient_estimation_cfg_pp",
+            "heunpp2",
         ]
     }
 )
+AFTER_GUIDANCE = "sampler_post_cfg_function"  # names core's list of functions in model options
+
+
+class _Estimate(NamedTuple):
+    """What a model call gave; CFG++ samplers also take what it gave without the prompt."""
+
+    denoised: Tensor
+    uncond: Tensor | None
+
+    def take(self, cells: Tensor) -> _Estimate:
+        uncond = None if self.uncond is None else take(self.uncond, cells)
+        return _Estimate(take(self.denoised, cells), uncond)
 
 
 class _MissingEstimateError(Exception):
@@ -45,44 +63,90 @@ class _MissingEstimateError(Exception):
         self.noisy = noisy
 
 
-class _LateRun:
-    """The model of a late run; `denoised` [C, cells] are the estimates of its steps so far."""
+class _Stand:
+    """Stands in a model's place, with the attributes that it has."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+class _LateRun(_Stand):
+    """The model of a late run; `estimates` [C, cells] are those of its calls so far."""
 
     def __init__(self, model: Any, cells: Tensor, step: int, noisy: Tensor) -> None:
-        self.inner_model = model.inner_model
+        super().__init__(model)
         self.cells, self.step, self.noisy = cells, step, noisy
-        self.denoised: list[Tensor] = []
+        self.estimates: list[_Estimate] = []
         self.calls = 0
 
     def __call__(self, noisy: Tensor, *args: Any, **options: Any) -> Tensor:
-        if self.calls == len(self.denoised):
+        if self.calls == len(self.estimates):
             raise _MissingEstimateError(noisy)
+        denoised, uncond = self.estimates[self.calls]
         self.calls += 1
-        return self.denoised[self.calls - 1]
+        if uncond is not None:  # the last function is the sampler's own
+            tell = options["model_options"][AFTER_GUIDANCE][-1]
+            tell({"denoised": denoised, "uncond_denoised": uncond})
+        return denoised
 
 
-class _Model:
+class _Model(_Stand):
     """The model of the whole run; what it is given is replaced where late runs are under way.
 
-    `run_late` runs the sampler's function on a late run; `released` are the cells by their step.
+    `run_late` runs the sampler's function on a late run; `released` are the cells by their step,
+    `steps` holds the step of each call, and `sigmas` those of the run.
     """
 
-    def __init__(self, model: Any, run_late: Callable[..., Tensor], released: dict[int, Tensor]):
-        self.inner_model = model.inner_model
-        self.model, self.run_late, self.released = model, run_late, released
+    def __init__(
+        self,
+        model: Any,
+        run_late: Callable[..., Tensor],
+        released: dict[int, Tensor],
+        steps: list[int],
+        sigmas: Tensor,
+        *,
+        without_prompt: bool,
+    ) -> None:
+        super().__init__(model)
+        self.run_late, self.released = run_late, released
+        self.steps, self.sigmas = steps, sigmas
+        self.without_prompt = without_prompt
         self.late: list[_LateRun] = []
-        self.step = 0
+        self.calls = 0
+        self.first = self.denoised = sigmas  # the latent of the first call, the latest estimate
 
     def __call__(self, noisy: Tensor, *args: Any, **options: Any) -> Tensor:
-        noisy = self.replace(noisy)
-        if self.step in self.released:
-            cells = send(self.released[self.step], noisy.device)
-            self.late.append(_LateRun(self.model, cells, self.step, take(noisy, cells)))
+        noisy = self.begin(self.replace(noisy))
+        uncond: list[Tensor] = []
+        if self.without_prompt:
+            options["model_options"] = _watch_uncond(options["model_options"], uncond)
         denoised = self.model(noisy, *args, **options)
+        estimate = _Estimate(denoised, uncond[0] if uncond else None)
         for late in self.late:
-            late.denoised.append(take(denoised, late.cells))
-        self.step += 1
+            late.estimates.append(estimate.take(late.cells))
+        self.denoised = denoised
+        self.calls += 1
         return denoised
+
+    def begin(self, noisy: Tensor) -> Tensor:
+        """Return the latent of a call, with a late run of the cells that its step releases.
+
+        Held cells are put where they belong, on the line from their noise to what they are held
+        to: not all samplers keep to it.
+        """
+        if self.calls == 0:
+            self.first = noisy
+        step = self.steps[min(self.calls, len(self.steps) - 1)]
+        if step not in self.released:
+            return noisy
+        cells = send(self.released.pop(step), noisy.device)
+        first, clean = take(self.first, cells), take(self.denoised, cells)
+        held = clean + (first - clean) * (self.sigmas[step] / self.sigmas[0])
+        self.late.append(_LateRun(self.model, cells, step, held))
+        return put(noisy, cells, held)
 
     def replace(self, noisy: Tensor) -> Tensor:
         """Return the latent [B, C, ..., H, W] with what the late runs have come to."""
@@ -94,6 +158,16 @@ class _Model:
                 found = reached.noisy
             noisy = put(noisy, late.cells, found)
         return noisy
+
+
+def _watch_uncond(model_options: dict[str, Any], found: list[Tensor]) -> dict[str, Any]:
+    """Return the options of a model call that adds its estimate without the prompt to `found`."""
+
+    def note(told: dict[str, Any]) -> Tensor:
+        found.append(told["uncond_denoised"])
+        return told["denoised"]
+
+    return {**model_options, AFTER_GUIDANCE: [*model_options.get(AFTER_GUIDANCE, ()), note]}
 
 
 def take(latent: Tensor, cells: Tensor) -> Tensor:
@@ -108,33 +182,49 @@ def put(latent: Tensor, cells: Tensor, values: Tensor) -> Tensor:
     return changed.view(by_channel.shape).movedim(0, 1).contiguous()
 
 
-def forget_held(sampler: Any, find_release: Callable[[], Tensor]) -> Any:
+def forget_held(sampler: Any, steps: int, find_release: Callable[[], Tensor]) -> Any:
     """Return the sampler, or where it is one of MULTISTEP a copy that forgets what was held.
 
-    `find_release` returns the step that releases each cell, [B or 1, (T or 1,) H, W]; 0 for one
-    that is never held.
+    So is a sampler of another pack that wraps one of them. It runs so many steps. `find_release`
+    returns the step that releases each cell, [B or 1, (T or 1,) H, W]; 0 for one that is never
+    held.
     """
-    function = getattr(sampler, "sampler_function", None)
-    name = f"{find_module(sampler)}.{getattr(function, '__name__', '')}"
+    inner = unwrap(sampler)
+    function = getattr(inner, "sampler_function", None)
+    name = f"{find_module(inner)}.{getattr(function, '__name__', '')}"
     if function is None or name not in MULTISTEP:
         return sampler
     release = find_release()
     if not release.any():
         return sampler
+    calls = list_calls(count_calls_per_step(inner) or 1, steps)
+    forgetting = copy.copy(inner)
+    forgetting.sampler_function = _forget(function, release, calls)
+    return replace_inner(sampler, inner, forgetting)
+
+
+def _forget(function: Callable[..., Tensor], release: Tensor, calls: list[int]) -> Any:
+    """Return a sampler's function that forgets what was held; `calls` has the step of each call."""
 
     @functools.wraps(function)
     def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        def run_late(late: _LateRun) -> Tensor:
-            quiet = {**options, "callback": None, "disable": True}
-            return function(late, late.noisy, sigmas[late.step :], **quiet)
+        if len(sigmas) != calls[-1] + 2:  # a wrapper lets it run a part of the steps
+            return function(model, x, sigmas, **options)
+        devices = [x.device] if x.device.type == "cuda" else []
 
-        steps = expand_to_rank(release, x.ndim).expand_as(x[:, :1]).flatten()
+        def run_late(late: _LateRun) -> Tensor:
+            # Of their own, since a sampler adds to its extra_args.
+            quiet = {**options, "callback": None, "disable": True}
+            quiet["extra_args"] = dict(options.get("extra_args") or {})
+            with torch.random.fork_rng(devices):  # some samplers draw noise that they do not use
+                return function(late, late.noisy, sigmas[late.step :], **quiet)
+
+        places = expand_to_rank(release, x.ndim).expand_as(x[:, :1]).flatten()
         released = {
-            step: (steps == step).nonzero()[:, 0] for step in steps.unique().tolist() if step > 0
+            step: (places == step).nonzero()[:, 0] for step in places.unique().tolist() if step > 0
         }
-        whole = _Model(model, run_late, released)
+        without_prompt = function.__name__.endswith("_cfg_pp")
+        whole = _Model(model, run_late, released, calls, sigmas, without_prompt=without_prompt)
         return whole.replace(function(whole, x, sigmas, **options))
 
-    sampler = copy.copy(sampler)
-    sampler.sampler_function = sample
-    return sampler
+    return sample

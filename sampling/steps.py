@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -76,12 +77,32 @@ def unwrap(sampler: Any) -> Any:
     return unwrap(wrapped[0]) if len(wrapped) == 1 else sampler
 
 
+def replace_inner(sampler: Any, inner: Any, other: Any) -> Any:
+    """Return a copy of a sampler with `other` in the place of the sampler that `unwrap` found."""
+    if sampler is inner:
+        return other
+    outer = copy.copy(sampler)
+    outer.extra_options = {
+        name: replace_inner(option, inner, other) if hasattr(option, "sampler_function") else option
+        for name, option in sampler.extra_options.items()
+    }
+    return outer
+
+
 def count_calls_per_step(sampler: Any) -> int | None:
     """Return CALLS_PER_STEP of a `comfy.samplers.KSAMPLER`, or of the one that it wraps."""
     inner = unwrap(sampler)
     if find_module(inner) != "comfy.k_diffusion.sampling":
         return None
     return CALLS_PER_STEP.get(getattr(inner.sampler_function, "__name__", ""))
+
+
+def list_calls(calls_per_step: int, steps: int) -> list[int]:
+    """Return the step of each model call of a run.
+
+    The last steps have fewer calls: at most as many as there are steps left.
+    """
+    return [step for step in range(steps) for _ in range(min(calls_per_step, steps - step))]
 
 
 def numbers_its_steps(sampler: Any) -> bool:
@@ -201,6 +222,7 @@ class StepClock:
         self.calls_per_step: int | None = None  # from one callback to the next, where known
         self.calls_ahead = 1  # of the first step, before its callback
         self.is_foreign = False
+        self.knows_calls = False  # whether calls_per_step is known from the start
         self.is_numbered = False  # whether the callback gets the number of the step
         self.is_regular = True  # whether all steps have the same number of calls
         self.restarted_at: int | None = None  # the step that the call before the callback is in
@@ -227,7 +249,8 @@ class StepClock:
         when two steps were told.
         """
         self.calls_per_step, self.is_foreign, self.is_numbered = calls_per_step, foreign, numbers
-        self.is_regular = foreign or calls_per_step is not None
+        self.knows_calls = calls_per_step is not None
+        self.is_regular = foreign or self.knows_calls
 
         def note_step(step: int, *args: Any) -> None:
             self.latest = max(self.latest, step)
@@ -240,8 +263,7 @@ class StepClock:
 
     def list_calls(self) -> list[int]:
         """Return the step of each model call of the run, as far as the sampler's kind tells."""
-        calls = self.calls_per_step or 1
-        return [step for step in range(self.steps) for _ in range(min(calls, self.steps - step))]
+        return list_calls(self.calls_per_step or 1, self.steps)
 
     def note_call(self) -> None:
         """Note that a model call of the sampler has ended."""
@@ -274,7 +296,7 @@ class StepClock:
         if self.told is None:  # in the first step, unless nothing is told at all
             return 0 if self.calls < self.calls_per_step else None
         rest = self.calls_per_step - self.calls_ahead  # that follow the callback
-        if not self.is_foreign:
+        if self.knows_calls:
             rest = min(rest, self.steps - 1 - self.told)
         return min(self.told + (self.calls >= rest), self.steps - 1)
 

@@ -15,7 +15,7 @@ import comfy.samplers
 import pytest
 import torch
 import torch.nn.functional as F
-from comfy.k_diffusion.sampling import sample_euler, sample_heun
+from comfy.k_diffusion.sampling import sample_dpmpp_2m, sample_euler, sample_heun
 from comfy.patcher_extension import WrappersMP
 from quadtree_pack.testing.local_models import local
 from quadtree_pack.testing.support import SIDE, error, patched, tree_of
@@ -33,19 +33,23 @@ KSAMPLER = comfy.samplers.KSAMPLER
 # --- Samplers of other packs ----------------------------------------------------------------------
 
 
-def wrap(
-    change: Callable[[float], float], inner: Callable = sample_euler, *, tells: bool = True
-) -> Any:
-    """Return a sampler whose model sees another sigma, as Detail Daemon and lying sigmas do."""
+def wrap(change: Callable[[float], float], inner: Any = sample_euler, *, tells: bool = True) -> Any:
+    """Return a sampler whose model sees another sigma, as Detail Daemon and lying sigmas do.
+
+    `inner` is a sampler, or the function of one.
+    """
 
     def sample_lying(model, x, sigmas, *, wrapped, callback=None, **options):
         def show(noisy, sigma, **extra):
             return model(noisy, torch.full_like(sigma, change(float(sigma[0]))), **extra)
 
+        show.inner_model = model.inner_model  # which some samplers ask for
         callback = callback if tells else None
+        options |= wrapped.extra_options
         return wrapped.sampler_function(show, x, sigmas, callback=callback, **options)
 
-    return KSAMPLER(sample_lying, {"wrapped": KSAMPLER(inner)})
+    wrapped = inner if isinstance(inner, KSAMPLER) else KSAMPLER(inner)
+    return KSAMPLER(sample_lying, {"wrapped": wrapped})
 
 
 def hide(sampler: Any) -> Any:
@@ -177,7 +181,7 @@ CASES = {
     "euler": Case(sampler=EULER),
     "heun": Case(sampler=HEUN, calls="twice"),
     "dpm_2": Case(sampler=DPM_2, calls="twice"),
-    "heunpp2": Case(sampler=HEUNPP2, calls="three times", remembers=True),
+    "heunpp2": Case(sampler=HEUNPP2, calls="three times"),
     "euler_ancestral": Case(sampler=ANCESTRAL, remembers=True),
     "half in the middle": Case(sampler=wrap(daemon(0.5))),
     "higher in the middle": Case(sampler=wrap(daemon(1.1))),
@@ -219,18 +223,36 @@ CASES = {
     ),
 }
 # Multistep samplers, which remember the estimates of earlier steps.
+MULTISTEP = [
+    "lms",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "uni_pc",
+    "uni_pc_bh2",
+]
+CASES |= {name: Case(sampler=comfy.samplers.sampler_object(name)) for name in MULTISTEP}
 CASES |= {
-    name: Case(sampler=comfy.samplers.sampler_object(name))
-    for name in [
-        "lms",
-        "ipndm",
-        "deis",
-        "dpmpp_2m",
-        "res_multistep",
-        "gradient_estimation",
-        "uni_pc",
-    ]
+    f"{name}, {how}": Case(
+        sampler=wrap(change, comfy.samplers.sampler_object(name).sampler_function), calls=calls
+    )
+    for name, calls in {
+        "dpmpp_2m": "once",
+        "res_multistep_cfg_pp": "once",
+        "deis": "once",
+        "heunpp2": "three times",
+    }.items()
+    for how, change in {"lower": add(-0.05), "higher in the middle": daemon(1.1)}.items()
 }
+CASES["dpmpp_2m, in two wrappers"] = Case(
+    sampler=wrap(add(0.05), wrap(daemon(1.1), sample_dpmpp_2m))
+)
 KNOWN_FROM_THE_START = [name for name in CASES if isinstance(CASES[name].calls, str)]
 KNOWN_FROM_THE_START.remove("double in the middle, hidden")  # its second call could be a midpoint
 
@@ -331,7 +353,7 @@ def test_a_released_tile_is_what_a_plain_run_from_that_step_makes(name):
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen_image", "sd15"])
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "deis"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "deis", "heunpp2", "res_multistep_cfg_pp"])
 def test_each_image_of_a_batch_forgets_what_was_held_at_its_own_release(family, sampler):
     entry = local(family)
     latent = entry.latent(16, 24, batch=2)
@@ -345,7 +367,7 @@ def test_each_image_of_a_batch_forgets_what_was_held_at_its_own_release(family, 
         assert error((samples - latent)[number], (plain - latent)[number]) < 1e-4
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lms", "heun"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lms", "heun", "heunpp2", "dpmpp_2m_cfg_pp"])
 def test_a_multistep_run_that_frees_all_or_nothing_is_left_as_it_is(sampler):
     entry, latent, noise = given()
     options = {"steps": 6, "sampler": sampler, "denoise": 0.7, "noise": noise}
