@@ -8,10 +8,11 @@ The second table is simulated. The plans are the ones that runs on `coffee` make
 0.2 to 0.8), with windows priced by the measured times of Flux-dev on an H200 (h200_cost.json).
 Batches go out as in a run, the dearest first, each to whoever would be done with it first; all
 windows pass the head's network card. Efficiency is the time of one GPU with the default settings
-over that of all, times their number (slow ones count as halves); 1 means that nothing is lost. "10"
-and "1" are Gbit/s, and with "halves" every second GPU is half as fast. "batch 4" is the default
-without a cluster; with one, large models get one window per call, "batch 1". "768 px" is the
-setting tile_size: more and smaller windows are shared better.
+over that of all, times their number (slow ones count as halves); 1 means that nothing is lost.
+Numbers are Gbit/s, and with "halves" every second GPU is half as fast. With "workers 0" windows
+are those of a run without Quadtree Cluster, one per call; with "workers N" they are cut for as
+many as there are. "bound" is what no plan reaches, since the head's network card sends one worker's
+first window after the other, and so receives the last ones. Planning is not counted.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ CALLS, IN_FLIGHT = 30, 2
 PHOTO, DENOISE = "coffee", (0.2, 0.8)
 SIDES_PX = (4096, 8192, 16384)
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-CUTS = (("batch 4", 4, 0), ("batch 1", 1, 0), ("batch 1, 768 px", 1, 768))
 LATENCY_S = 0.013  # per call, between two nodes
 CHANNELS, BYTES = 16, 4  # of a window on its way, there and back
-NETWORKS = ((10.0, False), (1.0, False), (10.0, True))  # Gbit/s, and whether halves take part
+# Gbit/s, and whether halves take part.
+NETWORKS = ((10.0, False), (25.0, False), (1.0, False), (10.0, True))
 
 Batch = tuple[float, int]  # of windows: its seconds on one GPU, and its cells
 
@@ -121,18 +122,22 @@ def simulate_all() -> list[dict]:
     for side_px in SIDES_PX:
         sides = (side * side_px // LONG_SIDE_PX // CELL_PX for side in (tree.height, tree.width))
         height, width = sides
-        plans = {cut[0]: plan_batches(tree, height, width, *cut[1:]) for cut in CUTS}
-        alone_s = time_alone(plans[CUTS[0][0]])
-        for name, steps in plans.items():
-            for gbit, halves in NETWORKS:
-                row = {"px": side_px, "windows": name, "gbit": gbit, "halves": halves}
-                for workers in WORKERS:
-                    speeds = speeds_of(workers, halves=halves)
-                    row[str(workers)] = simulate(steps, speeds, gbit, alone_s)
-                rows.append(row)
+        alone = plan_batches(tree, height, width)
+        single = plan_batches(tree, height, width, shares=1)
+        cut = {count: plan_batches(tree, height, width, shares=count) for count in WORKERS}
+        for gbit, halves in NETWORKS:
+            values: dict[str, list[float]] = {"workers 0": [], "workers N": [], "bound": []}
+            for count in WORKERS:
+                speeds = speeds_of(count, halves=halves)
+                values["workers 0"].append(simulate(single, speeds, gbit, time_alone(alone)))
+                values["workers N"].append(simulate(cut[count], speeds, gbit, time_alone(alone)))
+                values["bound"].append(bound(alone, cut[count], speeds, gbit))
+            for name, row in values.items():
+                facts = {"px": side_px, "windows": name, "gbit": gbit, "halves": halves}
+                rows.append({**facts, **dict(zip(map(str, WORKERS), row, strict=True))})
                 network = f"{gbit:.0f}, halves" if halves else f"{gbit:.0f}"
-                values = " ".join(f"{row[str(workers)]:>5.2f}" for workers in WORKERS)
-                print(f"{side_px:>6} {name:>16} {network:>12} {values}", flush=True)
+                numbers = " ".join(f"{value:>5.2f}" for value in row)
+                print(f"{side_px:>6} {name:>16} {network:>12} {numbers}", flush=True)
     return rows
 
 
@@ -141,22 +146,29 @@ def speeds_of(workers: int, *, halves: bool) -> list[float]:
     return [0.5 if halves and number % 2 else 1.0 for number in range(workers)]
 
 
-def plan_batches(tree: Any, height: int, width: int, batch: int, tile_px: int) -> list[list[Batch]]:
-    """Return the batches of windows of each step."""
+def plan_batches(
+    tree: Any, height: int, width: int, shares: int | None = None
+) -> list[list[Batch]]:
+    """Return the batches of windows of each step.
+
+    `shares` is what Quadtree Cluster has windows cut for, 1 for none; None: without that node.
+    """
     from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
     from quadtree_pack.sampling.run import build_denoise_maps, create_run
     from quadtree_pack.windows.shapes import batch_windows
 
     geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=TRANSFORMER_COST)
-    settings = Settings(overlap_px=64, batch=batch, tile_px=tile_px)
+    settings = Settings(overlap_px=64)
     maps = build_denoise_maps([tree], settings, geometry, height, width)
     run = create_run(None, settings, geometry, maps)
+    if shares is not None:
+        run.expect_helpers(shares)
     run.start([float(STEPS - step) for step in range(STEPS + 1)])
     steps = []
     for step in range(STEPS):
         windows = run.windows(step)
         batches = []
-        for numbers in batch_windows(windows, batch):
+        for numbers in batch_windows(windows, run.choose_batch(windows)):
             box = windows[numbers[0]].box
             cells = box.height * box.width
             batches.append((price(cells, len(numbers)), cells * len(numbers)))
@@ -181,6 +193,31 @@ def simulate(
     """Return the efficiency of GPUs of these speeds, the first the head's, against one alone."""
     together_s = sum(time_step(batches, speeds, gbit) for batches in steps)
     return alone_s / (together_s * sum(speeds))
+
+
+def bound(
+    alone: Sequence[Sequence[Batch]],
+    steps: Sequence[Sequence[Batch]],
+    speeds: Sequence[float],
+    gbit: float,
+) -> float:
+    """Return the efficiency if windows cost what they do alone and were shared without a rest.
+
+    The k-th worker's first window has to wait for those of k - 1 others, and its last result for
+    theirs: together they wait once for a window of every worker, and for the latency. Some may be
+    left out.
+    """
+    fastest = sorted(speeds, reverse=True)
+    together_s = 0.0
+    for whole, cut in zip(alone, steps, strict=True):
+        if whole:
+            travel = median(cells for _, cells in cut) * CHANNELS * BYTES * 8 / (gbit * 1e9)
+            computing = sum(seconds for seconds, _ in whole)
+            together_s += min(
+                computing / sum(fastest[:count]) + (count - 1) * (travel + LATENCY_S / count)
+                for count in range(1, len(speeds) + 1)
+            )
+    return time_alone(alone) / (together_s * sum(speeds))
 
 
 def time_step(batches: Sequence[Batch], speeds: Sequence[float], gbit: float) -> float:

@@ -117,8 +117,10 @@ def attach_cluster(
     """Return a clone of a model whose windows are shared with the workers of the cluster.
 
     `prompt` and `node_id` tell how the model input of the node is made, so that workers make it,
-    too. `workers` is how many take part; 0: all. `show` is told in words who did what. ValueError
-    where the cluster cannot be joined. Workers get ready while this machine goes on.
+    too. `workers` is how many take part, and for how many windows are cut; 0: all, and windows as
+    for one machine. Fewer, or none, make the same of the same windows. `show` is told in words who
+    did what. ValueError where the cluster cannot be joined. Workers get ready while this machine
+    goes on.
     """
     branch = cut_branch(prompt, node_id)
     controls = cut_control_branches(prompt, _list_outputs)
@@ -131,10 +133,14 @@ def attach_cluster(
             "no other machine and no other GPU takes part, so this machine works alone; "
             "docs/cluster.md shows how to name a cluster."
         )
-        model.model_options.pop(TEAM, None)
-        return model
-    made_by = (branch, controls)
-    model.model_options[TEAM] = Cluster(remotes, made_by, identify(model), model.patches_uuid, show)
+    model.model_options[TEAM] = Cluster(
+        remotes,
+        (branch, controls),
+        identify(model) if remotes else {},
+        model.patches_uuid,
+        show,
+        shares=1 + workers,
+    )
     return model
 
 
@@ -153,8 +159,11 @@ class Cluster:
         identity: Identity,
         patches_uuid: uuid.UUID,
         show: Callable[[str], None] | None,
+        *,
+        shares: int = 1,
     ) -> None:
         self.remotes, self.identity, self.patches_uuid = remotes, identity, patches_uuid
+        self.shares = shares  # for how many windows are cut, this machine among them
         self.made_by = made_by  # the branches of the model and of the ControlNets
         self.show = show
 
@@ -162,9 +171,21 @@ class Cluster:
         """Return the cluster itself: deep-copying model options must share the workers."""
         return self
 
+    def without_workers(self) -> Cluster:
+        """Return what makes this machine evaluate the same windows alone."""
+        made = (self.made_by, self.identity, self.patches_uuid, self.show)
+        return Cluster([], *made, shares=self.shares)
+
     @contextlib.contextmanager
     def join_run(self, run: Run, patcher: Any) -> Iterator[ClusterRun | None]:
-        """Let the workers take part in a run of this model; None where they have another one."""
+        """Let the workers take part in a run of this model; None where none can.
+
+        The run's windows are the same, whoever takes part.
+        """
+        run.expect_helpers(self.shares)
+        if not self.remotes:
+            yield None
+            return
         patched = digest(list_patches(patcher)) != self.identity["patches"]
         if patched or patcher.patches_uuid != self.patches_uuid:
             run.note(
@@ -174,7 +195,6 @@ class Cluster:
             yield None
             return
         with CREW.lock:
-            run.expect_helpers()
             joined = ClusterRun(run, self, patcher.model)
             try:
                 yield joined

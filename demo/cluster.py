@@ -62,9 +62,12 @@ def refine(steps: int) -> dict[str, Any]:
     told: list[str] = []
     shared = attach_cluster(model, prompt, "2", WORKERS, told.append)
     try:
-        await_workers(CREW.remotes, shared.model_options[TEAM].identity)
+        cluster = shared.model_options[TEAM]
+        await_workers(cluster.remotes, cluster.identity)
+        single = shared.clone()
+        single.model_options[TEAM] = cluster.without_workers()
         picture = load_photo(folders.DEMO / "photo.png")
-        alone, _, alone_s = sample(model, vae, cond, picture, steps)
+        alone, _, alone_s = sample(single, vae, cond, picture, steps)
         together, run, together_s = sample(shared, vae, cond, picture, steps)
     finally:
         CREW.dismiss()
@@ -109,9 +112,7 @@ def sample(model: Any, vae: Any, cond: list, picture: Any, steps: int) -> tuple[
 
     tree = build_default_tree(picture)
     runs: list = []
-    # One window per call, as with workers: batches of other sizes round otherwise.
-    settings = Settings(batch=1)
-    model = refiner.attach_recorded(model, [tree], settings, runs, small_model=True)
+    model = refiner.attach_recorded(model, [tree], Settings(), runs, small_model=True)
     latent = vae.encode(picture[None])
     noise = comfy.sample.prepare_noise(latent, refiner.SEED)
     arguments = (model, noise, steps, 1.0, "euler", "simple", cond, cond, latent)

@@ -152,10 +152,12 @@ class Evaluator:
         if step.is_one_window and everyone in groups:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
-        most = 1 if self._needs_single(call) or self.run.single else self.run.batch
+        single = self._needs_single(call)
         scores = AreaScores(call)
         done: list[Box] = []
         for counting, numbers in groups.items():
+            windows = [step.windows[number] for number in numbers]
+            most = 1 if single else self.run.choose_batch(windows)
             todo = batch_windows(step.windows, most, numbers)
             if counting == everyone:
                 self._add_windows(total, call, step, todo, done, scores)

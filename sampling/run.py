@@ -21,6 +21,7 @@ from ..utils import Box, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.blending import METHODS, Method, compute_shares
 from ..windows.planning import Planner, mark_active_units
+from ..windows.sharing import choose_batch
 from ..windows.tiling import Tiling, Window
 from .board import Hand
 from .caches import WindowCaches
@@ -253,15 +254,20 @@ class Run:
         """Return all that took part in the run so far, or might have."""
         return list(self._hands.values())
 
-    def expect_helpers(self) -> None:
-        """Hold one window in each call from here on, where that costs little.
+    def expect_helpers(self, shares: int = 1) -> None:
+        """Cut windows for so many to evaluate, and hold one in each call where that costs little.
 
-        Single windows are shared out more evenly. It does not depend on how many share, or they
-        would change the result.
+        Single windows are shared out more evenly. Nothing depends on how many there are, or they
+        would change the result: `shares` is what the user chose; 1 leaves windows as they are.
         """
         tiling, cells = self.tiling, (self.tiling.tile * self.tiling.unit) ** 2
         together = tiling.cost.predict_window(cells, max(1, tiling.batch))
         self.single = tiling.cost.predict_window(cells, 1) < LITTLE * together
+        self._plan_with(replace(tiling, shares=shares))
+
+    def choose_batch(self, windows: Sequence[Window]) -> int:
+        """Return how many of a step's windows a model call holds at most."""
+        return 1 if self.single else choose_batch(windows, self.tiling, self.batch)
 
     def get_hand(self, name: str) -> Hand:
         """Return the hand of this name; it is known for the length of the run."""

@@ -487,7 +487,9 @@ def cluster_schema() -> io.Schema:
                 default=0,
                 min=0,
                 max=1024,
-                tooltip="Number of workers that take part, besides this machine. 0 = all.",
+                tooltip="Number of workers that take part, besides this machine; windows are cut "
+                "for so many, which shares a step more evenly from four on. The result is the same "
+                "if fewer are there. 0 = all, with the windows of a run without this node.",
             ),
         ],
         outputs=[io.Model.Output(tooltip="The model, for Quadtree Diffusion or a sampler.")],

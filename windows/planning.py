@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils import ceil_div
 from .cutting import AxisCutter, Cut
 from .shapes import predict_cost, share_shapes, share_shapes_in_run
+from .sharing import ABOUT_EQUAL, list_tiles, predict_shared_cost
 from .strips import ActiveField, Strip
 from .tiling import PlannedWindow, Tiling, Window, to_cells
 
@@ -68,6 +71,7 @@ class Planner:
         windows. Unless the lattice moves, equal steps get equal windows; one that moves stays for
         `standing` of them.
         """
+        tiling = self._choose_tiling(steps)
         plans: list[list[PlannedWindow]] = []
         known: dict[bytes, list[PlannedWindow]] = {}
         stood = 0  # for how many steps the moving lattice has stood
@@ -76,7 +80,7 @@ class Planner:
             if key not in known or (self.tiling.moving and stood == self.tiling.standing):
                 if self.tiling.moving:
                     known.clear()
-                known[key], stood = self._plan_step(active), 0
+                known[key], stood = self._plan_step(active, tiling), 0
             plans.append(known[key])
             stood += 1
         if not plans:
@@ -85,11 +89,30 @@ class Planner:
         plans = share_shapes_in_run(plans, steps[0].shape, self.tiling)
         return [tuple(to_cells(window, unit, self.size) for window in plan) for plan in plans]
 
-    def _plan_step(self, active: np.ndarray) -> list[PlannedWindow]:
+    def _choose_tiling(self, steps: Sequence[np.ndarray]) -> Tiling:
+        """Return the tiling with the longest side of windows with which they are shared best.
+
+        It is found on the busiest step and one more like it. A latent that one window can hold
+        keeps that window.
+        """
+        tiling = self.tiling
+        busiest = max(steps, key=np.count_nonzero, default=np.zeros((1, 1), dtype=bool))
+        if tiling.shares == 1 or max(busiest.shape) <= tiling.tile or not busiest.any():
+            return tiling
+        costs = {}
+        for tile in list_tiles(tiling):
+            tried = replace(tiling, tile=tile)
+            first = PlanSearch(busiest, tried, (), ()).find_cheapest()
+            recent = ([first.borders_y], [first.borders_x]) if tiling.moving else ((), ())
+            costs[tried] = first.cost + PlanSearch(busiest, tried, *recent).find_cheapest().cost
+        most = ABOUT_EQUAL * min(costs.values())
+        return min((one for one in costs if costs[one] <= most), key=lambda one: one.tile)
+
+    def _plan_step(self, active: np.ndarray, tiling: Tiling) -> list[PlannedWindow]:
         """Return the cheapest windows of the next step, and note its borders."""
         if not active.any():
             return []
-        plan = PlanSearch(active, self.tiling, self.recent_y, self.recent_x).find_cheapest()
+        plan = PlanSearch(active, tiling, self.recent_y, self.recent_x).find_cheapest()
         if self.tiling.moving:
             self.recent_y.append(plan.borders_y)
             self.recent_x.append(plan.borders_x)
@@ -124,8 +147,14 @@ class PlanSearch:
         return min(plans, key=lambda plan: plan.cost)
 
     def _estimate(self, cut: Cut) -> float:
-        """Return the cost of a way to cut into strips, if all batches were full."""
-        return cut.penalty * sum(strip.cost for strip in self._find_strips(cut))
+        """Return the cost of a way to cut into strips, if all batches were full.
+
+        Where several share, all wait for those that have a window more.
+        """
+        strips, shares = self._find_strips(cut), self.tiling.shares
+        count = sum(len(strip.windows) for strip in strips)
+        waiting = ceil_div(count, shares) * shares / count
+        return waiting * cut.penalty * sum(strip.cost for strip in strips)
 
     def _finish(self, cut: Cut) -> Plan:
         """Return the plan of a way to cut into strips, its windows in their final shapes."""
@@ -137,7 +166,9 @@ class PlanSearch:
             borders_x += strip.borders
         windows = share_shapes(windows, self.grid, self.tiling)
         penalty = cut.penalty * max(strip.penalty for strip in strips)
-        return Plan(penalty * predict_cost(windows, self.tiling), windows, cut.borders, borders_x)
+        predict = predict_cost if self.tiling.shares == 1 else predict_shared_cost
+        cost = penalty * predict(windows, self.tiling)
+        return Plan(cost, windows, cut.borders, borders_x)
 
     def _find_strips(self, cut: Cut) -> list[Strip]:
         ends = pairwise((self.start, *cut.borders, self.end))

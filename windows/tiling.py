@@ -128,6 +128,7 @@ class Tiling:
         cost: Predicted cost of windows.
         batch: Windows of one shape that plans expect to be evaluated together.
         fewest: Shortest side that the model takes at all; `tile` never shrinks below it.
+        shares: How many evaluate the windows of a step at once.
     """
 
     unit: int
@@ -139,6 +140,7 @@ class Tiling:
     batch: int = 1
     fewest: int = 1
     standing: int = 1
+    shares: int = 1
 
     @property
     def margin(self) -> int:

@@ -145,11 +145,11 @@ HEAD = {
 }
 
 
-def share(model, prompt, told=None):
+def share(model, prompt, told=None, workers=0):
     """Return the model with the cluster; the workers are ready, or are left out for good."""
     show = None if told is None else told.append
     (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
-    shared = crew.attach_cluster(model, prompt, last, show=show)
+    shared = crew.attach_cluster(model, prompt, last, workers, show)
     for worker in crew.CREW.remotes:
         await_ready(worker, shared.model_options[TEAM].identity)
     return shared
@@ -223,6 +223,46 @@ def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, s
         assert_nothing_left()
     assert own_references() <= references
     sample_until_all_take_part(entry, latent, together, told, expected)
+
+
+@pytest.mark.parametrize(("family", "windows_per_call"), [("flux", 2), ("flux", 4), ("sd15", 3)])
+def test_windows_that_share_calls_are_the_same_on_workers(
+    machines, orders, family, windows_per_call
+):
+    entry, told = entry_of(family), []
+    model, prompt = make(machines, family)
+    settings = {"overlap_px": 0, "batch": windows_per_call}
+    expected = sample(
+        entry,
+        entry.latent(),
+        model=patched(entry, half_kept(32, 40), model=model, **settings),
+        **RUN,
+    )
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), **settings)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+@pytest.mark.parametrize("family", ["flux", "sd15"])
+def test_a_number_of_workers_gives_one_result_however_many_there_are(machines, orders, family):
+    """Five are asked for, and two, one or none take part."""
+    entry, told = entry_of(family), []
+    model, prompt = make(machines, family)
+    shared = share(model, prompt, told, workers=5)
+    cluster = shared.model_options[TEAM]
+    alone = shared.clone()
+    alone.model_options[TEAM] = cluster.without_workers()
+    settings = {"overlap_px": 0, "batch": 3}
+    expected = sample(
+        entry,
+        entry.latent(),
+        model=patched(entry, half_kept(32, 40), model=alone, **settings),
+        **RUN,
+    )
+    together = patched(entry, half_kept(32, 40), model=shared, **settings)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+    cluster.remotes = cluster.remotes[:1]
+    assert torch.equal(sample(entry, entry.latent(), model=together, **RUN), expected)
+    assert len(windows(told)) == 2
 
 
 def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders, monkeypatch):

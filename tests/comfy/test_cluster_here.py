@@ -10,17 +10,44 @@ import pytest
 import torch
 from comfy.controlnet import ControlNetSD35
 from quadtree_pack.cluster import crew, joining
+from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
 from quadtree_pack.sampling.parallel import TEAM, Task
+from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing import cluster as loopback
+from quadtree_pack.testing.support import half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models.building import sample
 
 
-def test_without_a_worker_the_model_is_left_as_it_is(monkeypatch, caplog):
+def attach_without_workers(monkeypatch, workers):
     monkeypatch.setattr(crew.CREW, "enlist", lambda _: [])
     prompt = loopback.chain(("TinyModel", {"family": "flux"}))
     (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
-    shared = crew.attach_cluster(entry_of("flux").model, prompt, last)
-    assert TEAM not in shared.model_options and "works alone" in caplog.text
+    return crew.attach_cluster(entry_of("flux").model, prompt, last, workers)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_without_a_worker_this_machine_gives_the_same_alone(monkeypatch, caplog, batch):
+    entry = entry_of("flux")
+    alone = patched(entry, half_kept(32, 40), batch=batch, overlap_px=0)
+    shared = attach_without_workers(monkeypatch, 0)
+    assert "works alone" in caplog.text
+    together = patched(entry, half_kept(32, 40), model=shared, batch=batch, overlap_px=0)
+    run = {"steps": 3, "cfg": 3.0}
+    expected = sample(entry, entry.latent(), model=alone, **run)
+    assert torch.equal(sample(entry, entry.latent(), model=together, **run), expected)
+
+
+def test_windows_are_cut_for_the_workers_that_are_chosen_though_none_is_there(monkeypatch):
+    cluster = attach_without_workers(monkeypatch, 7).model_options[TEAM]
+    for team in (cluster, cluster.without_workers()):
+        run = create_run(None, Settings(), entry_geometry(), torch.ones(1, 512, 512))
+        with team.join_run(run, None) as joined:
+            assert joined is None and run.tiling.shares == 8
+
+
+def entry_geometry():
+    return Geometry(px_per_cell=8, unit=2, native_px=1024, cost=TRANSFORMER_COST)
 
 
 def test_a_copy_of_the_model_options_shares_the_workers():

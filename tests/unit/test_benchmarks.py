@@ -59,6 +59,15 @@ def test_a_slow_network_bounds_the_step():
     assert alone < 0.5 and slow > 3
 
 
+@pytest.mark.parametrize("gbit", [0.1, 1, 10, 1e6])
+@pytest.mark.parametrize("halves", [False, True])
+def test_no_simulated_cluster_beats_its_bound(gbit, halves):
+    for count in (1, 2, 5, 12, 40):
+        speeds = cluster.speeds_of(count, halves=halves)
+        reached = cluster.simulate(EQUAL, speeds, gbit, cluster.time_alone(EQUAL))
+        assert reached <= cluster.bound(EQUAL, EQUAL, speeds, gbit) + 1e-9
+
+
 def test_a_worker_half_as_fast_gets_half_as_much():
     seconds = cluster.time_step([(1.0, 1)] * 30, cluster.speeds_of(2, halves=True), 1e6)
     assert seconds == pytest.approx(20, abs=0.1)

@@ -122,4 +122,4 @@ def test_large_models_get_one_window_per_call_where_several_share(cost, single):
     geometry = Geometry(px_per_cell=8, unit=2, native_px=1024, cost=cost)
     run = create_run(None, Settings(), geometry, torch.ones(1, 512, 512))
     run.expect_helpers()
-    assert run.single == single
+    assert run.single == single and run.tiling.shares == 1
