@@ -350,13 +350,25 @@ def test_a_control_that_cannot_be_sent_is_evaluated_here_with_a_note(machines, o
     assert sum(count for name, count in windows(told).items() if name != HERE) == 0
 
 
-def test_conditioning_for_areas_is_sent(machines, orders):
+def half_masks():
+    """Return the settings of two prompts, each for its half of the canvas."""
+    left = torch.zeros(1, 32, 40)
+    left[..., :20] = 1
+    return [{"mask": mask, "mask_strength": 1.0} for mask in (left, 1 - left)]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[{"area": (32, 24, 0, 0)}, {"area": (32, 24, 0, 16)}], half_masks()],
+    ids=["areas", "masks"],
+)
+def test_conditioning_for_places_is_sent(machines, orders, places):
     told = []
     model, prompt = make(machines, "sd15")
     shared = share(model, prompt, told)
     entry = copy.copy(entry_of("sd15"))
-    left = conditioning_set_values(entry.positive, {"area": (32, 24, 0, 0)})
-    right = conditioning_set_values(entry.negative, {"area": (32, 24, 0, 16)})
+    left = conditioning_set_values(entry.positive, places[0])
+    right = conditioning_set_values(entry.negative, places[1])
     entry.positive = left + right
     alone = patched(entry, half_kept(32, 40), model=model, batch=1)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
