@@ -45,11 +45,13 @@ from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     count_calls_per_step,
+    count_leading_zeros,
     describe_rise,
     is_foreign,
     numbers_its_steps,
     read_schedule,
     read_sigmas,
+    runs_core,
 )
 from .utils import info, warn
 
@@ -135,6 +137,9 @@ class TiledDiffusion:
             cached=find_cache(options.get("transformer_options", {})) is not None,
         )
         values = read_sigmas(sigmas)
+        if (zeros := count_leading_zeros(values)) and runs_core(sampler):
+            info("the sigmas of this run begin with 0, which is left out.")
+            sigmas, values = sigmas[zeros:], values[zeros:]
         rise = describe_rise(values)
         run = self.open_run(
             noise, latent, None if redrawn else noise_mask, geometry, inner, rises=bool(rise)

@@ -77,6 +77,11 @@ def unwrap(sampler: Any) -> Any:
     return unwrap(wrapped[0]) if len(wrapped) == 1 else sampler
 
 
+def runs_core(sampler: Any) -> bool:
+    """Tell whether a sampler is one of ComfyUI's, or wraps one."""
+    return not is_foreign(unwrap(sampler))
+
+
 def replace_inner(sampler: Any, inner: Any, other: Any) -> Any:
     """Return a copy of a sampler with `other` in the place of the sampler that `unwrap` found."""
     if sampler is inner:
@@ -135,6 +140,17 @@ def read_sigmas(sigmas: Tensor) -> list[float]:
     return values
 
 
+def count_leading_zeros(sigmas: Sequence[float]) -> int:
+    """Return how many sigmas of 0 are before those of a run; 0 where all of them are 0.
+
+    A sampler of ComfyUI divides by the sigma of a step, so a step from 0 gives no numbers.
+    """
+    for number, sigma in enumerate(sigmas):
+        if sigma > 0:
+            return number
+    return 0
+
+
 def describe_rise(sigmas: Sequence[float]) -> str:
     """Say where sigmas rise, and what that may mean; "" where they only fall.
 
@@ -188,7 +204,8 @@ def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:
         f"all_sigmas has {len(all_sigmas) - 1} steps from {all_sigmas[0]:.4g} to "
         f"{all_sigmas[-1]:.4g}, and the {count} steps from {sigmas[0]:.4g} of this sampler are no "
         "part of them. Give BasicScheduler the scheduler, the number of steps and the model "
-        "(with its shift) of the sampler, or disconnect all_sigmas."
+        "(with its shift) of the sampler, or disconnect all_sigmas. For dpm_2 and uni_pc KSampler "
+        "takes sigmas that no scheduler gives: use SamplerCustomAdvanced with SplitSigmas there."
     )
 
 

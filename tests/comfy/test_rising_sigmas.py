@@ -45,3 +45,18 @@ def test_the_schedule_of_all_stages_means_nothing_to_a_run_that_adds_noise():
     tiled = attached(entry, told, half_kept(32, 40), entry.model, all_sigmas=falling)
     samples = sample(entry, entry.latent(), model=tiled, sigmas=torch.tensor([0.1, 0.5, 0.95]))
     assert samples.isfinite().all() and "rise" in told[-1]
+
+
+@pytest.mark.parametrize("zeros", [1, 2])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpm_fast"])
+@pytest.mark.parametrize("family", ["flux", "sd15"])
+def test_zeros_before_the_sigmas_of_a_run_are_left_out(family, sampler, zeros):
+    entry = entry_of(family)
+    latent, tree = entry.latent(), half_kept(32, 40, free=0.5)
+    sigmas = torch.tensor([1.0, 0.7, 0.4, 0.2, 0.0])
+    after = torch.cat([torch.zeros(zeros), sigmas])
+    found, expected = (
+        sample(entry, latent, model=attached(entry, [], tree, entry.model), **run)
+        for run in ({"sigmas": one, "sampler": sampler} for one in (after, sigmas))
+    )
+    assert torch.equal(found, expected) and not torch.equal(found, latent)
