@@ -144,9 +144,13 @@ def test_a_node_that_answers_the_model_s_calls_itself_is_reported(caplog):
     model.model_options["sampler_calc_cond_batch_function"] = lambda args: [
         args["input"] for _ in args["conds"]
     ]
+    latent = entry.latent()
     with caplog.at_level(logging.WARNING):
-        sample(entry, entry.latent(), model=model, steps=2)
-    assert "had no effect" in caplog.text
+        samples = sample(entry, latent, model=model, steps=2)
+    held = ~free_cells(half_kept(32, 40), latent)
+    assert torch.equal(samples[..., held], latent[..., held])
+    assert "no effect on the model" in caplog.text and "kept all the same" in caplog.text
+    assert "replaced" not in caplog.text
 
 
 def test_a_chaining_wrapper_between_two_of_our_nodes_leaves_the_later_one_in_charge():
