@@ -20,23 +20,28 @@ from .image.composite import composite
 from .image.decoder import count_frames_per_latent, count_px_frames
 from .image.decoding import decode_changed
 from .sampling.model import Geometry, Settings
+from .sampling.prompts import set_prompts
 from .tiled_diffusion import attach
 from .tree.detail import LARGEST_PX
 from .tree.masks import MASK_MODES
 from .ui.budget import Choice
 from .ui.clips import BATCHES, draw_trees, map_denoise
 from .ui.coverage import COVERAGE
+from .ui.crops import cut_crops
 from .ui.facts import gather_facts
 from .ui.inputs import (
     check_canvases,
     check_choice,
     check_colours,
+    check_conditioning,
     check_flag,
     check_image,
     check_image_latent,
     check_masks,
     check_model,
     check_number,
+    check_one,
+    check_prompt_regions,
     check_regions,
     check_samples,
     check_sigmas,
@@ -47,6 +52,7 @@ from .ui.inputs import (
 from .ui.presets import CUSTOM, PRESETS
 from .ui.preview import keep_for_preview, register
 from .ui.price import remember_model
+from .ui.prompt_schemas import MOST_CROPS, crops_schema, prompts_schema
 from .ui.schemas import (
     cluster_schema,
     composite_schema,
@@ -249,6 +255,44 @@ class QuadtreeCluster(io.ComfyNode):
         return io.NodeOutput(attach_cluster(model, cls.hidden.prompt, node_id, count, show))
 
 
+class QuadtreeCrops(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return crops_schema()
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, quadtree: Any, max_crops: int, crop_size: int
+    ) -> io.NodeOutput:
+        trees, images = check_trees(quadtree), check_colours("image", image)
+        most = check_number("max_crops", max_crops, 1, MOST_CROPS, "crops", kind=int)
+        size_px = check_number("crop_size", crop_size, 64, LARGEST_PX, "px", kind=int)
+        return io.NodeOutput(*cut_crops(images, trees, most=most, size_px=size_px))
+
+
+class QuadtreePrompts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return prompts_schema()
+
+    @classmethod
+    def execute(
+        cls,
+        conditioning: list[Any],
+        prompts: list[Any],
+        regions: list[Any],
+        feather: list[Any],
+        strength: list[Any],
+    ) -> io.NodeOutput:
+        base = check_conditioning("conditioning", check_one("conditioning", conditioning))
+        conds = [check_conditioning("a prompt", prompt) for prompt in prompts]
+        masks = check_prompt_regions(len(conds), regions)
+        width = check_one("feather", feather)
+        feather_px = check_number("feather", width, 0, LARGEST_PX, "px", kind=int)
+        share = check_number("strength", check_one("strength", strength), 0, 1)
+        return io.NodeOutput(set_prompts(base, conds, masks, feather_px=feather_px, strength=share))
+
+
 class QuadtreeExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
@@ -261,6 +305,8 @@ class QuadtreeExtension(ComfyExtension):
             QuadtreeInfo,
             QuadtreeVAEDecode,
             QuadtreeCluster,
+            QuadtreeCrops,
+            QuadtreePrompts,
         ]
 
 

@@ -163,6 +163,10 @@ BY_TYPE: dict[str, tuple[st.SearchStrategy, st.SearchStrategy]] = {  # what fits
         st.none() | LATENTS,
         st.just({}) | OTHER_LATENTS.map(lambda samples: {"samples": samples}),
     ),
+    "CONDITIONING": (
+        st.integers(11, 12).map(entry_of("flux").make_cond),
+        st.sampled_from([[], [1], [[1]], "a photo", [["a", "b"]]]),
+    ),
     "SIGMAS": (st.none() | st.just(torch.linspace(1, 0, 5)), OTHER_SIGMAS),
     "BOOLEAN": (st.booleans(), JUNK),
     "VAE": (st.sampled_from(["taesd", "qwen", "sd"]).map(vae_of), st.just(object())),

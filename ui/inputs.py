@@ -335,3 +335,57 @@ def check_choice(name: str, value: Any, table: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or value not in table:
         raise ValueError(f"{name} is {format_value(value)}; it must be one of {', '.join(table)}.")
     return value
+
+
+def check_one(name: str, values: Any) -> Any:
+    """Return the value of an input that takes lists; raise ValueError unless there is one."""
+    if not isinstance(values, list) or len(values) != 1:
+        count = len(values) if isinstance(values, list) else 0
+        raise ValueError(f"{name} is a list of {count} values; connect one.")
+    return values[0]
+
+
+def check_conditioning(name: str, value: Any) -> list[list[Any]]:
+    """Return a conditioning of ComfyUI; raise ValueError for anything else."""
+    is_pairs = isinstance(value, list) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], dict)
+        for pair in value
+    )
+    if not is_pairs or not value:
+        raise ValueError(
+            f"{name} is {format_value(value)}, not a conditioning; connect CLIP Text Encode."
+        )
+    return value
+
+
+def check_prompt_regions(prompts: int, regions: Any) -> list[torch.Tensor]:
+    """Return a mask [B or 1, h, w] for each of so many prompts, from an input that takes lists.
+
+    A single batch of as many masks as there are prompts is one region for each. Raises ValueError
+    for other numbers, for masks of other shapes, and for NaN.
+    """
+    masks = [
+        check_finite("mask in regions", check_tensor("mask in regions", mask)) for mask in regions
+    ]
+    masks = [mask[None] if mask.ndim == 2 else mask for mask in masks]
+    for mask in masks:
+        if mask.ndim != 3 or mask.numel() == 0:
+            raise ValueError(
+                f"A mask in regions has shape {tuple(mask.shape)}; it must be [batch, height, "
+                "width] and not empty."
+            )
+    if len(masks) == 1 and prompts > 1:
+        masks = list(masks[0].split(1))
+    if len(masks) != prompts:
+        raise ValueError(
+            f"{prompts} prompts came for {len(masks)} regions; give one prompt for each region, in "
+            "the same order. A captioner gives a text for each crop of Quadtree Crops, and Create "
+            "List makes a list of single prompts."
+        )
+    counts = {len(mask) for mask in masks} - {1}
+    if len(counts) > 1:
+        raise ValueError(
+            f"The regions are batches of {' and '.join(map(str, sorted(counts)))} masks; give each "
+            "one mask, or one for each image of the latent batch."
+        )
+    return masks

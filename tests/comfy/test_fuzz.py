@@ -22,9 +22,11 @@ from quadtree_pack.image import decoding
 from quadtree_pack.nodes import (
     QuadtreeCluster,
     QuadtreeComposite,
+    QuadtreeCrops,
     QuadtreeDiffusion,
     QuadtreeExtension,
     QuadtreeInfo,
+    QuadtreePrompts,
     QuadtreeVAEDecode,
     QuadtreeVisualizer,
 )
@@ -146,6 +148,26 @@ def patch(values: dict[str, Any]) -> None:
     )
 
 
+def cut(values: dict[str, Any]) -> None:
+    image, trees = values["image"], values["quadtree"]
+    crops, regions = QuadtreeCrops.execute(**values).args
+    assert 1 <= len(crops) == len(regions) <= values["max_crops"]
+    for crop, region in zip(crops, regions, strict=True):
+        assert crop.isfinite().all() and max(crop.shape[1:3]) <= values["crop_size"]
+        check_picture(region, (1, *image.shape[1:3]))
+    total = torch.stack(regions).sum(0)[0]
+    assert total.max() == 1
+    cells = [-(-length // 8) for length in image.shape[1:3]]
+    refined = trees[0].denoise_map(*cells) > 0
+    assert total.any() and (len(crops) == 1 or refined.any())
+
+
+def weigh(values: dict[str, Any]) -> None:
+    """Every input takes a list; each gets one value."""
+    found = QuadtreePrompts.execute(**{name: [value] for name, value in values.items()}).args[0]
+    assert found and all(options.get("mask", torch.ones(1)).any() for _, options in found)
+
+
 RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
     QuadtreeVisualizer: visualize,
     QuadtreeDiffusion: patch,
@@ -153,6 +175,8 @@ RUNS: dict[type, Callable[[dict[str, Any]], None]] = {
     QuadtreeInfo: tell,
     QuadtreeVAEDecode: decode,
     QuadtreeCluster: join,
+    QuadtreeCrops: cut,
+    QuadtreePrompts: weigh,
 }
 
 
@@ -242,6 +266,27 @@ def test_the_info_refuses_in_words_or_adds_up(values):
 @fuzz(20)
 def test_the_cluster_node_refuses_in_words(values):
     check_node(QuadtreeCluster, values)
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> dict[str, Any]:
+    """An image and a tree that fits it."""
+    height, width = draw(SIDES_PX), draw(SIDES_PX)
+    image = noise((1, height, width, draw(st.sampled_from([3, 1, 4]))))
+    named = {"image": image, "quadtree": draw(quadtrees(height, width, most=1))}
+    return draw(inputs_of(QuadtreeCrops, **named))
+
+
+@given(values=cuts() | cuts() | inputs_of(QuadtreeCrops))
+@fuzz(50)
+def test_the_crops_refuse_in_words_or_hold_what_is_refined(values):
+    check_node(QuadtreeCrops, values)
+
+
+@given(values=inputs_of(QuadtreePrompts))
+@fuzz(50)
+def test_the_prompts_refuse_in_words_or_weigh(values):
+    check_node(QuadtreePrompts, values)
 
 
 @given(values=inputs_of(QuadtreeDiffusion))

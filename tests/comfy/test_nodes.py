@@ -11,8 +11,10 @@ from quadtree_pack.image import composite as composite_module
 from quadtree_pack.nodes import (
     QuadtreeCluster,
     QuadtreeComposite,
+    QuadtreeCrops,
     QuadtreeDiffusion,
     QuadtreeInfo,
+    QuadtreePrompts,
     QuadtreeVAEDecode,
     QuadtreeVisualizer,
 )
@@ -90,8 +92,10 @@ NODES = [
     QuadtreeInfo,
     QuadtreeVAEDecode,
     QuadtreeCluster,
+    QuadtreeCrops,
+    QuadtreePrompts,
 ]
-COUNTS = ("tile_batch_size", "steps", "workers")  # the integers that are no lengths
+COUNTS = ("tile_batch_size", "steps", "workers", "max_crops")  # the integers that are no lengths
 
 
 @pytest.mark.parametrize("node", NODES)

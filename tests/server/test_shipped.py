@@ -35,6 +35,8 @@ NODES = (
     "QuadtreeInfo",
     "QuadtreeVAEDecode",
     "QuadtreeCluster",
+    "QuadtreeCrops",
+    "QuadtreePrompts",
 )
 PICTURED = NODES[:3]
 LANGUAGES = ("en", "zh", "ja")
