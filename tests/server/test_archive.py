@@ -107,9 +107,8 @@ def test_the_translations_are_served(running):
     served = get(running, "/api/i18n")
     for path in files("locales"):
         texts = json.loads(path.read_text(encoding="utf-8"))
-        assert (
-            texts and {node: served[path.parent.name]["nodeDefs"][node] for node in texts} == texts
-        )
+        of_kind = served[path.parent.name][path.stem]  # nodeDefs, commands
+        assert texts and {name: of_kind[name] for name in texts} == texts
 
 
 def test_a_workflow_runs_to_its_picture(running, base):
