@@ -49,6 +49,8 @@ def stack_windows(value: Tensor, boxes: Sequence[Box], conds: int) -> Tensor:
 
 def unstack_windows(value: Tensor, *, windows: int, conds: int) -> list[Tensor]:
     """Return one [conds * B, ..., h, w] per window: the inverse of `stack_windows`."""
+    if windows == 1:
+        return [value]
     by_window = value.unflatten(0, (conds, windows, -1)).unbind(1)
     return [part.flatten(0, 1) for part in by_window]
 

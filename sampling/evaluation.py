@@ -187,7 +187,7 @@ class Evaluator:
             parts = unstack_windows(denoised, windows=len(batch), conds=conds)
             for number, part in zip(batch, parts, strict=True):
                 target = crop(total, step.windows[number].box)
-                target.addcmul_(self.run.split_images(part), step.window_weights[number])
+                target.addcmul_(part.unflatten(0, total.shape[:2]), step.window_weights[number])
             scores.add([step.windows[number].box for number in batch])
 
     def _needs_single(self, call: ModelCall) -> bool:

@@ -12,7 +12,7 @@ from ..utils import Box
 from .tiling import PlannedWindow, Tiling, UnitBox, Window
 
 Shape = tuple[int, int]  # height and width; in this module always in units
-Price = Callable[[Shape, int], float]  # the predicted cost of so many windows of a shape
+Price = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of so many cells a window, so many windows
 
 
 class Merge(NamedTuple):
@@ -55,10 +55,10 @@ def share_shapes(
     units.
     """
 
-    def price(shape: Shape, count: int) -> float:
-        return _predict_shape(shape, count, tiling)
+    def price(cells: np.ndarray, count: np.ndarray) -> np.ndarray:
+        return tiling.cost.predict_shape(cells, count=count, batch=tiling.batch)
 
-    becomes = _merge_shapes(_count_shapes(windows), price)
+    becomes = _merge_shapes(_count_shapes(windows), tiling.unit, price)
     return _grow_all(windows, becomes, grid)
 
 
@@ -73,11 +73,11 @@ def share_shapes_in_run(
     for windows in steps:
         counts.update(_count_shapes(windows))
 
-    def price(shape: Shape, count: int) -> float:
-        cells = _count_cells(shape, tiling)
-        return count * tiling.cost.predict_window(cells, tiling.batch) + tiling.cost.per_shape
+    def price(cells: np.ndarray, count: np.ndarray) -> np.ndarray:
+        once = tiling.cost.per_shape * (count > 0)
+        return count * tiling.cost.predict_window(cells, tiling.batch) + once
 
-    becomes = _merge_shapes(counts, price)
+    becomes = _merge_shapes(counts, tiling.unit, price)
     return [_grow_all(windows, becomes, grid) for windows in steps]
 
 
@@ -85,7 +85,7 @@ def grow_span(
     start: np.ndarray | int, end: np.ndarray | int, size: np.ndarray | int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of start..end, grown to `size` around its middle, and inside 0..`length`."""
-    start = np.clip(start - (size - (end - start)) // 2, 0, length - size)
+    start = np.minimum(np.maximum(start - (size - (end - start)) // 2, 0), length - size)
     return start, start + size
 
 
@@ -97,16 +97,12 @@ def _count_shapes(windows: Iterable[PlannedWindow]) -> Counter[Shape]:
     return Counter(_shape_of(window) for window in windows)
 
 
-def _count_cells(shape: Shape, tiling: Tiling) -> int:
-    return shape[0] * shape[1] * tiling.unit**2
-
-
 def _predict_shape(shape: Shape, count: int, tiling: Tiling) -> float:
-    cells = _count_cells(shape, tiling)
+    cells = shape[0] * shape[1] * tiling.unit**2
     return tiling.cost.predict_shape(cells, count=count, batch=tiling.batch)
 
 
-def _merge_shapes(counts: Counter[Shape], price: Price) -> dict[Shape, Shape]:
+def _merge_shapes(counts: Counter[Shape], unit: int, price: Price) -> dict[Shape, Shape]:
     """Return what each shape becomes, so that all windows together cost less.
 
     `counts` tells how many windows have each shape; it is changed. Shapes are tried in turn, from
@@ -117,7 +113,7 @@ def _merge_shapes(counts: Counter[Shape], price: Price) -> dict[Shape, Shape]:
     while merged:
         merged = False
         for small in sorted(counts, key=lambda shape: shape[0] * shape[1]):
-            merge = _find_best_merge(small, counts, price)
+            merge = _find_best_merge(small, counts, unit, price)
             if merge is None or merge.change >= 0:
                 continue
             merged = True
@@ -128,26 +124,27 @@ def _merge_shapes(counts: Counter[Shape], price: Price) -> dict[Shape, Shape]:
     return becomes
 
 
-def _find_best_merge(small: Shape, counts: Counter[Shape], price: Price) -> Merge | None:
-    """Return the cheapest merge of a shape with another; None where there is no other."""
-    if small not in counts:  # merged into another one already
-        return None
-    merges = [_merge(small, large, counts, price) for large in counts if large != small]
-    return min(merges, key=lambda merge: (merge.change, merge.shape), default=None)
+def _find_best_merge(small: Shape, counts: Counter[Shape], unit: int, price: Price) -> Merge | None:
+    """Return the cheapest merge of a shape with another; None where there is no other.
 
-
-def _merge(small: Shape, large: Shape, counts: Counter[Shape], price: Price) -> Merge:
-    """Return what it changes to give both shapes the smallest one that holds both.
-
-    Where there are windows of that shape already, they join the others' batches.
+    Both get the smallest shape that holds both. Where there are windows of that shape already, they
+    join the others' batches. All merges are priced at once.
     """
-    shape = max(small[0], large[0]), max(small[1], large[1])
-    members = {small, large}
-    if shape in counts:
-        members.add(shape)
-    together = price(shape, sum(counts[member] for member in members))
-    apart = sum(price(member, counts[member]) for member in members)
-    return Merge(together - apart, shape, members)
+    if small not in counts or len(counts) == 1:  # merged into another one already
+        return None
+    others = [shape for shape in counts if shape != small]
+    joined = [(max(small[0], height), max(small[1], width)) for height, width in others]
+    windows = [
+        (counts[small], counts[other], 0 if shape in (small, other) else counts[shape])
+        for other, shape in zip(others, joined, strict=True)
+    ]
+    count = np.array(windows).T  # of the small shape, of the other, and of the one that holds both
+    cells = np.array([[h * w for h, w in others], [h * w for h, w in joined]]) * unit**2
+    of_small = np.full_like(cells[0], small[0] * small[1] * unit**2)
+    apart = price(np.stack((of_small, *cells)), count).sum(0)
+    changes = (price(cells[1], count.sum(0)) - apart).tolist()
+    change, shape, other = min(zip(changes, joined, others, strict=True))
+    return Merge(change, shape, {member for member in (small, other, shape) if member in counts})
 
 
 def _grow_all(

@@ -66,7 +66,8 @@ class ActiveField:
     def __init__(self, active: np.ndarray, tiling: Tiling) -> None:
         self.tiling = tiling
         self.rows, self.columns = active.shape
-        index = np.arange(self.rows)[:, None]
+        self.pieces: dict[tuple[int, int], Pieces] = {}  # by the ends of what is active
+        index = np.arange(self.rows, dtype=np.int32)[:, None]
         at_or_below = np.minimum.accumulate(np.where(active, index, NOWHERE)[::-1])[::-1]
         above = np.maximum.accumulate(np.where(active, index + 1, 0))
         # `first` [row, column] is the first active row at or below `row`, and `last` the end of the
@@ -92,7 +93,9 @@ class ActiveField:
             return NOTHING
         left, right = int(columns[0]), int(columns[-1]) + 1
         cuts = across.find_cuts(left, right)
-        pieces = Pieces.from_cuts(cuts, left, right, tiling.shared)
+        if (left, right) not in self.pieces:
+            self.pieces[left, right] = Pieces.from_cuts(cuts, left, right, tiling.shared)
+        pieces = self.pieces[left, right]
 
         trimmed_x = _trim_to_active(pieces.ends, columns)
         trimmed_y = _find_active_rows(pieces.ends, first, last)
@@ -106,13 +109,13 @@ class ActiveField:
         costs = np.where(filled, tiling.cost.predict_window(cells, tiling.batch), 0.0)
         totals = np.add.reduceat(costs, pieces.offsets[:-1]) * [cut.penalty for cut in cuts]
         best = int(totals.argmin())
+        chosen = slice(pieces.offsets[best], pieces.offsets[best + 1])
+        boxes = _make_boxes(boxes_x, boxes_y, chosen)
+        cores = _make_boxes(cores_x, cores_y, chosen)
         windows = [
-            PlannedWindow(
-                box=UnitBox(_box_at(piece, boxes_x, boxes_y)),
-                core=HalfUnitBox(_box_at(piece, cores_x, cores_y)),
-            )
-            for piece in range(pieces.offsets[best], pieces.offsets[best + 1])
-            if filled[piece]
+            PlannedWindow(box=UnitBox(box), core=HalfUnitBox(core))
+            for box, core, is_filled in zip(boxes, cores, filled[chosen], strict=True)
+            if is_filled
         ]
         return Strip(float(totals[best]), cuts[best].penalty, cuts[best].borders, windows)
 
@@ -158,5 +161,7 @@ def _extend(
     return grow_span(start, end, size, length), (core_start, core_end)
 
 
-def _box_at(piece: int, xs: Ends, ys: Ends) -> Box:
-    return Box(int(xs[0][piece]), int(ys[0][piece]), int(xs[1][piece]), int(ys[1][piece]))
+def _make_boxes(xs: Ends, ys: Ends, chosen: slice) -> list[Box]:
+    """Return the boxes of the chosen pieces."""
+    edges = np.stack([ends[chosen] for ends in (xs[0], ys[0], xs[1], ys[1])], 1)
+    return [Box(*piece) for piece in edges.tolist()]

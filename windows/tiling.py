@@ -36,7 +36,7 @@ from typing import NamedTuple, NewType, overload
 
 import numpy as np
 
-from ..utils import Box, ceil_div
+from ..utils import Box
 
 UnitBox = NewType("UnitBox", Box)
 HalfUnitBox = NewType("HalfUnitBox", Box)
@@ -105,12 +105,20 @@ class Cost:
         """Predict the cost of one window of so many cells, evaluated in full batches of `batch`."""
         return self.per_call / batch + (cells + self.per_window) * (1 + cells / self.quadratic)
 
-    def predict_shape(self, cells: int, *, count: int, batch: int) -> float:
+    @overload
+    def predict_shape(self, cells: np.ndarray, *, count: np.ndarray, batch: int) -> np.ndarray: ...
+
+    @overload
+    def predict_shape(self, cells: int, *, count: int, batch: int) -> float: ...
+
+    def predict_shape(
+        self, cells: np.ndarray | int, *, count: np.ndarray | int, batch: int
+    ) -> np.ndarray | float:
         """Predict the cost of `count` windows of one shape, of so many cells each.
 
         A last batch that is not full costs a whole call all the same.
         """
-        spare_calls = ceil_div(count, batch) - count / batch
+        spare_calls = -(-count // batch) - count / batch
         return count * self.predict_window(cells, batch) + self.per_call * spare_calls
 
 
