@@ -123,7 +123,7 @@ class QuadtreeVisualizer(io.ComfyNode):
             draw_trees(image, built.trees, maps, batch, line_px),
             built.trees,
             maps,
-            ui=keep_for_preview(image[0], built.sums, cls.hidden),
+            ui=keep_for_preview(image, built.sums, cls.hidden, built.clip),
         )
 
 

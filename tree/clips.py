@@ -7,7 +7,8 @@ all equal give the sums of one of them, and a still background gives those of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -51,20 +52,43 @@ def _sum_image(image: Tensor) -> FrameSums:
     return FrameSums(BlockSums.of_image(image, edges=True).sums, sum_octaves(image).cpu())
 
 
-def average_frames(frames: Tensor) -> BlockSums:
+@dataclass(frozen=True, eq=False)
+class ClipSums:
+    """The sums of all frames of a clip of `width` x `height` px: about a tenth of its bytes."""
+
+    width: int
+    height: int
+    frames: Sequence[FrameSums]
+
+    @classmethod
+    def of_frames(cls, frames: Tensor) -> ClipSums:
+        """Return the sums of a clip [N, H, W, C] in 0..1, see `sum_frames`."""
+        height, width = frames.shape[1:3]
+        return cls(width, height, list(sum_frames(frames)))
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.nbytes for frame in self.frames for part in frame)
+
+    def join(self, sums: Tensor, octaves: Tensor) -> BlockSums:
+        """Return sums over all frames as those of one image."""
+        return BlockSums(self.width, self.height, sums, octaves, len(self.frames))
+
+
+def average_frames(clip: ClipSums) -> BlockSums:
     """Return the means over the frames of a clip: what moves counts for as long as it does."""
-    total: FrameSums | None = None
-    for frame in sum_frames(frames):
-        total = frame if total is None else FrameSums(*map(torch.add, total, frame))
-    return _join(frames, *(values / len(frames) for values in total or ()))
+    total = clip.frames[0]
+    for frame in clip.frames[1:]:
+        total = FrameSums(*map(torch.add, total, frame))
+    return clip.join(*(values / len(clip.frames) for values in total))
 
 
-def find_busiest(frames: Tensor) -> BlockSums:
+def find_busiest(clip: ClipSums) -> BlockSums:
     """Return the most that any frame of a clip has in each block: a short motion counts fully."""
-    most: FrameSums | None = None
-    for frame in sum_frames(frames):
-        most = frame if most is None else _take_busier(most, frame)
-    return _join(frames, *(most or ()))
+    most = clip.frames[0]
+    for frame in clip.frames[1:]:
+        most = _take_busier(most, frame)
+    return clip.join(*most)
 
 
 def _take_busier(one: FrameSums, other: FrameSums) -> FrameSums:
@@ -75,17 +99,10 @@ def _take_busier(one: FrameSums, other: FrameSums) -> FrameSums:
     return FrameSums(sums, torch.maximum(one.octaves, other.octaves))
 
 
-def _join(frames: Tensor, sums: Tensor, octaves: Tensor) -> BlockSums:
-    count, height, width = frames.shape[:3]
-    return BlockSums(width, height, sums, octaves, count)
-
-
-def measure_frames(frames: Tensor, side: int) -> Tensor:
+def measure_frames(clip: ClipSums, side: int) -> Tensor:
     """Return each tile's share of a clip's fine detail in each frame, float64 [N, rows, columns].
 
     Tiles are squares of `side` px; the shares of all frames sum to 1, or to 0 without any detail.
     """
-    frame_sums = [
-        torch.cat([frame.octaves, frame.sums[..., 4:5]], -1) for frame in sum_frames(frames)
-    ]
+    frame_sums = [torch.cat([frame.octaves, frame.sums[..., 4:5]], -1) for frame in clip.frames]
     return share_detail(frame_sums, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..tree.blocks import GRID_PX
-from ..tree.clips import average_frames, find_busiest, measure_frames, sum_frames
+from ..tree.clips import ClipSums, average_frames, find_busiest, measure_frames
 from ..tree.detail import BlockSums
 from ..tree.masks import Mask
 from ..tree.merging import merge_tiles
@@ -36,11 +37,15 @@ SHOWN_PX = 1024  # ... with this longest side at most: a clip in full is as larg
 
 
 class Built(NamedTuple):
-    """The trees of a batch, what a budget chose for each, and the sums that the panel shows."""
+    """The trees of a batch, what a budget chose for each, and the sums that the panel shows.
+
+    `clip` has the sums of the frames, where the images are those of a clip.
+    """
 
     trees: tuple[Quadtree, ...]
     choices: list[Choice | None]
     sums: BlockSums
+    clip: ClipSums | None = None
 
 
 Masks = Sequence[Tensor | None]
@@ -55,19 +60,19 @@ def build_for_images(images: Tensor, masks: Masks, **options: Any) -> Built:
     return Built(trees, list(choices), sums[0])
 
 
-def build_for_clip(frames: Tensor, masks: Masks, **options: Any) -> Built:
+def build_for_clip(clip: ClipSums, masks: Masks, **options: Any) -> Built:
     """Build one tree for all frames, by the detail and motion of the whole clip."""
-    return _build_one(average_frames(frames), masks, options)
+    return _build_one(clip, average_frames(clip), masks, options)
 
 
-def build_for_busiest(frames: Tensor, masks: Masks, **options: Any) -> Built:
+def build_for_busiest(clip: ClipSums, masks: Masks, **options: Any) -> Built:
     """Build one tree for all frames, by the most detail and motion that any of them has."""
-    return _build_one(find_busiest(frames), masks, options)
+    return _build_one(clip, find_busiest(clip), masks, options)
 
 
-def _build_one(sums: BlockSums, masks: Masks, options: dict[str, Any]) -> Built:
+def _build_one(clip: ClipSums, sums: BlockSums, masks: Masks, options: dict[str, Any]) -> Built:
     tree, choice = build_tree(sums, mask=_join_masks(masks), **options)
-    return Built((tree,), [choice], sums)
+    return Built((tree,), [choice], sums, clip)
 
 
 def _join_masks(masks: Masks) -> Tensor | None:
@@ -80,21 +85,19 @@ def _join_masks(masks: Masks) -> Tensor | None:
 
 
 def build_for_frames(
-    frames: Tensor, masks: Masks, *, budget: float, mask_mode: str, **options: Any
+    clip: ClipSums, masks: Masks, *, budget: float, mask_mode: str, **options: Any
 ) -> Built:
     """Build one tree per frame; the frames share the detail of the clip, and a budget.
 
     Trees change after the first frame and then with every FRAMES_PER_TREE.
     """
-    busiest = find_busiest(frames)
+    busiest = find_busiest(clip)
     mask = _join_masks(masks)
     _, choice = build_tree(busiest, mask=mask, mask_mode=mask_mode, budget=budget, **options)
     if choice is not None:
         options[choice.name] = choice.value
-    tiles = (_threshold_frames if options["content_threshold"] else _grade_frames)(
-        frames, **options
-    )
-    groups = list(_group_frames(len(frames)))
+    tiles = (_threshold_frames if options["content_threshold"] else _grade_frames)(clip, **options)
+    groups = list(group_frames(len(clip.frames)))
     largest = torch.stack([tiles.denoise[group].amax(0) for group in groups])
     largest = -window_min(-largest, REACH_GROUPS, 0)
     trees: list[Quadtree] = []
@@ -105,10 +108,10 @@ def build_for_frames(
         leaves = merge_tiles(denoise, tiles.detail[group].amax(0), *size, tiles.sides)
         tree = Quadtree(*size, tiles.sides[0], leaves, limit)
         trees += [tree] * (group.stop - group.start)
-    return Built(FrameTrees(trees), [choice], busiest)
+    return Built(FrameTrees(trees), [choice], busiest, clip)
 
 
-def _group_frames(count: int) -> Iterator[slice]:
+def group_frames(count: int) -> Iterator[slice]:
     """Yield the first frame of a clip, and then the frames that share a tree."""
     yield slice(0, 1)
     for start in range(1, count, FRAMES_PER_TREE):
@@ -127,7 +130,7 @@ class FrameTiles(NamedTuple):
 
 
 def _grade_frames(
-    frames: Tensor,
+    clip: ClipSums,
     *,
     coverage: float,
     min_tile_px: int,
@@ -139,12 +142,12 @@ def _grade_frames(
     **_: Any,
 ) -> FrameTiles:
     """Refine the tiles, of all frames, that together hold the share `coverage` of the detail."""
-    height, width = frames.shape[1:3]
+    width, height = clip.width, clip.height
     smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
     check_limits(smallest, largest, min_denoise, max_denoise)
     smallest = max(smallest, find_smallest_tile(width, height))
     sides = list_sides(smallest, max(smallest, largest))
-    detail = measure_frames(frames, sides[-1])
+    detail = measure_frames(clip, sides[-1])
     ranks = _rank(detail)
     grades = torch.stack([ranks < coverage * share for share in GRADES]).sum(0)
     denoise = list_denoise(min_denoise, max_denoise, invert=invert)[grades]
@@ -163,14 +166,14 @@ def _rank(detail: Tensor) -> Tensor:
 
 
 def _threshold_frames(
-    frames: Tensor, *, min_tile_px: int, max_tile_px: int, **options: Any
+    clip: ClipSums, *, min_tile_px: int, max_tile_px: int, **options: Any
 ) -> FrameTiles:
     """Halve the tiles of each frame whose detail is above the threshold."""
-    height, width = frames.shape[1:3]
+    width, height = clip.width, clip.height
     smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
     sides = list_sides(smallest, largest)
     tiles = []
-    for sums, octaves in sum_frames(frames):
+    for sums, octaves in clip.frames:
         one = BlockSums(width, height, sums, octaves)
         tree, _ = build_tree(one, min_tile_px=smallest, max_tile_px=largest, **options)
         leaves = tree.columns
@@ -191,11 +194,24 @@ def _spread(blocks: tuple[Tensor, int], sums: BlockSums, side: int) -> Tensor:
     return grid[: ceil_div(sums.height, side), : ceil_div(sums.width, side)]
 
 
-BATCHES: dict[str, Callable[..., Built]] = {
-    "images": build_for_images,
+CLIPS: dict[str, Callable[..., Built]] = {
     "clip": build_for_clip,
     "clip maximum": build_for_busiest,
     "clip per frame": build_for_frames,
+}
+IMAGES = "images"
+
+
+def _sum_and_build(
+    build: Callable[..., Built], frames: Tensor, masks: Masks, **options: Any
+) -> Built:
+    return build(ClipSums.of_frames(frames), masks, **options)
+
+
+# What a batch of images is taken for; each builds the trees of images [B, H, W, C].
+BATCHES: dict[str, Callable[..., Built]] = {
+    IMAGES: build_for_images,
+    **{name: partial(_sum_and_build, build) for name, build in CLIPS.items()},
 }
 
 
@@ -206,7 +222,7 @@ def draw_trees(
 
     `maps` are those of `map_denoise`.
     """
-    if batch == "images":
+    if batch == IMAGES:
         parts = zip(images, maps, trees, strict=True)
         return torch.stack([draw_overlay(*part, line_px) for part in parts])
     count = min(SHOWN_FRAMES, len(images))

@@ -14,23 +14,24 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
-import folder_paths
 import torch
-from PIL import Image
 
 from ..quadtree import Quadtree
 from ..tree.blocks import GRID_PX
+from ..tree.clips import ClipSums
 from ..tree.detail import BlockSums
 from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
 from ..utils import LOG, PREFIX, ceil_div, warn
 from .building import build_tree, find_curve, find_smallest_side
+from .clips import BATCHES, CLIPS, IMAGES
 from .files import RequestError, resolve_path
+from .frames import LARGEST_CLIP, FrameTree, KeptClip, build_for_frame
 from .inputs import check_choice, check_visualizer_inputs
 from .passing import LOADERS, ONLY_BY_RUN, Applier, PassingError, is_input
+from .pictures import PictureFile, save_picture, save_veil
 from .price import estimate_price
 from .steps import describe_steps
 from .workflow import Link, Node, Workflow
@@ -39,8 +40,6 @@ T = TypeVar("T")
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 16
-SHOWN_PX = 1024  # longest side of the picture that a run saves for the panel
-VEIL = 0.6  # darkness of the panel where a mask is 0
 LARGEST_REQUEST = 4 << 20  # bytes
 FAILED = "The preview failed; the log of ComfyUI says why."
 
@@ -48,12 +47,15 @@ FAILED = "The preview failed; the log of ComfyUI says why."
 class Kept(NamedTuple):
     """What is kept of an image: its sums, and the file of a picture for the panel.
 
-    `token` changes with its pixels.
+    `token` changes with its pixels. `images` counts those of the run; `clip` is what is kept of
+    them where it took them for the frames of a clip.
     """
 
     sums: BlockSums
-    picture: dict[str, str]
+    picture: PictureFile
     token: str
+    images: int = 1
+    clip: KeptClip | None = None
 
 
 class ImageCache:
@@ -97,11 +99,16 @@ class ImageCache:
         return found
 
 
-IMAGES = ImageCache(KEPT_IMAGES)
+KEPT = ImageCache(KEPT_IMAGES)
+CLIP = ImageCache(1)  # the sums of the last clip, which are large
 
 
-def keep_for_preview(image: torch.Tensor, sums: BlockSums, hidden: Any = None) -> dict[str, list]:
-    """Keep the sums of a run's image [H, W, C] and save a small picture of it.
+def keep_for_preview(
+    images: torch.Tensor, sums: BlockSums, hidden: Any = None, clip: ClipSums | None = None
+) -> dict[str, list]:
+    """Keep the sums of a run's images [B, H, W, C] and save a small picture of the first.
+
+    Where the images are those of a `clip`, its sums are kept, too, and pictures of more frames.
 
     `hidden` holds the prompt that is being executed and the node's id: as long as nothing before
     the node changes, this is its image. Returns a key for later previews of the same image.
@@ -110,8 +117,11 @@ def keep_for_preview(image: torch.Tensor, sums: BlockSums, hidden: Any = None) -
     """
     key = uuid.uuid4().hex
     try:
-        kept = Kept(sums, save_picture(image, key), key)
-        IMAGES.put(("run", key), kept)
+        frames = KeptClip.of_frames(images, key) if clip else None
+        kept = Kept(sums, save_picture(images[0], key), key, len(images), frames)
+        if clip and clip.bytes <= LARGEST_CLIP:
+            CLIP.put(key, clip)
+        KEPT.put(("run", key), kept)
         _keep_signed(kept, hidden)
     except Exception as error:  # of a full disk, or of another pack's node
         warn("the panel does not show this run: %s", error)
@@ -125,25 +135,7 @@ def _keep_signed(kept: Kept, hidden: Any) -> None:
     node = workflow.nodes.get(getattr(hidden, "unique_id", None) or "")
     link = node and node.link("image")
     if link:
-        IMAGES.put(("signed", workflow.sign(link, is_input)), kept)
-
-
-def save_picture(image: torch.Tensor, key: str) -> dict[str, str]:
-    """Save a small picture of an image [H, W, C] for the panel; return its file as ComfyUI does."""
-    # Skip px first, or an 8192 px image would be copied whole.
-    step = max(1, max(image.shape[:2]) // (2 * SHOWN_PX))
-    shown = image[::step, ::step, :3].expand(-1, -1, 3).clamp(0, 1)
-    picture = Image.fromarray((shown * 255).round().to(torch.uint8).cpu().numpy())
-    picture.thumbnail((SHOWN_PX, SHOWN_PX))
-    return _save(picture, f"quadtree_{key}.jpg", quality=90)
-
-
-def _save(picture: Image.Image, name: str, **options: Any) -> dict[str, str]:
-    """Save a picture for the panel; return its file as ComfyUI names it."""
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / name, **options)
-    return {"filename": name, "subfolder": "", "type": "temp"}
+        KEPT.put(("signed", workflow.sign(link, is_input)), kept)
 
 
 class Source(NamedTuple):
@@ -171,18 +163,18 @@ def find_source(request: dict[str, Any], node: Node | None, applier: Applier) ->
     try:
         return Source(_compute_live(applier, link), "live")
     except PassingError as error:
-        signed = link and IMAGES.get(("signed", applier.workflow.sign(link, is_input)))
+        signed = link and KEPT.get(("signed", applier.workflow.sign(link, is_input)))
         if signed:
             return Source(signed, "run")
         if request.get("shown"):
             return Source(_read_shown(request["shown"]), "shown")
-        if IMAGES.get(("run", str(key))):
+        if KEPT.get(("run", str(key))):
             return Source(_recall_run(key), "stale")
         raise error
 
 
 def _recall_run(key: Any) -> Kept:
-    kept = IMAGES.get(("run", key)) if isinstance(key, str) else None
+    kept = KEPT.get(("run", key)) if isinstance(key, str) else None
     if kept is None:
         raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
     return kept
@@ -193,7 +185,7 @@ def _compute_live(applier: Applier, link: Link | None) -> Kept:
     if link is None:
         raise PassingError(ONLY_BY_RUN)
     token = _sign_pixels(applier, link)
-    return IMAGES.get(("live", token), lambda: _keep(applier.compute(link)[0], token))
+    return KEPT.get(("live", token), lambda: _keep(applier.compute(link)[0], token))
 
 
 def _sign_pixels(applier: Applier, link: Link) -> str:
@@ -229,7 +221,7 @@ class KnownMask(NamedTuple):
     """A mask [h, w], and the file of a picture that darkens what it keeps."""
 
     mask: torch.Tensor
-    picture: dict[str, str]
+    picture: PictureFile
 
 
 def find_mask(node: Node | None, applier: Applier, image: Kept) -> KnownMask | None:
@@ -245,19 +237,9 @@ def find_mask(node: Node | None, applier: Applier, image: Kept) -> KnownMask | N
         return KnownMask(mask, save_veil(mask, image.sums.width, image.sums.height, token))
 
     try:
-        return IMAGES.get(("mask", token), read)
+        return KEPT.get(("mask", token), read)
     except (PassingError, RequestError):
         return None
-
-
-def save_veil(mask: torch.Tensor, width: int, height: int, key: str) -> dict[str, str]:
-    """Save a picture that darkens what a mask [h, w] keeps of an image of width x height px."""
-    alpha = ((1 - mask) * VEIL * 255).round().to(torch.uint8).cpu().numpy()
-    scale = min(1, SHOWN_PX / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    veil = Image.new("RGBA", size)
-    veil.putalpha(Image.fromarray(alpha).resize(size, Image.Resampling.BILINEAR))
-    return _save(veil, f"quadtree_mask_{key}.png")
 
 
 def answer_request(request: Any) -> dict[str, Any]:
@@ -282,25 +264,50 @@ def answer_request(request: Any) -> dict[str, Any]:
         return {"unknown": str(error)}
     mask = find_mask(node, applier, kept)
     regions = painting.select_regions(kept.sums.width, kept.sums.height)
-    tree, choice = build_tree(
-        kept.sums, regions=regions or (), mask=mask and mask.mask, mask_mode=mode, **limits
-    )
+    options = {"regions": regions or (), "mask_mode": mode, **limits}
+    tree, whole, found = build_shown_tree(request, kept, mask and mask.mask, options)
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["coverage_curve"] = find_curve(kept.sums, **limits)
-    answer["found"] = choice and choice.found
+    answer["found"] = found
     answer["origin"] = origin
-    answer["picture"] = kept.picture
+    answer |= describe_frame(request, kept)
     answer["mask"] = mask and mask.picture
     answer["notice"] = (
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        answer |= describe_price(tree, workflow, str(request.get("node")))
+        answer |= describe_price(whole, workflow, str(request.get("node")))
     if request.get("steps"):
         denoise = _mean_denoise(tree, len(answer["denoise"]))
-        answer["plan"] = describe_steps(tree, denoise, workflow, str(request.get("node")))
+        leaves = tree.leaves[: len(denoise)]
+        node_id = str(request.get("node"))
+        answer["plan"] = describe_steps(whole, leaves, denoise, workflow, node_id)
     return answer
+
+
+def build_shown_tree(
+    request: dict[str, Any], kept: Kept, mask: torch.Tensor | None, options: dict[str, Any]
+) -> FrameTree:
+    """Build the tree of what is kept; that of the frame that is asked for, where frames are."""
+    batch = check_choice("batch", request.get("batch", IMAGES), BATCHES)
+    clip = CLIP.get(kept.token) if kept.clip and batch in CLIPS else None
+    if clip is None or kept.clip is None:
+        tree, choice = build_tree(kept.sums, mask=mask, **options)
+        return FrameTree(tree, tree, choice and choice.found)
+    frame = kept.clip.shown[kept.clip.choose(request.get("frame", 0))]
+    return build_for_frame(clip, batch, frame, mask, **options)
+
+
+def describe_frame(request: dict[str, Any], kept: Kept) -> dict[str, Any]:
+    """Return the picture of the frame that is asked for, and which frames there are."""
+    is_clip = request.get("batch", IMAGES) in CLIPS
+    answer = {"other_batch": kept.images > 1 and is_clip != (kept.clip is not None)}
+    if kept.clip is None or not is_clip:
+        return {**answer, "picture": kept.picture, "frames": None}
+    place = kept.clip.choose(request.get("frame", 0))
+    frames = {"shown": kept.clip.shown, "count": kept.images}
+    return {**answer, "picture": kept.clip.pictures[place], "frames": frames}
 
 
 def describe_tree(tree: Quadtree) -> dict[str, Any]:

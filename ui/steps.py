@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..quadtree import Quadtree
+from ..quadtree import Leaf, Quadtree
 from ..sampling.cost import plan_run
 from ..sampling.run import Run, build_denoise_maps
 from ..utils import Box
@@ -19,11 +19,16 @@ from .workflow import Workflow
 
 
 def describe_steps(
-    tree: Quadtree, denoise: Sequence[float], workflow: Workflow, visualizer: str
+    tree: Quadtree,
+    leaves: Sequence[Leaf],
+    denoise: Sequence[float],
+    workflow: Workflow,
+    visualizer: str,
 ) -> dict[str, Any]:
     """Return the steps of the first run with the tree of the node `visualizer`.
 
-    `denoise` is that of the first leaves, with the mask applied. `windows` has x0, y0, x1 and y1 of
+    `leaves` are those that are shown, of the tree or of one of its frames, and `denoise` is theirs,
+    with the mask applied. `windows` has x0, y0, x1 and y1 of
     each window in px of the image, one flat list per step; `shares` are the cells that a model call
     of the step evaluates, in thousandths of all; `held` counts the steps that hold each leaf;
     `sampler` is the number of the sampler's node, or None where no sampler follows.
@@ -37,7 +42,7 @@ def describe_steps(
     return {
         "windows": [_list_px(step, scale) for step in boxes],
         "shares": [round(1000 * sum(map(_area, step)) / (height * width)) for step in boxes],
-        "held": _count_held_steps(run, tree, denoise, coming.settings.keep_below_px),
+        "held": _count_held_steps(run, leaves, denoise, coming.settings.keep_below_px),
         "sampler": coming.sampler,
     }
 
@@ -54,10 +59,10 @@ def _list_px(boxes: Sequence[Box], scale: tuple[float, float]) -> list[int]:
 
 
 def _count_held_steps(
-    run: Run, tree: Quadtree, denoise: Sequence[float], keep_below_px: int
+    run: Run, leaves: Sequence[Leaf], denoise: Sequence[float], keep_below_px: int
 ) -> list[int]:
-    """Return how many steps hold each of the first leaves, whose denoise is given."""
-    sides = torch.tensor([leaf.side for leaf in tree.leaves[: len(denoise)]])
+    """Return how many steps hold each leaf, whose denoise is given."""
+    sides = torch.tensor([leaf.side for leaf in leaves])
     values = torch.tensor(denoise, dtype=torch.float64).masked_fill(sides < keep_below_px, 0.0)
     plan = replace(run.plan, denoise=values[None, None])
     held = torch.zeros(len(denoise), dtype=torch.long)

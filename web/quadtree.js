@@ -11,6 +11,7 @@ import { BRUSH_STYLE, Brush } from "./quadtree_brush.js";
 import { DETAIL_STYLE, DetailStrip } from "./quadtree_detail.js";
 import { clearCanvas, drawLeaves, drawPainted, drawStep, frameLeaf } from "./quadtree_drawing.js";
 import { createElement } from "./quadtree_elements.js";
+import { FRAMES_STYLE, FrameSlider } from "./quadtree_frames.js";
 import {
   allGraphs, findHosts, findInput, findWidget, isLinked, readInput,
   rememberOpened, rootGraph,
@@ -28,7 +29,7 @@ const NODE = "QuadtreeVisualizer";
 const PARAMETERS = [
   "mask_mode",
   ...["content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise"],
-  ...["denoise_by", "invert", "detail_metric", "cost_budget", "coverage"],
+  ...["denoise_by", "invert", "detail_metric", "cost_budget", "coverage", "batch"],
 ];
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_IMAGE = "Connect Load Image, or queue the workflow once.";
@@ -126,10 +127,11 @@ class Panel {
     this.brush = new Brush(this);
     this.scrubber = new Scrubber(this);
     this.strip = new DetailStrip(this);
+    this.frames = new FrameSlider(this);
     this.view.append(this.brush.ring);
     this.image.after(this.scrubber.live);
-    const below = [this.brush.legend, this.strip.row, this.scrubber.row, this.line];
-    this.root.append(this.brush.toolbar, this.view, ...below);
+    const sliders = [this.frames.row, this.strip.row, this.scrubber.row];
+    this.root.append(this.brush.toolbar, this.view, this.brush.legend, ...sliders, this.line);
     translateLabels(this.root);
   }
 
@@ -211,7 +213,8 @@ class Panel {
     }
     if (!readInput(this.node, "image", hosts)?.node) return body;
     Object.assign(body, collectWorkflow(this.node, hosts));
-    return { ...body, shown: findShownImage(this.node, hosts), run: this.lastRun };
+    const shown = findShownImage(this.node, hosts);
+    return { ...body, shown, run: this.lastRun, frame: this.frames.place };
   }
 
   /** Requests the tree if anything has changed; this is all that an idle panel does. */
@@ -289,6 +292,7 @@ class Panel {
     const origin = ORIGINS[tree.origin];
     const notes = [describeTree(tree), origin && translate(origin)];
     const hasMask = isLinked(findInput(this.node, "mask"));
+    if (tree.other_batch) notes.push(translate("of a run with another choice of batch"));
     if (hasMask && !tree.mask) notes.push(translate("the preview ignores the mask"));
     this.show(tree, notes.filter(Boolean).join("; "), false);
     this.view.classList.toggle("qt-stale", tree.origin === "stale");
@@ -303,6 +307,7 @@ class Panel {
     this.chosen = tree && this.at ? this.leafAt(...this.at) : -1; // leaves have other numbers now
     this.say(text, problem);
     this.strip.show();
+    this.frames.show();
     this.scrubber.forget();
     this.draw();
   }
@@ -461,7 +466,7 @@ const extension = {
   },
 
   setup() {
-    const textContent = STYLE + BRUSH_STYLE + DETAIL_STYLE + STEPS_STYLE;
+    const textContent = STYLE + BRUSH_STYLE + DETAIL_STYLE + FRAMES_STYLE + STEPS_STYLE;
     document.head.append(createElement("style", { textContent }));
     setInterval(() => {
       if (document.visibilityState !== "visible") return;

@@ -109,6 +109,10 @@ const ZH = {
   "How the detail is spread over the tiles. Drag the mark to set coverage.":
     "细节在图块间的分布。拖动标记以设置 coverage。",
   "{percent}% of the detail": "细节的 {percent}%",
+  "Frame of the clip": "片段的帧",
+  "Look at a frame of the clip": "查看片段的某一帧",
+  "frame {number} of {count}": "第 {number}/{count} 帧",
+  "of a run with another choice of batch": "来自 batch 取值不同的运行",
 };
 const JA = {
   steps: "ステップ",
@@ -227,5 +231,9 @@ const JA = {
   "How the detail is spread over the tiles. Drag the mark to set coverage.":
     "タイルごとの細部の分布。印をドラッグすると coverage が変わります。",
   "{percent}% of the detail": "細部の {percent}%",
+  "Frame of the clip": "クリップのフレーム",
+  "Look at a frame of the clip": "クリップの 1 フレームを見ます",
+  "frame {number} of {count}": "フレーム {number}/{count}",
+  "of a run with another choice of batch": "batch の選択が異なる実行のもの",
 };
 export const TABLES = { zh: ZH, ja: JA };

@@ -21,17 +21,20 @@ def large_prompt():
 
 
 def test_a_run_of_a_large_prompt_is_kept_for_the_preview():
-    image, prompt = torch.rand(64, 64, 3), large_prompt()
+    image, prompt = torch.rand(1, 64, 64, 3), large_prompt()
     hidden = SimpleNamespace(prompt=prompt, unique_id="1")
-    assert keep_for_preview(image, BlockSums.of_image(image), hidden)["quadtree_run"]
+    assert keep_for_preview(image, BlockSums.of_image(image[0]), hidden)["quadtree_run"]
     hidden = SimpleNamespace(prompt=prompt, unique_id="2")
     assert remember_model(hidden, Geometry.of(entry_of("flux").model)) == "Note"
 
 
 def test_no_run_fails_for_what_else_its_prompt_holds():
-    image, prompt = torch.rand(64, 64, 3), {**large_prompt(), "9": {"class_type": "Note"}, "x": 1}
+    image, prompt = (
+        torch.rand(1, 64, 64, 3),
+        {**large_prompt(), "9": {"class_type": "Note"}, "x": 1},
+    )
     hidden = SimpleNamespace(prompt=prompt, unique_id="1")
-    assert keep_for_preview(image, BlockSums.of_image(image), hidden)["quadtree_run"]
+    assert keep_for_preview(image, BlockSums.of_image(image[0]), hidden)["quadtree_run"]
     hidden = SimpleNamespace(prompt=prompt, unique_id="2")
     assert remember_model(hidden, Geometry.of(entry_of("flux").model)) == "Note"
 
@@ -41,8 +44,8 @@ def test_no_run_fails_where_the_panel_s_picture_cannot_be_saved(monkeypatch, cap
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    image = torch.rand(64, 64, 3)
-    assert keep_for_preview(image, BlockSums.of_image(image)) == {}
+    image = torch.rand(1, 64, 64, 3)
+    assert keep_for_preview(image, BlockSums.of_image(image[0])) == {}
     assert "the panel does not show this run: disk full" in caplog.text
 
 

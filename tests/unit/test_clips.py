@@ -5,7 +5,13 @@ import torch
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.testing.clips import object_clip, soft_wall
 from quadtree_pack.testing.photos import photo
-from quadtree_pack.tree.clips import average_frames, find_busiest, measure_frames, sum_frames
+from quadtree_pack.tree.clips import (
+    ClipSums,
+    average_frames,
+    find_busiest,
+    measure_frames,
+    sum_frames,
+)
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.tree.octaves import sum_motion, sum_octaves
 from quadtree_pack.tree.regions import Region
@@ -45,7 +51,8 @@ def refined(tree):
 @pytest.mark.parametrize("measure", [average_frames, find_busiest])
 def test_equal_frames_have_the_sums_of_one(measure):
     still = photo("coffee", 256)
-    sums, one = measure(still.repeat(5, 1, 1, 1)), BlockSums.of_image(still, True, True)
+    clip = ClipSums.of_frames(still.repeat(5, 1, 1, 1))
+    sums, one = measure(clip), BlockSums.of_image(still, True, True)
     assert torch.equal(sums.octaves, one.octaves) and torch.allclose(sums.sums, one.sums)
     assert sums.frames == 5 and (sums.width, sums.height) == (one.width, one.height)
 
@@ -111,13 +118,14 @@ def test_motion_is_detail_where_no_frame_has_any(batch):
 def test_a_short_motion_is_averaged_away_but_is_in_the_maximum():
     still = photo("coffee", 384)[:256].repeat(30, 1, 1, 1)
     still[3, 16:32, 16:32] += 0.04
-    averages, most = average_frames(still), find_busiest(still)
+    sums = ClipSums.of_frames(still)
+    averages, most = average_frames(sums), find_busiest(sums)
     one = BlockSums.of_image(still[0], True, True).octaves[2:4, 2:4]
     assert (averages.octaves[2:4, 2:4] / one).max() < (most.octaves[2:4, 2:4] / one).max() / 5
 
 
 def test_frames_share_the_detail_of_the_clip():
-    detail = measure_frames(moving(), 32)
+    detail = measure_frames(ClipSums.of_frames(moving()), 32)
     assert detail.shape == (FRAMES, 8, 12) and detail.sum() == pytest.approx(1)
 
 
