@@ -72,15 +72,16 @@ class Crew:
     def __init__(self) -> None:
         self.ray: Any = None
         self.remotes: list[Remote] = []
+        self.local = 0  # workers that a cluster which was started here has room for
         self.lock = threading.RLock()  # one run at a time has the workers
 
     def enlist(self, wanted: int) -> list[Remote]:
-        """Return the workers, so many at most, or all (0); those that are missing are started."""
-        if self.ray is None or not self.ray.is_initialized():
-            local = 0 if is_named() else count_local(wanted)
-            if not local and not is_named():
-                return []
-            self.ray, self.remotes = join(local), []
+        """Return the workers, so many at most, or all (0).
+
+        Those that are missing are started, and others are stopped, which frees their memory.
+        """
+        if not self._join(wanted):
+            return []
         known = {remote.place[:2]: remote for remote in self.remotes}
         self.remotes = []
         for place in find_places(self.ray):
@@ -89,10 +90,24 @@ class Crew:
         for gone in known.values():
             gone.stop()
         enlisted = self.remotes[: wanted or None]
+        for surplus in self.remotes[len(enlisted) :]:
+            surplus.stop()
         for remote in enlisted:
             if remote.actor is None:
                 remote.start()
         return enlisted
+
+    def _join(self, wanted: int) -> bool:
+        """Join the cluster, unless that was done; return whether there is one."""
+        local = 0 if is_named() else count_local(wanted)
+        if self.ray is not None and self.ray.is_initialized():
+            if is_named() or local <= self.local:
+                return True
+            self.dismiss()  # the one that was started here has too few
+        if not local and not is_named():
+            return False
+        self.ray, self.remotes, self.local = join(local), [], local
+        return True
 
     def dismiss(self) -> None:
         """End all workers, and leave the cluster."""
@@ -133,6 +148,8 @@ def attach_cluster(
             "no other machine and no other GPU takes part, so this machine works alone; "
             "docs/cluster.md shows how to name a cluster."
         )
+    elif len(remotes) < workers:
+        info("%d of %d workers are there; the result is the same.", len(remotes), workers)
     model.model_options[TEAM] = Cluster(
         remotes,
         (branch, controls),

@@ -96,7 +96,7 @@ class Remote:
 
     def require(self, branch: Prompt, controls: list[Prompt]) -> None:
         """Let the worker build the model of these branches, unless it was asked for it last."""
-        if self._branches != (branch, controls):
+        if self.actor is None or self._branches != (branch, controls):
             self.build(branch, controls)
 
     def end_run(self) -> None:
@@ -108,8 +108,13 @@ class Remote:
 
     def await_model(self, identity: Identity, is_closed: Callable[[], bool]) -> None:
         """Wait until the worker has the model; LostError, for good, where it has another one."""
-        versions = self._ask(self._booting, FIRST_PATIENCE_S, is_closed)
-        self._refuse_different(versions, self.versions)
+        try:
+            versions = self._ask(self._booting, FIRST_PATIENCE_S, is_closed)
+            self._refuse_different(versions, self.versions)
+        except LostError as lost:
+            if lost.awaited is None:
+                self.stop()  # the next run starts a new one, which finds what was mended
+            raise
         found = self._ask(self._building, FIRST_PATIENCE_S, is_closed)
         self._refuse_different(found, identity)
 

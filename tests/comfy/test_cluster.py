@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -150,8 +151,9 @@ def share(model, prompt, told=None, workers=0):
     show = None if told is None else told.append
     (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
     shared = crew.attach_cluster(model, prompt, last, workers, show)
-    for worker in crew.CREW.remotes:
-        await_ready(worker, shared.model_options[TEAM].identity)
+    cluster = shared.model_options[TEAM]
+    for worker in cluster.remotes:
+        await_ready(worker, cluster.identity)
     return shared
 
 
@@ -263,6 +265,32 @@ def test_a_number_of_workers_gives_one_result_however_many_there_are(machines, o
     cluster.remotes = cluster.remotes[:1]
     assert torch.equal(sample(entry, entry.latent(), model=together, **RUN), expected)
     assert len(windows(told)) == 2
+
+
+def count_actors():
+    states = crew.CREW.ray._private.state.actors().values()
+    return [state["State"] for state in states].count("ALIVE")
+
+
+def test_workers_beyond_the_chosen_number_are_stopped_and_start_again(machines, orders):
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
+    both = share(model, prompt, told)
+    one = share(model, prompt, told, workers=1)
+    end_s = time.monotonic() + 30
+    while count_actors() > 1 and time.monotonic() < end_s:
+        time.sleep(0.1)
+    assert count_actors() == 1
+    sample(entry, latent, model=patched(entry, half_kept(32, 40), model=one, batch=1), **RUN)
+    assert len(windows(told)) == 2
+    orders(os.getpid(), "slow")
+    together = patched(entry, half_kept(32, 40), model=both, batch=1)
+    end_s = time.monotonic() + READY_S
+    seen = set()
+    while len(seen) < 3 and time.monotonic() < end_s:
+        assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
+        seen |= {name for name, count in windows(told).items() if count}
+    assert len(seen) == 3 and count_actors() == 2
 
 
 def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders, monkeypatch):
@@ -416,6 +444,18 @@ def test_a_missing_file_is_named_with_its_worker(machines, orders):
         (machines / "second/gone").rename(machines / "second/models/loras" / LORA)
 
 
+def test_a_worker_of_another_version_is_started_again_when_it_was_updated(machines, orders):
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
+    identity = share(model, prompt).model_options[TEAM].identity
+    worker = crew.CREW.remotes[1]
+    versions, worker.versions = worker.versions, {**worker.versions, "torch": "1.0"}
+    assert "torch" in await_ready(worker, identity) and worker.actor is None
+    worker.versions = versions
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    sample_until_all_take_part(entry, latent, together, told, expected)
+
+
 def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog):
     entry, told = entry_of("flux"), []
     model, prompt = make(machines, "flux")
@@ -454,9 +494,33 @@ def test_random_faults_change_nothing_and_leave_nothing(machines, orders, monkey
     share(model, prompt, told)
     sample_until_all_take_part(entry, latent, together, told, expected)
     assert_nothing_left()
-    states = list(crew.CREW.ray._private.state.actors().values())
-    assert [state["State"] for state in states].count("ALIVE") == 2
+    assert count_actors() == 2
     assert {path.suffix for path in machines.glob("*.*")} == {".slow"}  # all were carried out
+
+
+def test_a_process_that_stands_still_is_left_out_and_taken_back(machines, orders, monkeypatch):
+    """As one looks whose network is gone: it neither answers nor ends."""
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    sample_until_all_take_part(entry, latent, together, told, expected)
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
+    processes = [find_process(worker) for worker in crew.CREW.remotes]
+
+    def stop(step, *_):
+        if step == 1:
+            for process in processes:
+                os.kill(process, signal.SIGSTOP)
+
+    try:
+        assert torch.equal(sample(entry, latent, model=together, callback=stop, **RUN), expected)
+        assert_nothing_left()
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+    monkeypatch.undo()
+    sample_until_all_take_part(entry, latent, together, told, expected)
 
 
 def find_process(worker):

@@ -50,6 +50,32 @@ def entry_geometry():
     return Geometry(px_per_cell=8, unit=2, native_px=1024, cost=TRANSFORMER_COST)
 
 
+class FakeRay:
+    def __init__(self, workers):
+        self.workers, self.ended = workers, False
+
+    def is_initialized(self):
+        return not self.ended
+
+    def shutdown(self):
+        self.ended = True
+
+
+def test_a_cluster_of_this_machine_is_started_again_for_more_workers(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(crew, "join", FakeRay)
+    monkeypatch.setattr(crew, "find_places", lambda ray: [])
+    monkeypatch.setattr(crew, "count_local", lambda wanted: max(1, wanted))
+    own = crew.Crew()
+    joined = []
+    for wanted in (1, 0, 3, 2):
+        own.enlist(wanted)
+        joined.append(own.ray)
+    first, same, more, enough = joined
+    assert first is same and more is enough
+    assert first.ended and not more.ended and (first.workers, more.workers) == (1, 3)
+
+
 def test_a_copy_of_the_model_options_shares_the_workers():
     cluster = crew.Cluster([], ({}, []), {}, None, None)
     assert copy.deepcopy({TEAM: cluster})[TEAM] is cluster
