@@ -2,8 +2,8 @@
 
 - The route on the real server, in milliseconds: the first request for an image, steps of a slider
   (median and slowest), steps with the cost of a run, and a tree of many leaves.
-- The panel in Chromium, where there is one: updates a second while a slider is dragged, and
-  milliseconds of one drawing.
+- The panel in Chromium, where there is one: updates a second while a slider is dragged, while the
+  brush paints and while steps are looked at, and milliseconds of one drawing of each.
 
 It also leaves the picture of the panel that README shows, docs/figures/panel.webp.
 
@@ -13,11 +13,13 @@ Targets: at least 15 updates a second on a 1024 px image; 4,000 leaves drawn wit
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -37,33 +39,18 @@ UNTOUCHED = [0.0, 0, 0, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0
 PANEL = Path(__file__).resolve().parent.parent / "docs" / "figures" / "panel.webp"
 PANEL_CLIP = {"x": 160, "y": 118, "width": 780, "height": 768}
 MANY_LEAVES = {"content_threshold": 1, "min_tile_size": 16}
+MANY_VALUES = [1.0, 16, 1024, 0.2, 0.8, 2, ""]
+PAINTED_S = 2.0
 QUIET = {
     "Comfy.TutorialCompleted": True,
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.VueNodes.Enabled": False,
 }
-DRAG = """async (id) => {
-    let answers = 0;
-    const fetch = app.api.fetchApi;
-    app.api.fetchApi = async function (route, options) {
-        const answer = await fetch.call(this, route, options);
-        if (route === "/quadtree/preview") answers++;
-        return answer;
-    };
-    const widgets = app.graph.getNodeById(id).widgets;
-    const widget = widgets.find((one) => one.name === "content_threshold");
-    const start = performance.now();
-    for (let value = 20; performance.now() - start < 2000; value += 0.25) {
-        widget.value = value;
-        widget.callback?.(value);
-        await new Promise((done) => requestAnimationFrame(done));
-    }
-    app.api.fetchApi = fetch;
-    return answers / 2;
-}"""
-DRAW = """async (id) => {
+# Counts the panel's drawings, with their milliseconds, and the server's answers, until __read.
+WATCH = """() => {
     const times = [];
-    const prototype = CanvasRenderingContext2D.prototype;
+    let answers = 0;
+    const [prototype, fetch] = [CanvasRenderingContext2D.prototype, app.api.fetchApi];
     const clear = prototype.clearRect;
     prototype.clearRect = function (...values) {
         if (this.canvas.closest?.(".qt-view")) {
@@ -72,14 +59,46 @@ DRAW = """async (id) => {
         }
         return clear.apply(this, values);
     };
+    app.api.fetchApi = async function (route, options) {
+        const answer = await fetch.call(this, route, options);
+        if (route === "/quadtree/preview") answers++;
+        return answer;
+    };
+    const start = performance.now();
+    window.__read = () => {
+        prototype.clearRect = clear;
+        app.api.fetchApi = fetch;
+        const seconds = (performance.now() - start) / 1000;
+        const ms = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+        return { ms, drawings: times.length / seconds, answers: answers / seconds };
+    };
+}"""
+DRAG = """async (id) => {
+    const widgets = app.graph.getNodeById(id).widgets;
+    const widget = widgets.find((one) => one.name === "content_threshold");
+    const start = performance.now();
+    for (let value = 20; performance.now() - start < 2000; value += 0.25) {
+        widget.value = value;
+        widget.callback?.(value);
+        await new Promise((done) => requestAnimationFrame(done));
+    }
+}"""
+RESIZE = """async (id) => {
     const node = app.graph.getNodeById(id);
     for (let size = 0; size < 20; size++) {
         node.setSize([420 + 4 * size, 640]);
         app.canvas.setDirty(true, true);
         await new Promise((done) => setTimeout(done, 60));
     }
-    prototype.clearRect = clear;
-    return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+}"""
+SCRUB = """async () => {
+    const slider = document.querySelector(".qt-steps input");
+    const start = performance.now();
+    for (let step = 0; performance.now() - start < 2000; step++) {
+        slider.value = 1 + (step % 20);
+        slider.dispatchEvent(new Event("input"));
+        await new Promise((done) => requestAnimationFrame(done));
+    }
 }"""
 
 
@@ -173,10 +192,45 @@ def take_picture(page: Any, graph: dict) -> None:
     picture.convert("RGB").save(PANEL, quality=85, method=6)
 
 
+def watch(page: Any, act: Callable[[], object]) -> dict[str, float]:
+    """Return the median milliseconds of a drawing, and drawings and answers a second, of an act."""
+    page.page.evaluate(WATCH)
+    act()
+    return page.page.evaluate("() => window.__read()")
+
+
+def paint(page: Any) -> None:
+    """Paint for two seconds with a brush of middle size, in circles over the picture."""
+    box = page.page.locator(".qt-view canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.page.locator(".qt-tools").get_by_role("button", name="Keep", exact=True).click()
+    page.page.get_by_label("Brush size").fill("3")
+    page.page.mouse.move(x, y)
+    page.page.mouse.down()
+    start = time.perf_counter()
+    while (passed := time.perf_counter() - start) < PAINTED_S:
+        radius = passed / PAINTED_S * box["height"] / 3
+        angle = 12 * passed
+        page.page.mouse.move(x + radius * math.cos(angle), y + radius * math.sin(angle))
+    page.page.mouse.up()
+    page.page.keyboard.press("Escape")
+
+
+def look_at_a_step(page: Any) -> None:
+    page.page.get_by_label("Step of the run").fill("1")
+    planned = "() => /%/.test(document.querySelector('.qt-steps span').textContent)"
+    page.page.wait_for_function(planned, timeout=60_000)
+
+
 def measure_panel(url: str, chromium: str) -> list[dict]:
-    """Measure two seconds of dragging, and drawings of more than 4,000 leaves."""
+    """Measure dragging, painting and scrubbing, on few leaves and on about 4,000."""
     from playwright.sync_api import sync_playwright
     from quadtree_pack.testing.frontend import VISUALIZER, Frontend, workflow
+
+    rows = []
+
+    def add(what: str, **figure: float) -> None:
+        rows.append({"image_px": 1024, "what": what, **figure})
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -186,14 +240,25 @@ def measure_panel(url: str, chromium: str) -> list[dict]:
         page.open()
         page.load(workflow("1024.png"))
         page.line("full model cost")
-        updates = page.page.evaluate(DRAG, VISUALIZER)
-        page.load(workflow("1024.png", values=[1.0, 8, 1024, 0.2, 0.8, 2, ""]))
-        page.line(r"^\d{4,} tiles")
-        drawn = page.page.evaluate(DRAW, VISUALIZER)
+        dragged = watch(page, lambda: page.page.evaluate(DRAG, VISUALIZER))
+        add("updates a second while dragging", per_second=dragged["answers"])
+        page.line("full model cost")
+        painted = watch(page, lambda: paint(page))
+        add("updates a second while painting", per_second=painted["answers"])
+        look_at_a_step(page)
+        scrubbed = watch(page, lambda: page.page.evaluate(SCRUB))
+        add("steps a second while scrubbing", per_second=scrubbed["drawings"])
+        page.load(workflow("1024.png", values=MANY_VALUES))
+        page.line(r"^\d{4,} tiles.*model cost")
         leaves = int(page.text().split()[0])
+        drawn = watch(page, lambda: page.page.evaluate(RESIZE, VISUALIZER))
+        add(f"drawing {leaves} leaves", ms=drawn["ms"])
+        look_at_a_step(page)
+        scrubbed = watch(page, lambda: page.page.evaluate(SCRUB))
+        add("the same with a step of a run", ms=scrubbed["ms"])
+        page.page.get_by_label("Step of the run").fill("0")
+        painted = watch(page, lambda: paint(page))
+        add("the same while painting", ms=painted["ms"])
         take_picture(page, workflow("rocket.png", values=UNTOUCHED))
         browser.close()
-    return [
-        {"image_px": 1024, "what": "updates a second while dragging", "per_second": updates},
-        {"image_px": 1024, "what": f"drawing {leaves} leaves", "ms": drawn},
-    ]
+    return rows
