@@ -14,6 +14,7 @@ from quadtree_pack.testing.demo import running_server
 from quadtree_pack.testing.frontend import Frontend
 
 CHROMIUM = os.environ.get("QUADTREE_CHROMIUM", "")
+FRONTEND = os.environ.get("QUADTREE_FRONTEND", "")  # static/ of another than the installed one
 ARTEFACTS = Path(__file__).resolve().parents[2] / ".cache" / "browser"
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False}
 
@@ -47,7 +48,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(base):
-    with running_server(base) as server:
+    frontend = ["--front-end-root", FRONTEND] if FRONTEND else []
+    with running_server(base, *frontend) as server:
         yield server
 
 
