@@ -27,7 +27,7 @@ def crops_schema() -> io.Schema:
             QuadtreeType.Input("quadtree", tooltip="The quadtree given to Quadtree Diffusion."),
             io.Int.Input(
                 "max_crops",
-                default=6,
+                default=4,
                 min=1,
                 max=MOST_CROPS,
                 tooltip="Number of crops, at most. Each has a prompt of its own; windows across "
