@@ -44,6 +44,8 @@ from .sampling.remaking import is_remade
 from .sampling.rules import refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
+    announce,
+    change_inner,
     count_calls_per_step,
     count_leading_zeros,
     describe_rise,
@@ -148,11 +150,14 @@ class TiledDiffusion:
             run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
-        late = forget_held(
-            sampler,
-            len(values) - 1,
-            lambda: run.find_release(values, self._schedule_of(values)),
-        )
+
+        def follow_inner(inner: Any) -> Any:
+            late = forget_held(
+                inner, values, lambda: run.find_release(values, self._schedule_of(values))
+            )
+            return late if inner is sampler else announce(late, run.clock)
+
+        late = change_inner(sampler, follow_inner)
         try:
             with self._share(run, options, executor.class_obj.model_patcher):
                 samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)

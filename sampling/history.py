@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .run import expand_to_rank, send
-from .steps import count_calls_per_step, find_module, list_calls, replace_inner, unwrap
+from .steps import count_calls_per_step, find_module, find_part, list_calls, read_sigmas
 
 # ComfyUI's samplers that remember estimates, or the first sigma of their run (heunpp2), and draw no
 # noise.
@@ -182,49 +182,63 @@ def put(latent: Tensor, cells: Tensor, values: Tensor) -> Tensor:
     return changed.view(by_channel.shape).movedim(0, 1).contiguous()
 
 
-def forget_held(sampler: Any, steps: int, find_release: Callable[[], Tensor]) -> Any:
+def forget_held(
+    sampler: Any, all_sigmas: Sequence[float], find_release: Callable[[], Tensor]
+) -> Any:
     """Return the sampler, or where it is one of MULTISTEP a copy that forgets what was held.
 
-    So is a sampler of another pack that wraps one of them. It runs so many steps. `find_release`
+    `all_sigmas` are those of the run, of which a wrapped sampler may get a part. `find_release`
     returns the step that releases each cell, [B or 1, (T or 1,) H, W]; 0 for one that is never
     held.
     """
-    inner = unwrap(sampler)
-    function = getattr(inner, "sampler_function", None)
-    name = f"{find_module(inner)}.{getattr(function, '__name__', '')}"
+    function = getattr(sampler, "sampler_function", None)
+    name = f"{find_module(sampler)}.{getattr(function, '__name__', '')}"
     if function is None or name not in MULTISTEP:
         return sampler
     release = find_release()
     if not release.any():
         return sampler
-    calls = list_calls(count_calls_per_step(inner) or 1, steps)
-    forgetting = copy.copy(inner)
-    forgetting.sampler_function = _forget(function, release, calls)
-    return replace_inner(sampler, inner, forgetting)
-
-
-def _forget(function: Callable[..., Tensor], release: Tensor, calls: list[int]) -> Any:
-    """Return a sampler's function that forgets what was held; `calls` has the step of each call."""
+    calls_per_step = count_calls_per_step(sampler) or 1
 
     @functools.wraps(function)
     def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        if len(sigmas) != calls[-1] + 2:  # a wrapper lets it run a part of the steps
-            return function(model, x, sigmas, **options)
-        devices = [x.device] if x.device.type == "cuda" else []
+        first = 0
+        if len(sigmas) != len(all_sigmas):
+            found = find_part(read_sigmas(sigmas), all_sigmas)
+            if found is None:
+                return function(model, x, sigmas, **options)
+            first = found
+        calls = list_calls(calls_per_step, len(sigmas) - 1)
+        return _sample_late(function, model, x, sigmas, release - first, calls, options)
 
-        def run_late(late: _LateRun) -> Tensor:
-            # Of their own, since a sampler adds to its extra_args.
-            quiet = {**options, "callback": None, "disable": True}
-            quiet["extra_args"] = dict(options.get("extra_args") or {})
-            with torch.random.fork_rng(devices):  # some samplers draw noise that they do not use
-                return function(late, late.noisy, sigmas[late.step :], **quiet)
+    forgetting = copy.copy(sampler)
+    forgetting.sampler_function = sample
+    return forgetting
 
-        places = expand_to_rank(release, x.ndim).expand_as(x[:, :1]).flatten()
-        released = {
-            step: (places == step).nonzero()[:, 0] for step in places.unique().tolist() if step > 0
-        }
-        without_prompt = function.__name__.endswith("_cfg_pp")
-        whole = _Model(model, run_late, released, calls, sigmas, without_prompt=without_prompt)
-        return whole.replace(function(whole, x, sigmas, **options))
 
-    return sample
+def _sample_late(
+    function: Callable[..., Tensor],
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    release: Tensor,
+    calls: list[int],
+    options: dict[str, Any],
+) -> Tensor:
+    """Call a sampler's function, with a late run of the cells that each step releases."""
+    devices = [x.device] if x.device.type == "cuda" else []
+
+    def run_late(late: _LateRun) -> Tensor:
+        # Of their own, since a sampler adds to its extra_args.
+        quiet = {**options, "callback": None, "disable": True}
+        quiet["extra_args"] = dict(options.get("extra_args") or {})
+        with torch.random.fork_rng(devices):  # some samplers draw noise that they do not use
+            return function(late, late.noisy, sigmas[late.step :], **quiet)
+
+    places = expand_to_rank(release, x.ndim).expand_as(x[:, :1]).flatten()
+    released = {
+        step: (places == step).nonzero()[:, 0] for step in places.unique().tolist() if step > 0
+    }
+    without_prompt = function.__name__.endswith("_cfg_pp")
+    whole = _Model(model, run_late, released, calls, sigmas, without_prompt=without_prompt)
+    return whole.replace(function(whole, x, sigmas, **options))

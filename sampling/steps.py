@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -82,16 +84,26 @@ def runs_core(sampler: Any) -> bool:
     return not is_foreign(unwrap(sampler))
 
 
-def replace_inner(sampler: Any, inner: Any, other: Any) -> Any:
-    """Return a copy of a sampler with `other` in the place of the sampler that `unwrap` found."""
-    if sampler is inner:
-        return other
+def change_inner(sampler: Any, change: Callable[[Any], Any]) -> Any:
+    """Return what `change` makes of a sampler; a wrapper is copied around what it makes of its own.
+
+    A sampler of another pack wraps those that it holds in its options, itself or in a list.
+    """
+    options = getattr(sampler, "extra_options", {}) if is_foreign(sampler) else {}
+    changed = {name: _change_option(option, change) for name, option in options.items()}
+    if all(changed[name] is option for name, option in options.items()):
+        return change(sampler)
     outer = copy.copy(sampler)
-    outer.extra_options = {
-        name: replace_inner(option, inner, other) if hasattr(option, "sampler_function") else option
-        for name, option in sampler.extra_options.items()
-    }
+    outer.extra_options = changed
     return outer
+
+
+def _change_option(option: Any, change: Callable[[Any], Any]) -> Any:
+    if type(option) in (list, tuple):
+        changed = type(option)(_change_option(part, change) for part in option)
+        same = all(map(operator.is_, changed, option))
+        return option if same else changed
+    return change_inner(option, change) if hasattr(option, "sampler_function") else option
 
 
 def count_calls_per_step(sampler: Any) -> int | None:
@@ -191,22 +203,33 @@ def place_stage(sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> 
 def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:
     """Return the step of a whole schedule at which a run with these sigmas begins.
 
-    The last sigma of a stage may be 0 in place of the schedule's, where a sampler was told to end
-    without noise. Raises ValueError where the sigmas are no part of the schedule.
+    Raises ValueError where the sigmas are no part of the schedule.
+    """
+    first = find_part(sigmas, all_sigmas)
+    if first is None:
+        raise ValueError(
+            f"all_sigmas has {len(all_sigmas) - 1} steps from {all_sigmas[0]:.4g} to "
+            f"{all_sigmas[-1]:.4g}, and the {len(sigmas) - 1} steps from {sigmas[0]:.4g} of this "
+            "sampler are no part of them. Give BasicScheduler the scheduler, the number of steps "
+            "and the model (with its shift) of the sampler, or disconnect all_sigmas. For dpm_2 "
+            "and uni_pc KSampler takes sigmas that no scheduler gives: use SamplerCustomAdvanced "
+            "with SplitSigmas there."
+        )
+    return first
+
+
+def find_part(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int | None:
+    """Return the step of `all_sigmas` at which these sigmas begin; None where they are no part.
+
+    The last sigma of a part may be 0 in place of the schedule's, where a sampler was told to end
+    without noise.
     """
     count = len(sigmas) - 1
     for first in range(len(all_sigmas) - count):
         part = all_sigmas[first : first + count]
-        pairs = zip(sigmas[:count], part, strict=True)
-        if all(math.isclose(one, other, rel_tol=SAME_SIGMA) for one, other in pairs):
+        if all(map(_is_same, sigmas[:count], part)):
             return first
-    raise ValueError(
-        f"all_sigmas has {len(all_sigmas) - 1} steps from {all_sigmas[0]:.4g} to "
-        f"{all_sigmas[-1]:.4g}, and the {count} steps from {sigmas[0]:.4g} of this sampler are no "
-        "part of them. Give BasicScheduler the scheduler, the number of steps and the model "
-        "(with its shift) of the sampler, or disconnect all_sigmas. For dpm_2 and uni_pc KSampler "
-        "takes sigmas that no scheduler gives: use SamplerCustomAdvanced with SplitSigmas there."
-    )
+    return None
 
 
 class StepClock:
@@ -240,6 +263,9 @@ class StepClock:
         self.calls_ahead = 1  # of the first step, before its callback
         self.is_foreign = False
         self.knows_calls = False  # whether calls_per_step is known from the start
+        self.first, self.last = 0, self.steps - 1  # of the part that is run: see `enter`
+        self.shift = 0  # from the callback's numbers to those of the run's steps
+        self.is_shorter = True  # whether its last steps have fewer calls
         self.is_numbered = False  # whether the callback gets the number of the step
         self.is_regular = True  # whether all steps have the same number of calls
         self.restarted_at: int | None = None  # the step that the call before the callback is in
@@ -270,13 +296,31 @@ class StepClock:
         self.is_regular = foreign or self.knows_calls
 
         def note_step(step: int, *args: Any) -> None:
-            self.latest = max(self.latest, step)
+            if self.told is None and step == self.first:  # it counts the steps of the whole run
+                self.shift = 0
             if self.is_numbered:
-                self._note_told(step)
+                self._note_told(self.shift + step)
+            self.latest = max(self.latest, self.shift + step)
             if callback is not None:
                 callback(step, *args)
 
         return note_step
+
+    def enter(self, part: Sequence[float], *, calls_per_step: int | None, numbers: bool) -> None:
+        """Note that a sampler which another one wraps begins to run these sigmas.
+
+        Its callback numbers the steps of this part, unless the wrapper numbers them as those of
+        the whole run. See `follow` for the other arguments.
+        """
+        first = 0 if len(part) == len(self.sigmas) else find_part(part, self.sigmas)
+        if first is None:
+            return
+        self.first, self.last, self.shift = first, first + len(part) - 2, first
+        # heunpp2 has fewer calls at the end of its sigmas, the others only where that is 0.
+        self.is_shorter = part[-1] == 0 or calls_per_step == 3
+        self.told, self.calls, self.restarted_at = None, 0, None
+        self.calls_per_step, self.knows_calls = calls_per_step, calls_per_step is not None
+        self.is_regular, self.is_numbered = True, numbers
 
     def list_calls(self) -> list[int]:
         """Return the step of each model call of the run, as far as the sampler's kind tells."""
@@ -288,6 +332,10 @@ class StepClock:
         self.all_calls += 1
 
     def _note_told(self, step: int) -> None:
+        if self.told is not None and step < self.told and self.restarted_at is None:
+            # It begins to count anew: another sampler within it goes on with the steps.
+            self.shift += self.told + 1 - step
+            step = self.told + 1
         if self.told is None:
             self.calls_ahead = self.calls
         elif self.calls_per_step is None:
@@ -311,11 +359,12 @@ class StepClock:
         if not (self.is_regular and self.is_numbered) or self.calls_per_step is None:
             return None
         if self.told is None:  # in the first step, unless nothing is told at all
-            return 0 if self.calls < self.calls_per_step else None
+            return self.first if self.calls < self.calls_per_step else None
         rest = self.calls_per_step - self.calls_ahead  # that follow the callback
-        if self.knows_calls:
-            rest = min(rest, self.steps - 1 - self.told)
-        return min(self.told + (self.calls >= rest), self.steps - 1)
+        if self.knows_calls and self.is_shorter:
+            rest = min(rest, self.last - self.told)
+        begun = (self.calls - rest) // self.calls_per_step + 1  # steps that nothing was told of
+        return min(self.told + max(0, begun), self.steps - 1)
 
     def _check_sigma(self, shown: float, by_calls: int | None) -> int:
         """Return the step of a model call that was shown this sigma, and `by_calls` is in."""
@@ -346,10 +395,27 @@ class StepClock:
             above = max(0.0, self.first_shown - self.sigmas[0])
             index = find_step(shown - above, self.sigmas)
             return min(max(index, self.told), self.told + 1, self.steps - 1)
+        if self.first > 0 and self.calls == 0:
+            return self.first
         if not _is_same(self.first_shown, self.sigmas[0]):
             # It shows sigmas of its own and tells nothing: a lower one is taken for a new step.
             return min(self.times_lowered, self.steps - 1)
         return 0 if shown == self.first_shown else find_step(shown, self.sigmas)
+
+
+def announce(sampler: Any, clock: StepClock) -> Any:
+    """Return a copy of a sampler that another one wraps; it tells a run's clock when it begins."""
+    function = sampler.sampler_function
+    calls_per_step, numbers = count_calls_per_step(sampler), numbers_its_steps(sampler)
+
+    @functools.wraps(function)
+    def sample(model: Any, x: Tensor, sigmas: Tensor, *args: Any, **options: Any) -> Tensor:
+        clock.enter(read_sigmas(sigmas), calls_per_step=calls_per_step, numbers=numbers)
+        return function(model, x, sigmas, *args, **options)
+
+    announcing = copy.copy(sampler)
+    announcing.sampler_function = sample
+    return announcing
 
 
 def _is_same(sigma: float, other: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import comfy.sample
@@ -59,6 +60,30 @@ def hide(sampler: Any) -> Any:
         return sampler.sampler_function(model, x, sigmas, **options, **sampler.extra_options)
 
     return KSAMPLER(sample_hidden)
+
+
+def chain(*samplers: Any, ends: tuple[int, ...] = (10,), numbers: str = "anew") -> Any:
+    """Return a sampler that runs others one after the other; each but the last to one of `ends`.
+
+    It numbers the steps of each anew or on, or tells nothing of all but the first. An end is that
+    of a run of STEPS.
+    """
+
+    def sample_chain(model, x, sigmas, *, samplers, callback=None, **options):
+        cuts = [0, *(end * (len(sigmas) - 1) // STEPS for end in ends), len(sigmas) - 1]
+        for sampler, (first, last) in zip(samplers, pairwise(cuts), strict=True):
+
+            def tell(info, first=first):
+                shift = {"anew": 0, "on": first}.get(numbers)
+                if shift is not None or first == 0:
+                    callback({**info, "i": info["i"] + (shift or 0)})
+
+            part = sigmas[first : last + 1]
+            options |= sampler.extra_options
+            x = sampler.sampler_function(model, x, part, callback=tell, **options)
+        return x
+
+    return KSAMPLER(sample_chain, {"samplers": samplers})
 
 
 def euler_loop(
@@ -253,6 +278,30 @@ CASES |= {
 CASES["dpmpp_2m, in two wrappers"] = Case(
     sampler=wrap(add(0.05), wrap(daemon(1.1), sample_dpmpp_2m))
 )
+# Samplers that run others one after the other.
+CASES |= {
+    "a chain": Case(sampler=chain(EULER, EULER)),
+    "a chain, numbered on": Case(sampler=chain(EULER, EULER, numbers="on")),
+    "a chain, then told nothing": Case(sampler=chain(EULER, EULER, numbers="first")),
+    "a chain, hidden": Case(sampler=hide(chain(EULER, EULER))),
+    "a chain of one step each": Case(sampler=chain(*[EULER] * STEPS, ends=tuple(range(1, STEPS)))),
+    "a chain, lower": Case(sampler=wrap(add(-0.05), chain(EULER, EULER))),
+    "a chain of wrappers": Case(sampler=chain(wrap(add(0.05)), wrap(daemon(2.0))), remembers=True),
+    "heun, then euler": Case(
+        sampler=chain(HEUN, EULER), calls=sorted([*range(10), *range(STEPS)]), remembers=True
+    ),
+    "euler, then heun": Case(
+        sampler=chain(EULER, HEUN),
+        calls=sorted([*range(STEPS), *range(10, STEPS - 1)]),
+        remembers=True,
+    ),
+    "dpmpp_2m, then deis": Case(
+        sampler=chain(*map(comfy.samplers.sampler_object, ["dpmpp_2m", "deis"])), remembers=True
+    ),
+    "uni_pc, then lms": Case(
+        sampler=chain(*map(comfy.samplers.sampler_object, ["uni_pc", "lms"])), remembers=True
+    ),
+}
 KNOWN_FROM_THE_START = [name for name in CASES if isinstance(CASES[name].calls, str)]
 KNOWN_FROM_THE_START.remove("double in the middle, hidden")  # its second call could be a midpoint
 
@@ -350,6 +399,19 @@ def test_a_released_tile_is_what_a_plain_run_from_that_step_makes(name):
         plain = run(case.before(entry.model), case.sampler, sigmas[steps - int(free) :])
         late[denoise] = error((samples - latent)[tile(*place)], (plain - latent)[tile(*place)])
     assert all(difference < 1e-4 for difference in late.values()), late
+
+
+@pytest.mark.parametrize("second", ["deis", "heunpp2", "res_multistep_cfg_pp"])
+def test_in_a_chain_a_tile_is_what_the_sampler_that_releases_it_makes_alone(second):
+    entry, latent, _ = given()
+    sigmas = sigmas_of(STEPS)
+    second = comfy.samplers.sampler_object(second)
+    first = comfy.samplers.sampler_object("dpmpp_2m")
+    samples, _ = run_watched(Case(sampler=chain(first, second)), sigmas)
+    for denoise in (0.05, 0.3, 0.5):
+        plain = run(entry.model, second, sigmas[STEPS - round(denoise * STEPS) :])
+        place = tile(*PLACES[denoise])
+        assert error((samples - latent)[place], (plain - latent)[place]) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen_image", "sd15"])
