@@ -144,8 +144,10 @@ def test_masks_sum_to_1_everywhere(feather, strength):
 
 
 def test_prompts_of_regions_that_meet_leave_nothing_to_the_base():
-    outside, *_ = weigh_regions(left_and_right(), 64, 1.0)
-    assert outside.eq(0).all()
+    soft = gauss((5, 37, 53), 1).softmax(0).split(1)
+    for regions in (left_and_right(), soft):
+        outside, *_ = weigh_regions(regions, 40, 1.0)
+        assert outside.eq(0).all()  # rounding noise would cost its evaluation
 
 
 def test_a_transition_has_its_width_around_the_border():
