@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -167,11 +167,12 @@ class Board(Generic[Result]):
             hands = list(self._given)
             costs = [self.costs[number] for number in self._todo]
             speeds = [self._speed_of(one) for one in hands]
-            dealt = deal(costs, speeds, [self._busy_s(one) for one in hands])
-            mine = dealt[hands.index(hand)]
-            if not mine:
+            dealt = deal_in_turn(costs, speeds, [self._busy_s(one) for one in hands])
+            mine = hands.index(hand)
+            first = next((number for number, due in dealt if due == mine), None)
+            if first is None:
                 return None  # others are done with all of it sooner
-            chosen = mine[0]
+            chosen = first
         return self._todo.pop(chosen)
 
     def _choose_straggler(self, hand: Hand) -> int | None:
@@ -213,15 +214,24 @@ class Board(Generic[Result]):
 def deal(
     costs: Sequence[float], speeds: Sequence[float], busy: Sequence[float] | None = None
 ) -> list[list[int]]:
-    """Return the numbers of the costs for each speed.
+    """Return the numbers of the costs for each speed, as `deal_in_turn` deals them."""
+    dealt: list[list[int]] = [[] for _ in speeds]
+    for number, due in deal_in_turn(costs, speeds, busy):
+        dealt[due].append(number)
+    return dealt
+
+
+def deal_in_turn(
+    costs: Sequence[float], speeds: Sequence[float], busy: Sequence[float] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Yield the number of a cost and that of the speed which it goes to.
 
     The most expensive batch comes first, and each goes to whoever would be done with it first.
     `busy` tells for how long each is not free yet.
     """
-    dealt: list[list[int]] = [[] for _ in speeds]
     done = [0.0] * len(speeds) if busy is None else list(busy)
     for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
-        due = min(range(len(speeds)), key=lambda one: done[one] + costs[number] / speeds[one])
-        dealt[due].append(number)
-        done[due] += costs[number] / speeds[due]
-    return dealt
+        ends = [at + costs[number] / speed for at, speed in zip(done, speeds, strict=True)]
+        due = min(range(len(ends)), key=ends.__getitem__)
+        done[due] = ends[due]
+        yield number, due

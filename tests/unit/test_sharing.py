@@ -49,9 +49,12 @@ def busy_share(run, shares):
 
 
 @pytest.mark.parametrize("method", ["Shifted Feather", "MultiDiffusion"])
-@pytest.mark.parametrize("shares", [4, 8, 32])
-def test_windows_cut_for_many_keep_them_busy(shares, method):
-    assert busy_share(create(shares=shares, method=method), shares) > 0.93
+@pytest.mark.parametrize(
+    ("shares", "height", "width"), [(4, 700, 1024), (8, 512, 512), (8, 700, 1024), (32, 700, 1024)]
+)
+def test_windows_cut_for_many_keep_them_busy(shares, height, width, method):
+    run = create(shares=shares, height=height, width=width, method=method)
+    assert busy_share(run, shares) > 0.93
     assert busy_share(create(method=method), 32) < 0.85
 
 
