@@ -21,6 +21,7 @@ from .image.decoder import count_frames_per_latent, count_px_frames
 from .image.decoding import decode_changed
 from .sampling.model import Geometry, Settings
 from .sampling.prompts import set_prompts
+from .sampling.references import AUTOMATIC, CHOICES
 from .tiled_diffusion import attach
 from .tree.detail import LARGEST_PX
 from .tree.masks import MASK_MODES
@@ -146,6 +147,7 @@ class QuadtreeDiffusion(io.ComfyNode):
         skip_diffusion_below: int,
         clean_latent: dict | None = None,
         all_sigmas: torch.Tensor | None = None,
+        references: str = AUTOMATIC,
     ) -> io.NodeOutput:
         settings = Settings(
             method=check_choice("method", method, METHODS),
@@ -157,6 +159,7 @@ class QuadtreeDiffusion(io.ComfyNode):
             keep_below_px=check_number(
                 "skip_diffusion_below", skip_diffusion_below, 0, LARGEST_PX, "px", kind=int
             ),
+            references=check_choice("references", references, CHOICES),
         )
         clean = None if clean_latent is None else check_samples("clean_latent", clean_latent)
         progress = make_progress_display(cls.hidden.unique_id if cls.hidden else None)

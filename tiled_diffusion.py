@@ -277,6 +277,7 @@ class TiledDiffusion:
                     run.memory.sources[cond["uuid"]] = Source(model, cond)
                 if "area" in cond:
                     run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
+                run.note_references(cond)
         with run.taking(find_context(model_options, noisy)):
             return executor(model, deferred, noisy, sigma, model_options)
 

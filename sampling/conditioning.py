@@ -24,6 +24,7 @@ from .cropping import (
 from .patch_controls import cut_controls
 from .patches import PatchCutter
 from .protocols import Conds, ModelCall, Options
+from .references import ENTRIES
 from .remaking import remake_entries, remake_gligen
 from .rules import LEFT_BY_CORE, RULES, leave_out_kv_cache, refusal, refuse_patches
 
@@ -60,7 +61,11 @@ def crop_entries(
                 "window.",
                 key,
             )
-        cropped[key] = RULES.get(key, Cropper.crop_by_shape)(cropper, value)
+        lies = memory.references.find(call, key) if key in ENTRIES else None
+        if lies is None:
+            cropped[key] = RULES.get(key, Cropper.crop_by_shape)(cropper, value)
+        else:
+            cropped[key] = cropper.crop_references(value, lies)
     return {
         **call,
         "input": stack_windows(call["input"], boxes, cropper.conds),

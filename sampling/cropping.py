@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..utils import Box, ceil_div
 from .protocols import Hints, Sources
+from .references import References
 
 Grid = tuple[int, int]  # rows and columns
 
@@ -96,19 +97,37 @@ def box_on_grid(box: Box, *, canvas: Grid, grid: Grid) -> Box:
     return Box(x0, y0, min(x1, grid[1]), min(y1, grid[0]))
 
 
+def box_by_shares(box: Box, *, canvas: Grid, grid: Grid, unit: int) -> Box:
+    """Return a box of the canvas on a grid of any resolution over it, in whole units.
+
+    It lies around the box' middle, less than a cell away, and is as large for all boxes of a size.
+    """
+    spans = []
+    for low, high, side, cells in zip(box[:2], box[2:], canvas[::-1], grid[::-1], strict=True):
+        scale = cells / side
+        length = min(cells, max(unit, round((high - low) * scale / unit) * unit))
+        start = round((low + high) * scale / 2 - length / 2)
+        start = min(max(0, start), cells - length)
+        spans.append((start, start + length))
+    (x0, x1), (y0, y1) = spans
+    return Box(x0, y0, x1, y1)
+
+
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """What cropping remembers for the length of a run.
 
     `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
     at another resolution, by the mask's id; `sources` are conds that are made anew for windows, and
-    `made` what was made of them; `warned` is what was reported.
+    `made` what was made of them; `references` knows which pictures are cut; `warned` is what was
+    reported.
     """
 
     hints: Hints = field(default_factory=dict)
     resized_masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     sources: Sources = field(default_factory=dict)
     made: Hints = field(default_factory=dict)
+    references: References = field(default_factory=References)
     warned: set[str] = field(default_factory=set)
 
 
@@ -193,6 +212,27 @@ class Cropper:
             return self.pass_whole(value)
         on_canvas = value.shape[-2:] == self.canvas
         return self.crop_latent(value) if on_canvas else self.pass_whole(value)
+
+    def crop_references(self, pictures: Sequence[Any], on_canvas: Sequence[bool]) -> list[Any]:
+        """Crop those of the pictures that lie on the canvas, of any resolution; others go whole."""
+        return [
+            self._crop_picture(picture)
+            if lies and isinstance(picture, Tensor)
+            else self.pass_whole(picture)
+            for picture, lies in zip(pictures, on_canvas, strict=True)
+        ]
+
+    def _crop_picture(self, value: Tensor) -> Tensor:
+        """Crop [1 or rows, ..., h, w] by shares of its sides."""
+        grid = grid_of(value)
+        if grid == self.canvas:
+            return self.crop_grid(value)
+        boxes = [
+            box_by_shares(box, canvas=self.canvas, grid=grid, unit=self.unit) for box in self.boxes
+        ]
+        if len(boxes) > 1:
+            value = value.expand(self.rows, *value.shape[1:])
+        return stack_windows(value, boxes, self.conds)
 
     def crop_by_shape(self, value: Any) -> Any:
         """Crop an undeclared entry if its last dimensions are the canvas'; else pass it whole."""

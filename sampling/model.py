@@ -11,6 +11,7 @@ from ..tree.detail import LARGEST_PX
 from ..utils import ceil_div, count_latent_frames
 from ..windows.blending import METHODS
 from ..windows.tiling import Cost, Tiling
+from .references import AUTOMATIC
 
 # Native image side of a model family in px, by the class of its config or a base of it
 # (`comfy.supported_models`), as the families' papers and model cards tell.
@@ -67,6 +68,7 @@ class Settings:
     schedule: str = "hold"
     feather_px: int = 32
     keep_below_px: int = 0
+    references: str = AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

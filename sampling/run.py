@@ -31,7 +31,8 @@ from .frames import take_frames
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
 from .placing import WHOLE, Part
-from .protocols import Control, Hints, ModelFunctionWrapper
+from .protocols import Conds, Control, Hints, ModelFunctionWrapper
+from .references import AUTOMATIC, References
 from .steps import StepClock, place_stage
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ class Share(NamedTuple):
 class Run:
     """The state of one sampling run; it is changed by its own methods only."""
 
-    def __init__(self, plan: RunPlan, tiling: Tiling, batch: int) -> None:
+    def __init__(
+        self, plan: RunPlan, tiling: Tiling, batch: int, references: str = AUTOMATIC
+    ) -> None:
         self.plan = plan
         self.tally = Tally()
         self.clock = StepClock()
@@ -173,7 +176,7 @@ class Run:
         self.estimate: Tensor | None = None  # that the sampler's callback was given last
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.masks = CondMasks()
-        self.memory = RunMemory()
+        self.memory = RunMemory(references=References(references))
         self.caches = WindowCaches()
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
@@ -234,6 +237,13 @@ class Run:
     def place_area(self, cond_id: Hashable, area: Box) -> None:
         """Note where on the canvas a cond applies."""
         self.areas[cond_id] = area
+
+    def note_references(self, cond: Conds) -> None:
+        """Note which reference pictures of a cond, whose area is known, lie on the image."""
+        clean = self.clean
+        if clean is not None and (area := self.areas.get(cond.get("uuid"))) is not None:
+            clean = crop(clean, area)
+        self.memory.references.note(cond, clean)
 
     def get_proxy(self, control: Control, make: Callable[[Control, Hints], Control]) -> Control:
         """Return the control's proxy; it is made once per run."""
@@ -520,7 +530,8 @@ def create_run(
         inner=inner,
     )
     batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
-    return Run(plan, geometry.choose_tiling(settings, height, width, frames), batch)
+    tiling = geometry.choose_tiling(settings, height, width, frames)
+    return Run(plan, tiling, batch, settings.references)
 
 
 def build_denoise_maps(

@@ -6,7 +6,7 @@ came, what fits and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 from typing import Any
 
@@ -330,7 +330,7 @@ def check_image_latent(latent: torch.Tensor, vae: Any) -> torch.Tensor:
     return latent[:, :, None] if dimensions == 3 and latent.ndim == 4 else latent
 
 
-def check_choice(name: str, value: Any, table: Mapping[str, Any]) -> str:
+def check_choice(name: str, value: Any, table: Collection[str]) -> str:
     """Return the name of an entry of `table`; raise ValueError for anything else."""
     if not isinstance(value, str) or value not in table:
         raise ValueError(f"{name} is {format_value(value)}; it must be one of {', '.join(table)}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sampling.references import AUTOMATIC, CHOICES
 from ..tree.detail import DETAIL_METRICS
 from ..tree.masks import MASK_MODES
 from ..tree.subdivision import DENOISE_BY
@@ -333,6 +334,17 @@ def diffusion_schema() -> io.Schema:
                 "run parts of it (a KSampler (Advanced) chain, Split Sigmas, high and low noise "
                 "models). A tile's denoise then counts the steps of the whole schedule, and the "
                 "stages act as one run. If not connected, it counts the steps of each sampler.",
+            ),
+            io.Combo.Input(
+                "references",
+                options=list(CHOICES),
+                default=AUTOMATIC,
+                optional=True,
+                advanced=True,
+                tooltip="What windows see of reference latents (Kontext, Qwen-Image-Edit, Flux.2). "
+                "automatic: their own part of a reference that has the latent's size, or shows the "
+                "same image at another one; all of any other. on the image: their own part of "
+                "every reference, as for a sketch of another size. whole: all of every reference.",
             ),
         ],
         outputs=[io.Model.Output(tooltip="The patched model, for any sampler.")],

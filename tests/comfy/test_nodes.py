@@ -60,6 +60,7 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
         *DIFFUSION,
         "clean_latent",
         "all_sigmas",
+        "references",
     ]
     assert {
         entry.id: entry.default for entry in diffusion.inputs if entry.id in DIFFUSION
@@ -240,6 +241,7 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         "schedule": "ramp",
         "feather": 48,
         "skip_diffusion_below": 24,
+        "references": "whole",
     }
     patch = diffuse(model, visualize()[1], clean_latent=latent, **values).model_options[
         "model_function_wrapper"
@@ -255,6 +257,7 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
         ({"quadtree": ()}, "quadtree is tuple"),
         ({"method": "Magic"}, "method is 'Magic'; it must be one of Shifted Feather"),
         ({"schedule": None}, "schedule is None"),
+        ({"references": "some"}, "references is 'some'; it must be one of automatic"),
         ({"tile_size": -8}, "tile_size is -8"),
         ({"tile_overlap": float("nan")}, "tile_overlap is nan"),
         ({"tile_batch_size": -1}, "tile_batch_size is -1"),
