@@ -108,15 +108,17 @@ class Panel {
     this.root = createElement("div", { className: "qt" });
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", "Quadtree preview");
-    // ComfyUI leaves Ctrl+Z to elements of this type.
+    // ComfyUI leaves Ctrl+Z to elements of this type, from frontend 1.58 to those that are edited.
     this.view = createElement("div", { className: "qt-view", tabIndex: 0, type: "textarea" });
+    Object.defineProperty(this.view, "isContentEditable", { value: true });
     this.view.setAttribute("role", "application");
     this.view.setAttribute(
       "aria-label",
       "Tiles of the image. Use the arrow keys to choose a tile, K, V, F or E to take a tool, and " +
         "Enter to paint the tile with it."
     );
-    this.image = createElement("img", { alt: "", draggable: false });
+    // The browser would frame a picture that has no file.
+    this.image = createElement("img", { alt: "", draggable: false, hidden: true });
     this.canvas = createElement("canvas");
     // Darkens what a mask keeps.
     const veil = { className: "qt-veil", alt: "", draggable: false, hidden: true };
@@ -283,7 +285,7 @@ class Panel {
   }
 
   showNothing(text) {
-    for (const image of [this.image, this.veil]) image.removeAttribute("src");
+    for (const image of [this.image, this.veil]) showPicture(image, null);
     this.show(null, text, false);
   }
 

@@ -101,10 +101,13 @@ def test_problems_are_said_in_plain_words(page):
     page.line("^min_denoise is 0.9 and max_denoise 0.8")
     page.load(workflow(linked=False))
     page.line("^Connect Load Image, or queue the workflow once")
+    picture = page.page.locator(".qt-view img").first
+    assert picture.is_hidden(), "the browser would frame a picture without a file"
     page.load(workflow("broken.png"))
     page.line("cannot be read as an image")
     page.load(workflow("sub/tall [1].png"))
     page.line(COST)
+    picture.wait_for()
     page.errors.clear()  # the browser itself logs each refused request
 
 
