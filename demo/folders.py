@@ -16,15 +16,21 @@ PACKS = {"comfyui-quadtree-diffusion": ROOT, "tiny_refiner": DEMO / "tiny_refine
 
 TEMPLATE = "Quadtree-Diffusion-demo"  # without blanks, which the frontend rejects in an address
 TEMPLATE_PACK = "quadtree_demo"
+THUMBNAIL = ROOT / "example_workflows" / "Quadtree-SDXL-upscale.jpg"
 
 
 def prepare_base(base: Path) -> None:
-    """Fill the server's base directory with both packs, the photo, the workflow and user data."""
+    """Fill the server's base directory with both packs, the photo, the workflow and user data.
+
+    The photo is there a second time by the name that ComfyUI's own example image has, which the
+    templates load.
+    """
     for name in ("custom_nodes", "input", "output", "models"):
         (base / name).mkdir(parents=True, exist_ok=True)
     for name, target in PACKS.items():
         link_folder(base / "custom_nodes" / name, target)
-    shutil.copyfile(DEMO / "photo.png", base / "input" / "photo.png")
+    for name in ("photo.png", "example.png"):
+        shutil.copyfile(DEMO / "photo.png", base / "input" / name)
     workflow = WORKFLOW.read_text(encoding="utf-8")
     write_template(base / "custom_nodes" / TEMPLATE_PACK, workflow)
     write_user_data(base / "user" / "default", workflow)
@@ -52,6 +58,7 @@ def write_template(pack: Path, workflow: str) -> None:
     (pack / "example_workflows").mkdir(parents=True, exist_ok=True)
     (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n", encoding="utf-8")
     (pack / "example_workflows" / f"{TEMPLATE}.json").write_text(workflow, encoding="utf-8")
+    shutil.copyfile(THUMBNAIL, pack / "example_workflows" / f"{TEMPLATE}.jpg")
 
 
 def write_user_data(user: Path, workflow: str) -> None:

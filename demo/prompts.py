@@ -10,7 +10,7 @@ Origin = tuple[int, int]  # node id, output slot
 
 MUTED, BYPASSED = 2, 4  # litegraph's modes
 VIRTUAL = ("Note", "MarkdownNote")  # nodes that exist in the browser only
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 SEEDS = ("seed", "noise_seed")
 
 
@@ -46,13 +46,16 @@ def read_widget_values(node: dict, info: dict) -> dict[str, Any]:
     """Return the values of a node's widgets by input name.
 
     A workflow stores them by position, in schema order. An input that is newer than the file has
-    no value there and stays out.
+    no value there and stays out; one that only shows something has none either, and is empty.
     """
     stored = list(node.get("widgets_values") or ())
     named = {}
     for group in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(group, {}).items():
             options = rest[0] if rest else {}
+            if options.get("socketless"):
+                named[name] = ""
+                continue
             is_socket = isinstance(kind, str) and kind not in WIDGET_TYPES
             if is_socket or options.get("forceInput"):
                 continue

@@ -50,6 +50,11 @@ def figures(_comfyui: Path, args: list[str]) -> int:
     return run_child([paths.PYTHON, "-m", "docs", *args], tool_env())
 
 
+def templates(comfyui: Path, args: list[str]) -> int:
+    """Write the example workflows, with the nodes that a real ComfyUI server has."""
+    return run_child([paths.PYTHON, "-m", "docs", "--templates", *args], command_env(comfyui))
+
+
 @dataclass(frozen=True)
 class Command:
     run: Callable[[Path, list[str]], int]
@@ -107,6 +112,9 @@ COMMANDS = {
         "[a part of a name]",
         "draw the pictures of the docs",
         False,
+    ),
+    "templates": Command(
+        templates, REAL_COMFYUI, "", "write the workflows of the Templates dialog anew"
     ),
     "pack": Command(
         pack,

@@ -1,4 +1,7 @@
-"""Draws the pictures of the project that need no model: all, or those with a word in their name."""
+"""Draws the pictures of the project that need no model: all, or those with a word in their name.
+
+With --templates it writes the example workflows instead, by the nodes of a real ComfyUI server.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from pathlib import Path
 
 from testing.registration import PACKAGE, ROOT, register_pack
 
-MODULES = ("pictures", "icon", "figures")
+MODULES = ("pictures", "thumbnails", "icon", "figures")
 
 
 def main() -> None:
     parser = build_parser()
     given = parser.parse_args()
     register_pack()
+    if given.templates:
+        import_module(f"{PACKAGE}.docs.templates").main(given.into)
+        return
     drawings = load_drawings()
     chosen = {name: draw for name, draw in drawings.items() if given.word in name}
     if not chosen:
@@ -40,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=ROOT,
         help="the folder to draw into; the project itself if none is given",
+    )
+    parser.add_argument(
+        "--templates", action="store_true", help="write the example workflows instead"
     )
     return parser
 

@@ -1,7 +1,4 @@
-"""The thumbnails of the example workflows and the pictures of the help pages.
-
-The photo is the demo's (CC0).
-"""
+"""The pictures of the help pages. The photo is the demo's (CC0)."""
 
 from __future__ import annotations
 
@@ -23,63 +20,12 @@ from .drawing import (
     photo,
 )
 
-THUMBNAIL_PX = 512
-SAVED_PX = 384  # what the browser shows of a thumbnail; it keeps the registry's archive small
-
 UPSCALED_PX = (1920, 1280)  # width, height of the image that windows are planned for
 CELL_PX = 8
 STEPS = 20
 SHOWN_STEPS = (8, 10, 12, 20)
 HELD_BRIGHTNESS = 0.3
 HELP_PX = (960, 640)  # width, height of the other images of the help pages
-
-
-# --- Thumbnails -----------------------------------------------------------------------------------
-
-
-def crop_square_photo() -> Tensor:
-    image = photo((THUMBNAIL_PX * 3 // 2, THUMBNAIL_PX))
-    return image[:, THUMBNAIL_PX // 8 : THUMBNAIL_PX // 8 + THUMBNAIL_PX].contiguous()
-
-
-def shrink(image: Tensor) -> Image.Image:
-    return as_picture(image).resize((SAVED_PX, SAVED_PX), Image.Resampling.LANCZOS)
-
-
-def draw_flux_thumbnail() -> Image.Image:
-    """Draw the photo at the left and its tiles at the right of a slanted border."""
-    image = crop_square_photo()
-    tree = build_automatic_tree(image)
-    place = torch.arange(THUMBNAIL_PX)
-    right = place[None] + place[:, None] // 4 > THUMBNAIL_PX * 5 // 8
-    return shrink(draw_tiles(image, tree).where(right[..., None], image))
-
-
-def draw_sdxl_thumbnail() -> Image.Image:
-    image = crop_square_photo()
-    return shrink(draw_tiles(image, build_automatic_tree(image), 3))
-
-
-def draw_mask_thumbnail() -> Image.Image:
-    """Draw the tiles of the photo where a mask keeps the cup."""
-    image = crop_square_photo()
-    cup = make_ellipse_mask(THUMBNAIL_PX, THUMBNAIL_PX, (0.57, 0.33), (0.28, 0.31))
-    tree = build_automatic_tree(image, mask=cup)
-    return shrink(draw_tiles(image, tree, 1))
-
-
-def make_ellipse_mask(
-    height: int, width: int, centre: tuple[float, float], radii: tuple[float, float]
-) -> Tensor:
-    """Return a mask [height, width], 0 inside an ellipse and 1 outside.
-
-    Centre and radii are (x, y), as shares of the width and the height.
-    """
-    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    return (((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 > 1).float()
-
-
-# --- Help pages -----------------------------------------------------------------------------------
 
 
 def draw_visualizer_page() -> Image.Image:
@@ -158,9 +104,6 @@ def draw_composite_page() -> Image.Image:
 
 
 DRAWINGS = {
-    "example_workflows/Flux upscale.jpg": make_saver(draw_flux_thumbnail),
-    "example_workflows/SDXL upscale.jpg": make_saver(draw_sdxl_thumbnail),
-    "example_workflows/Keep the face with a mask.jpg": make_saver(draw_mask_thumbnail),
     "web/docs/QuadtreeVisualizer.webp": make_saver(draw_visualizer_page),
     "web/docs/QuadtreeDiffusion.webp": make_saver(draw_diffusion_page),
     "web/docs/QuadtreeComposite.webp": make_saver(draw_composite_page),

@@ -28,26 +28,44 @@ def short_prompt(running, **visualizer):
     return prompt
 
 
+# What stands in for an output of a node whose file is not here: an output of the demo's model, or
+# the input of the same node that the output passes on.
+TINY_MODEL, TINY_VAE, TINY_PROMPT = (["tiny", slot] for slot in range(3))
+STAND_INS = {
+    ("CheckpointLoaderSimple", 0): TINY_MODEL,
+    ("CheckpointLoaderSimple", 2): TINY_VAE,
+    ("UNETLoader", 0): TINY_MODEL,
+    ("VAELoader", 0): TINY_VAE,
+    ("CLIPTextEncode", 0): TINY_PROMPT,
+    ("SeedVR2Conditioning", 0): TINY_PROMPT,
+    ("SeedVR2Conditioning", 1): TINY_PROMPT,
+    ("SeedVR2Preprocess", 0): "resized_images",
+    ("ImageUpscaleWithModel", 0): "image",
+    ("LoraLoaderModelOnly", 0): "model",
+    ("ModelSamplingAuraFlow", 0): "model",
+    ("ModelSamplingSD3", 0): "model",
+    ("ControlNetApplyAdvanced", 0): "positive",
+    ("ControlNetApplyAdvanced", 1): "negative",
+}
+SHOWS = ("SaveImage", "SaveVideo", "ImageCompare")
+
+
 def with_tiny_model(prompt):
     """The same prompt with the demo's model, two steps, and no upscale model."""
-    stand_ins = {
-        ("CheckpointLoaderSimple", 0): ["tiny", 0],
-        ("CheckpointLoaderSimple", 2): ["tiny", 1],
-        ("UNETLoader", 0): ["tiny", 0],
-        ("VAELoader", 0): ["tiny", 1],
-        ("CLIPTextEncode", 0): ["tiny", 2],
-    }
+
+    def stand_in(link):
+        if link[0] not in prompt:  # it has got its stand-in already
+            return link
+        source = prompt[link[0]]
+        found = STAND_INS.get((source["class_type"], link[1]), link)
+        return stand_in(source["inputs"][found]) if isinstance(found, str) else found
+
     for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if not isinstance(value, list):
-                continue
-            source = prompt[value[0]]
-            value = (
-                source["inputs"]["image"]
-                if source["class_type"] == "ImageUpscaleWithModel"
-                else value
-            )
-            node["inputs"][name] = stand_ins.get((source["class_type"], value[1]), value)
+        links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
+        node["inputs"] |= {name: stand_in(link) for name, link in links.items()}
     prompt["tiny"] = {"class_type": "TinyRefinerLoader", "inputs": {}}
     prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
-    return demo.select_needed(prompt, demo.find_node(prompt, "SaveImage"))
+    ends = [number for number, node in prompt.items() if node["class_type"] in SHOWS]
+    return {
+        number: node for end in ends for number, node in demo.select_needed(prompt, end).items()
+    }

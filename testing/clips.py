@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -40,3 +43,16 @@ def object_clip(
         inside.copy_(texture[: inside.shape[0], : inside.shape[1]])
         pictures.append(picture)
     return torch.stack(pictures).view(frames, height, width, 3)
+
+
+def save_clip(path: Path, frames: int = 5) -> None:
+    """Write a clip of 192 x 128 px in which an object moves over a wall, as a file of a video."""
+    import av
+
+    clip = object_clip(soft_wall(128, 192), frames, side=48, start=(40, 20), step=(0, 8))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(8))
+        stream.width, stream.height, stream.pix_fmt = 192, 128, "yuv420p"
+        for picture in clip.mul(255).round().byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())

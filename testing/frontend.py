@@ -24,8 +24,8 @@ DEFAULTS = [
     *[25.0, 64, 1024, 0.2, 0.8, 2, ""],
     *["area", False, "multiply", "color", 0.0, 0.95, "images", "custom"],
 ]
-# The one message that the frontend logs about itself.
-FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization",)
+# What the frontend logs about itself, and about servers that it asks and this one forbids.
+FRONTEND_S_OWN = ("ComfyApp graph accessed before initialization", "Content Security Policy")
 
 
 def node(number, kind, inputs, outputs, *, at=(20, 480), size=(200, 40), mode=0, values=()):
@@ -97,8 +97,9 @@ class Frontend:
         page.on("console", self._logged)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error} {error.stack}"))
 
-    def open(self):
-        self.page.goto(self.url)
+    def open(self, address=""):
+        """Loads the page, with what its address may ask for."""
+        self.page.goto(self.url + address)
         self.page.wait_for_function(
             "() => window.app?.vueAppReady"
             " && !document.querySelector('#splash-loader, .p-blockui-mask')",

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from quadtree_pack.devtools import commands, paths
-from quadtree_pack.docs import drawing, figures, icon, pictures
+from quadtree_pack.docs import drawing, figures, icon, pictures, thumbnails
 
-DRAWINGS = {**pictures.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
+DRAWINGS = {**pictures.DRAWINGS, **thumbnails.DRAWINGS, **icon.DRAWINGS, **figures.DRAWINGS}
 FOLDERS = {
     "docs": ("*.png", "*.webp"),
     "docs/figures": ("*",),

@@ -43,6 +43,8 @@ RUN_BY = {
     "test_packs_are_judged_and_one_that_does_not_load_ends_nothing",
     "lint": "tests/unit/test_guide.py::test_the_command_lint_repairs_what_it_can",
     "figures": "tests/unit/test_figures.py::test_a_committed_picture_is_the_one_that_is_drawn",
+    "templates": "tests/server/test_shipped.py::"
+    "test_the_templates_are_those_that_the_command_writes",
     "pack": "tests/server/test_archive.py::test_the_archive_holds_the_pack_and_nothing_else",
     "bench": "tests/server/test_benches.py::test_a_benchmark_runs_to_its_rows",
 }

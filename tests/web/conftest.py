@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from quadtree_pack import demo
+from quadtree_pack.testing.clips import save_clip
 from quadtree_pack.testing.demo import running_server
 from quadtree_pack.testing.frontend import Frontend
 
@@ -42,6 +43,7 @@ def base(tmp_path_factory):
     half.putalpha(alpha)
     half.save(base / "input" / "half.png")
     photo.resize((680, 1024)).save(base / "input" / "sub" / "tall [1].png")
+    save_clip(base / "input" / "example.mp4")
     (base / "input" / "broken.png").write_text("no image")
     return base
 

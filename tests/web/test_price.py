@@ -5,12 +5,22 @@ import re
 
 import pytest
 from quadtree_pack import demo
+from quadtree_pack.testing.api import get, with_tiny_model
 from quadtree_pack.testing.frontend import COST
 from quadtree_pack.testing.shipped import BLUEPRINT, EXAMPLES
 
 PRICE = r"about (\d+)% of the full model cost at (\d+) steps"
 TYPICAL = r" \(assuming a typical model\)"
 ENDED = re.compile(r"([\d.]+)% of the full model cost")
+# A small run of a template, in windows, which the demo's model makes in seconds.
+MADE_SMALL = {
+    "LoadImage": {"image": "half.png"},
+    "LoadVideo": {"file": "example.mp4"},
+    "ImageScaleBy": {"scale_by": 1.0},
+    "KSampler": {"steps": 4},
+    "QuadtreeDiffusion": {"tile_size": 256, "tile_overlap": 32},
+}
+STILLS = [name for name in EXAMPLES if "video" not in name]
 DEMO = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
 
 
@@ -70,7 +80,28 @@ def test_the_panel_and_the_end_of_the_run_tell_one_price(page):
     assert abs(float(re.search(PRICE, line).group(1)) - ended) <= 3
 
 
+@pytest.fixture(scope="session")
+def object_info(server):
+    return get(server, "/object_info")
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
+def test_the_panel_and_the_end_of_an_example_s_run_tell_one_price(page, name, object_info):
+    """With the demo's model, on a photo with a part painted for the mask editor."""
+    prompt = with_tiny_model(demo.prompt_from_workflow(EXAMPLES[name], object_info))
+    for node in prompt.values():
+        node["inputs"] |= MADE_SMALL.get(node["class_type"], {})
+    prompt["tiny"]["_meta"] = {"title": "Tiny"}
+    page.page.evaluate("prompt => app.loadApiJson(prompt, 'priced')", prompt)
+    page.page.wait_for_selector(".qt-line")
+    watch_progress(page)
+    assert page.run() == "execution_success"
+    ended = float(ENDED.search(page.page.evaluate("() => __texts.at(-1)")).group(1))
+    shown = int(re.search(PRICE, page.line(PRICE + r"(?!.*assuming a typical)")).group(1))
+    assert abs(shown - ended) <= 3 and 0 < ended <= 100
+
+
+@pytest.mark.parametrize("name", STILLS)
 def test_what_the_panel_sends_is_what_would_be_queued(page, name):
     """Of an example, but for texts, seeds and what only makes conditioning."""
     load(page, EXAMPLES[name])
@@ -127,7 +158,7 @@ def test_without_a_sampler_the_price_is_of_a_typical_run_and_says_so(page):
 
 
 def test_a_muted_sampler_does_not_count(page):
-    load(page, EXAMPLES["SDXL upscale"])
+    load(page, EXAMPLES["Quadtree-SDXL-upscale"])
     page.line("at 24 steps")
     page.page.evaluate(
         "() => { app.graph.nodes.find((node) => node.type === 'KSampler').mode = 2; }"
