@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
-from ..utils import round_down
+from ..utils import ceil_div, round_down
 from .files import read_size
 from .passing import predict_latent_size, predict_size
 from .workflow import Link, Node, Workflow
 
 Size = tuple[int, int]  # height and width
 LATENT_INPUTS = ("latent_image", "samples", "latent", "latents", "samples_to")
-IMAGE_INPUTS = ("pixels", "image", "images", "input", "image1", "destination")
+IMAGE_INPUTS = ("pixels", "image", "images", "input", "image1", "destination", "resized_images")
+PADS_TO_PX = {"SeedVR2Preprocess": 16}  # nodes that enlarge an image to a multiple of so many px
 
 
 class SizeFinder:
@@ -61,6 +62,9 @@ class SizeFinder:
         return self._resize_image(node, size) if size else _written_size(node)
 
     def _resize_image(self, node: Node, size: Size) -> Size:
+        if multiple := PADS_TO_PX.get(node.kind):
+            height, width = (ceil_div(side, multiple) * multiple for side in size)
+            return height, width
         predicted = predict_size(node.kind, node.plain(), *size)
         if predicted is not None:
             return predicted
