@@ -29,9 +29,12 @@ SAVED_AS = {
 Draw = Callable[[Path], None]
 
 
-def make_saver(draw: Callable[[], Image.Image]) -> Draw:
-    """Return a function that saves what `draw` returns, in the format of the path's ending."""
-    return lambda target: draw().save(target, **SAVED_AS[target.suffix])
+def make_saver(draw: Callable[[], Image.Image], **options: Any) -> Draw:
+    """Return a function that saves what `draw` returns, in the format of the path's ending.
+
+    `options` are Pillow's, such as the quality.
+    """
+    return lambda target: draw().save(target, **{**SAVED_AS[target.suffix], **options})
 
 
 def photo(size: tuple[int, int]) -> Tensor:

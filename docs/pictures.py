@@ -22,6 +22,7 @@ from .drawing import (
 
 UPSCALED_PX = (1920, 1280)  # width, height of the image that windows are planned for
 CELL_PX = 8
+QUALITY = 38  # keeps the registry's archive small
 STEPS = 20
 SHOWN_STEPS = (8, 10, 12, 20)
 HELD_BRIGHTNESS = 0.3
@@ -104,7 +105,7 @@ def draw_composite_page() -> Image.Image:
 
 
 DRAWINGS = {
-    "web/docs/QuadtreeVisualizer.webp": make_saver(draw_visualizer_page),
-    "web/docs/QuadtreeDiffusion.webp": make_saver(draw_diffusion_page),
-    "web/docs/QuadtreeComposite.webp": make_saver(draw_composite_page),
+    "web/docs/QuadtreeVisualizer.webp": make_saver(draw_visualizer_page, quality=QUALITY),
+    "web/docs/QuadtreeDiffusion.webp": make_saver(draw_diffusion_page, quality=QUALITY),
+    "web/docs/QuadtreeComposite.webp": make_saver(draw_composite_page, quality=QUALITY),
 }

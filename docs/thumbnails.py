@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from quadtree_pack.testing.photos import sample_photo
 from torch import Tensor
 
-from .drawing import PAPER, Draw, as_picture, build_automatic_tree, draw_tiles, photo
+from .drawing import PAPER, Draw, as_picture, build_automatic_tree, draw_tiles, make_saver, photo
 
 SIDE_PX = 640  # the photos whose trees are drawn
 SAVED_PX = 256  # keeps the registry's archive small
-QUALITY = 40
+QUALITY = 30
 LABEL_PX, MARGIN_PX = 28, 8
 FRAMES, FRAME_GAP_PX = 3, 12
 
@@ -112,10 +111,7 @@ THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
 }
 
 
-def save(draw_thumbnail: Callable[[], Image.Image], target: Path) -> None:
-    draw_thumbnail().save(target, quality=QUALITY, optimize=True, progressive=True)
-
-
 DRAWINGS: dict[str, Draw] = {
-    f"example_workflows/{name}.jpg": partial(save, drawn) for name, drawn in THUMBNAILS.items()
+    f"example_workflows/{name}.jpg": make_saver(drawn, quality=QUALITY)
+    for name, drawn in THUMBNAILS.items()
 }
