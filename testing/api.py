@@ -63,6 +63,8 @@ def with_tiny_model(prompt):
     for node in prompt.values():
         links = {name: value for name, value in node["inputs"].items() if isinstance(value, list)}
         node["inputs"] |= {name: stand_in(link) for name, link in links.items()}
+        if node["class_type"] == "LoadVideo":  # of which a user selects the file
+            node["inputs"]["file"] = "example.mp4"
     prompt["tiny"] = {"class_type": "TinyRefinerLoader", "inputs": {}}
     prompt[demo.find_node(prompt, "KSampler")]["inputs"]["steps"] = 2
     ends = [number for number, node in prompt.items() if node["class_type"] in SHOWS]
