@@ -26,6 +26,7 @@ from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
 from .parallel import HERE, Task, share_out
+from .patch_controls import stays_on_its_device
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
 from .rules import has_foreign_wrapper, has_kv_cache, needs_one_row
 from .run import Run, Step
@@ -240,6 +241,8 @@ class Evaluator:
         self.run.expect_batches([len(batch) for batch in todo])
         # Another node's wrapper may pass a model function of its own: it is called, on this device.
         teams = [team for team in self.run.teams if team.owns(self.apply_model)]
+        if stays_on_its_device(call["c"].get("transformer_options", {})):
+            teams = [team for team in teams if not team.has_this_device]
         if not teams or len(todo) < 2 or keeps_windows(call):
             return self._evaluate_in_turn(call, step, todo, done)
         start_s = time.monotonic()

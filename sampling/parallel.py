@@ -23,6 +23,7 @@ from ..utils import Box
 from .board import Board, Hand
 from .control import DeferredControl
 from .cropping import RunMemory
+from .patch_controls import is_spread
 from .protocols import Conds, ModelCall, ModelFunction, MultiGPUClone, Options, ThreadPool
 
 if TYPE_CHECKING:
@@ -194,7 +195,20 @@ def move_call(call: ModelCall, device: torch.device) -> ModelCall:
         if key in options:
             options[key] = options[key].to(device)
     options["multigpu_thread_device"] = device
+    # ComfyUI would move the user's own patches; each device has stand-ins for those of SPREAD.
+    movable, unmoved = {}, {}
+    for name, listed in options.get("patches", {}).items():
+        unmoved[name] = [patch if is_spread(patch) else None for patch in listed]
+        movable[name] = [None if is_spread(patch) else patch for patch in listed]
+    options["patches"] = movable
     cast_transformer_options(options, device=device)
+    options["patches"] = {
+        name: [
+            patch if kept is None else kept
+            for kept, patch in zip(unmoved[name], listed, strict=True)
+        ]
+        for name, listed in movable.items()
+    }
     c: Conds = {**move_value(entries, device), "transformer_options": options}
     moved: ModelCall = move_value({key: value for key, value in call.items() if key != "c"}, device)
     return {**moved, "c": c}

@@ -47,7 +47,7 @@ class _NoNetwork:
 class Windows(NamedTuple):
     """A batch of windows of one shape: where they lie on the canvas `noisy` [rows, C, ..., H, W].
 
-    `hints` keeps prepared pictures for the length of a run.
+    `hints` keeps prepared pictures for the length of a run, and what moved to another `device`.
     """
 
     noisy: Tensor
@@ -55,6 +55,7 @@ class Windows(NamedTuple):
     conds: int
     unit: int
     hints: Hints
+    device: torch.device
 
     @property
     def cropper(self) -> Cropper:
@@ -76,12 +77,24 @@ class Windows(NamedTuple):
 
         `more` is what it depends on besides the canvas.
         """
-        key: Hashable = patch, grid_of(self.noisy), self.noisy.device, more
+        key: Hashable = patch, grid_of(self.noisy), self.device, more
         with PREPARING:
             if key not in self.hints:
                 self.hints[key] = encode().to(self.noisy.device)
         picture: Tensor = self.hints[key]
         return picture
+
+    def find_network(self, patch: Any) -> Any:
+        """Return what stands for the patch's `model_patch`: a copy of its network, once per run, on
+        each device but the one that ComfyUI has loaded it on."""
+        if self.device == patch.model_patch.load_device:
+            return patch.model_patch
+        key: Hashable = patch, "network", self.device
+        with PREPARING:
+            if key not in self.hints:
+                network = copy.deepcopy(patch.model_patch.model).to(self.device)
+                self.hints[key] = SimpleNamespace(model=network)
+        return self.hints[key]
 
     def repeat_to_rows(self, picture: Tensor) -> Tensor:
         """Repeat several pictures for the rows of the call, as ComfyUI repeats them."""
@@ -97,7 +110,8 @@ def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hin
     They are the same options where there is none. A patch that is registered several times has one
     stand-in. `hints` keeps prepared pictures for the length of a run.
     """
-    windows = Windows(call["input"], cropper.boxes, cropper.conds, cropper.unit, hints)
+    device = options.get("multigpu_thread_device", call["input"].device)
+    windows = Windows(call["input"], cropper.boxes, cropper.conds, cropper.unit, hints, device)
     stand_ins: dict[int, Any] = {}
     patches = options.get("patches", {})
     for listed in patches.values():
@@ -113,6 +127,17 @@ def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hin
         for name, listed in patches.items()
     }
     return {**options, "patches": replaced}
+
+
+def is_spread(entry: Any) -> bool:
+    """Tell whether an entry has a stand-in on every device, with a network of its own."""
+    return type(_find_patch(entry)).__name__ in SPREAD
+
+
+def stays_on_its_device(options: Options) -> bool:
+    """Tell whether a patch has a network that no stand-in takes to another device."""
+    entries = [entry for listed in options.get("patches", {}).values() for entry in listed]
+    return any(hasattr(_find_patch(each), "models") and not is_spread(each) for each in entries)
 
 
 def _find_patch(entry: Any) -> Any:
@@ -148,10 +173,11 @@ def _stand_in_for_encoder(
     the latent before the patch sees it.
     """
     windows = windows.pad() if padded else windows
+    network = windows.find_network(patch)
 
     def encode() -> Tensor:
         alone = copy.copy(patch)
-        alone.model_patch = SimpleNamespace(model=_NoNetwork(patch.model_patch.model, stop))
+        alone.model_patch = SimpleNamespace(model=_NoNetwork(network.model, stop))
         noisy = windows.noisy
         nothing = torch.empty(1, 0, 1, device=noisy.device, dtype=noisy.dtype)
         with suppress(_PictureReadyError):
@@ -160,6 +186,7 @@ def _stand_in_for_encoder(
         return encoded
 
     stand_in = copy.copy(patch)
+    stand_in.model_patch = network
     picture = windows.repeat_to_rows(windows.prepare(patch, encode))
     stand_in.encoded_image = crop(windows.cropper, picture)
     px, box = patch.vae.spacial_compression_encode(), windows.boxes[0]
@@ -179,6 +206,7 @@ def _stand_in_for_uni3c(patch: Any, windows: Windows) -> Any:
         return windows.cropper.crop_grid(video)
 
     stand_in = copy.copy(patch)
+    stand_in.model_patch = windows.find_network(patch)
     stand_in.prepared_render = stand_in.temp_data = None
     stand_in.encode_render_video = crop_render
     return stand_in
@@ -249,3 +277,5 @@ STAND_INS: dict[str, Callable[[Any, Windows], Any]] = {
     "AnimaLLLitePatch": _stand_in_for_lllite,
     "SUPIRPatch": _stand_in_for_supir,
 }
+# Of these each device gets a network of its own.
+SPREAD = frozenset({"DiffSynthCnetPatch", "ZImageControlPatch", "WanUni3CCnetPatch"})

@@ -1,6 +1,7 @@
 """Controls that are patches of the model (Qwen's DiffSynth, Z-Image's Fun, Wan's Uni3C, Anima's
 LLLite, SUPIR): their picture is cut with the windows, on local networks as without windows."""
 
+import threading
 from copy import copy
 from functools import partial
 
@@ -24,10 +25,12 @@ from quadtree_pack.testing.support import (
     error,
     forget_lost_models,
     free_cells,
+    on_devices,
     patched,
     tree_of,
 )
 from quadtree_pack.testing.tiny_controls import SEED, FakeVAE, hint_image
+from quadtree_pack.testing.tiny_models import ZOO
 from quadtree_pack.testing.tiny_models.building import TOKENS, Entry, build, cond, randomize, sample
 from quadtree_pack.testing.tiny_models.transformers import Z_IMAGE, whole_text
 from quadtree_pack.testing.tiny_models.unets import SDXL
@@ -330,3 +333,37 @@ def test_kept_regions_stay_and_the_picture_is_encoded_once(name, monkeypatch):
     assert torch.equal(samples[..., held], latent[..., held])
     frames = 3 if name == "Uni3C" else 1
     assert set(encoded) == {(frames, HEIGHT * PX, WIDTH * PX, 3)} and len(encoded) <= 2
+
+
+MAKE = {  # of the model on the other devices
+    "DiffSynth": ZOO["qwen_image"],
+    "Z-Image Fun 2": z_image,
+    "Uni3C": ZOO["wan21_t2v"],
+    "LLLite": ZOO["anima"],
+    "SUPIR": ZOO["sdxl"],
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_several_devices_have_a_network_each_or_leave_the_windows_to_one(name, monkeypatch):
+    make_entry, apply = CONTROLS[name]
+    entry = make_entry()
+    latent = entry.latent(HEIGHT, WIDTH)
+    control = apply(entry.model, hint_image(HEIGHT * PX, WIDTH * PX))
+    model = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=control, batch=1)
+    expected = sample(entry, latent, model=model, steps=2)
+    network, method, _ = NETWORKS[name.removesuffix(" 2")]
+    evaluate, heard = getattr(network, method), set()
+
+    def note(self, *args, **options):
+        heard.add((threading.current_thread().name, id(self)))
+        return evaluate(self, *args, **options)
+
+    monkeypatch.setattr(network, method, note)
+    spread = on_devices(model, 2, MAKE[name])
+    assert error(sample(entry, latent, model=spread, steps=2), expected) < 1e-5
+    threads = {thread for thread, _ in heard}
+    if name in ("LLLite", "SUPIR"):
+        assert threads == {threading.current_thread().name}
+    else:
+        assert len(threads) == len(heard) == len({network for _, network in heard}) == 2
