@@ -508,7 +508,8 @@ def _check_latent(latent: Tensor, model: ModelPatcher) -> None:
         raise ValueError(
             f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} "
             "(several latents in one, as LTX-2's video with audio), where no cell has a place in a "
-            "picture. Sample it without Quadtree Diffusion, then take it apart with Separate AV "
+            "picture; and the audio listens to all of the video, which no window of Quadtree "
+            "Diffusion holds. Sample it without this node, then take it apart with Separate AV "
             "Latent and refine the video alone."
         )
     if latent.numel() == 0:

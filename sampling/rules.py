@@ -102,7 +102,8 @@ REFERENCE_ENTRIES = (
 )
 
 GUIDES = refuse(
-    "LTXV guide frames, whose tokens have their places in px of the whole image,",
+    "LTXV guide frames, whose tokens have their places in px of the whole image and, at a lower "
+    "resolution, lie on a part of the latent's cells only,",
     "Take them out of latent and prompts with LTXVCropGuides before this stage",
 )
 
