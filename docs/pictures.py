@@ -22,7 +22,7 @@ from .drawing import (
 
 UPSCALED_PX = (1920, 1280)  # width, height of the image that windows are planned for
 CELL_PX = 8
-QUALITY = 38  # keeps the registry's archive small
+QUALITY = 24  # keeps the registry's archive small
 STEPS = 20
 SHOWN_STEPS = (8, 10, 12, 20)
 HELD_BRIGHTNESS = 0.3

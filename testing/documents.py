@@ -62,6 +62,8 @@ def locate(document, target):
         return None, anchor
     if not place:
         return document, anchor
+    if re.fullmatch(r"web/docs/\w+/\w+\.md", document):  # the frontend's folder for pictures
+        document = posixpath.dirname(document)
     return posixpath.normpath(f"{posixpath.dirname(document) or '.'}/{unquote(place)}"), anchor
 
 

@@ -413,6 +413,22 @@ def test_a_help_page_s_pictures_are_served_small_and_described(running, page):
         Image.open(io.BytesIO(data)).verify()
 
 
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+@pytest.mark.parametrize("node", NODES)
+def test_a_help_page_is_translated_with_every_input_and_picture(
+    node, language, running, object_info
+):
+    """The frontend asks for NODE/LANGUAGE.md, and for pictures beside the English page."""
+    text = fetch(running, f"/extensions/{PACK}/docs/{node}/{language}.md").decode()
+    named = set(re.findall(r"^\| (\w+)", text, re.MULTILINE))
+    assert inputs_of(object_info[node]).keys() | set(object_info[node]["output_name"]) <= (
+        named | ({"MODEL"} if node == "QuadtreeDiffusion" else set())
+    )
+    assert re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text)
+    pictures = re.compile(r"\]\((\w+\.webp)\)")
+    assert pictures.findall(text) == pictures.findall(PAGES[node])
+
+
 def test_no_shipped_file_names_a_machine_s_folder():
     for path in (
         *ROOT.glob("example_workflows/*.json"),
