@@ -28,7 +28,7 @@ from .cropping import crop, unstack_windows
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
-from .rules import has_foreign_wrapper, has_kv_cache, needs_one_row
+from .rules import has_foreign_patch, has_foreign_wrapper, has_kv_cache, needs_one_row
 from .run import Run, Step
 
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
@@ -194,8 +194,8 @@ class Evaluator:
     def _needs_single(self, call: ModelCall) -> bool:
         """Tell whether this call takes one window at a time; report what its patches cannot cut.
 
-        Masks in patches have rows for conds or for images, and a wrapper of another pack may take
-        the rows of a call for positive and negative: both are right with one window only.
+        Masks in patches have rows for conds or for images, and what another pack wraps or patches
+        may take the rows of a call for positive and negative: both are right with one window only.
         """
         options = call["c"].get("transformer_options", {})
         cutter = cutter_of(call, self.run.memory)
@@ -212,7 +212,7 @@ class Evaluator:
                     "window sees all of it; if the result looks wrong, remove that node, or set "
                     "tile_size to the image's longer side"
                 )
-        foreign = has_foreign_wrapper(options, self.inner)
+        foreign = has_foreign_wrapper(options, self.inner) or has_foreign_patch(options)
         return foreign or needs_one_row(options) or bool(cutter.find_masks(options))
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:

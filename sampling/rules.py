@@ -186,6 +186,17 @@ def has_foreign_wrapper(
     return not all(map(comes_with_comfyui, _list_wrappers(transformer_options, function_wrapper)))
 
 
+def has_foreign_patch(transformer_options: Options) -> bool:
+    """Tell whether a patch of another pack gets what is inside the network."""
+    listed = transformer_options.get("patches", {}).values()
+    keyed = transformer_options.get("patches_replace", {}).values()
+    patches = [patch for one in listed for patch in one]
+    patches += [patch for one in keyed for patch in one.values()]
+    # One of ComfyUI's may also be a tuple of a class and a method.
+    functions = [patch[-1] if isinstance(patch, tuple) else patch for patch in patches]
+    return not all(map(comes_with_comfyui, functions))
+
+
 def _list_wrappers(
     transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
 ) -> list[Any]:

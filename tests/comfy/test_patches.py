@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from comfy_extras import nodes_freelunch
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.sampling.patches import PatchCutter
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
@@ -133,15 +134,46 @@ def test_masks_for_the_images_of_a_batch_stay_with_them():
     assert error(sample(entry, latent, model=tiled, steps=3), plain) < 1e-5
 
 
-def test_windows_are_evaluated_together_where_no_patch_has_a_mask():
+def free_u(model):
+    return nodes_freelunch.FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).args[0]
+
+
+def test_windows_are_evaluated_together_where_every_patch_is_comfyui_s_own():
     entry = local("sd15_fine")
-    model = with_mask(closure, entry.model, torch.ones(1, 1, 1))  # holds nothing of the canvas
-    spies = [Spy(model), Spy(with_mask(closure, entry.model, make_mask(HEIGHT, WIDTH)))]
+    foreign = with_mask(closure, entry.model, torch.ones(1, 1, 1))  # holds nothing of the canvas
+    spies = [Spy(free_u(entry.model)), Spy(foreign)]
     for spy in spies:
         tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=spy.model)
         sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=2)
     together, singly = ({shape[0] for shape in spy.shapes} for spy in spies)
     assert max(together) > 1 and singly == {1}
+
+
+def mix_two(out):
+    return torch.cat([out[:1] + 0.1 * out[1:2], out[1:]]) if len(out) == 2 else out
+
+
+def mix_all(out):
+    return out + 0.1 * out.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("mix", [mix_two, mix_all])
+def test_a_patch_that_mixes_the_rows_of_a_call_gets_one_window(mix, order):
+    def patch(model):
+        model = model.clone()
+        model.set_model_attn1_output_patch(lambda out, options: mix(out))
+        model.set_model_output_block_patch(lambda out, skip, options: (mix(out), skip))
+        return model
+
+    entry = local("sd15_fine")
+    latent, tree = entry.latent(HEIGHT, WIDTH), tree_of([[1.0]], HEIGHT, WIDTH)
+    before = patch(entry.model) if order == "before" else entry.model
+    tiled = patched(entry, tree, model=before, overlap_px=0)
+    tiled = patch(tiled) if order == "after" else tiled
+    for cfg in (1.0, 4.0):
+        plain = sample(entry, latent, model=patch(entry.model), steps=3, cfg=cfg)
+        assert error(sample(entry, latent, model=tiled, steps=3, cfg=cfg), plain) < 1e-5
 
 
 def test_a_mask_between_words_is_no_picture():
