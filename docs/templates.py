@@ -82,6 +82,10 @@ MODELS = {
         "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
         "text_encoders",
     ),
+    "gemma 4": Model(
+        f"{ORG}gemma-4/resolve/main/text_encoders/gemma4_e4b_it_fp8_scaled.safetensors",
+        "text_encoders",
+    ),
     "seedvr2": Model(
         f"{ORG}SeedVR2/resolve/main/diffusion_models/seedvr2_3b_int8_convrot.safetensors",
         "diffusion_models",
@@ -91,6 +95,7 @@ MODELS = {
 PHOTO = "a sharp, detailed photograph"
 FLAWS = "blurry, low quality, jpeg artifacts"
 FILM = "a sharp, detailed film shot"
+DESCRIBE = "Describe this part of a photograph in one sentence: what it shows and of what material."
 RESULT_PX = 720
 
 
@@ -241,6 +246,13 @@ A tile ControlNet holds the picture together, so detail (red tiles) may be drawn
 regions (blue tiles) keep their pixels and cost nothing.
 
 Any checkpoint of SD1.5 fits. *strength* of Apply ControlNet says how close to stay."""
+REGIONS = """\
+**Quadtree Crops** cuts what is refined into a few large crops, **Generate Text** describes each, \
+and **Quadtree Prompts** gives each region its own prompt: a window evaluates only the prompts \
+that it touches. Any other captioner that takes an image list fits.
+
+*What the image shows* is the prompt of the rest. To write all of them yourself, collect CLIP Text \
+Encode nodes with Create List, in the order of the crops."""
 CLIP = """\
 All frames share one tree by their detail and motion (*batch* of **Quadtree Visualizer** is \
 clip): the still background (blue tiles) keeps its own pixels in every frame and costs nothing.
@@ -270,6 +282,35 @@ def write_z_image(flow: Workflow) -> None:
     texts = {"positive": positive, "negative": zero_out(flow, positive)}
     run = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "denoise": 0.5}
     upscale(flow, vae, model, enlarged, image=image, **texts, **run)
+
+
+def write_regions(flow: Workflow) -> None:
+    flow.note("Upscale with Z-Image, with a prompt for each region of the image", REGIONS)
+    model, vae = load_parts(flow, "z-image", "z-image vae")
+    (clip,) = flow.add("CLIPLoader", clip_name=MODELS["z-image text"], type="lumina2")
+    (model,) = flow.add("ModelSamplingAuraFlow", model=model, shift=3.0)
+    image, _ = load_image(flow, "The image, enlarged")
+    enlarged = enlarge(flow, image)
+    rest = write_prompt(flow, clip)
+    tree = choose(flow, image)
+    flow.group(1, "A prompt for each crop")
+    positive = describe(flow, image, tree, clip, rest)
+    texts = {"positive": positive, "negative": zero_out(flow, rest)}
+    run = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "denoise": 0.5}
+    refined = refine(flow, tree, vae, enlarged, model=model, **texts, **run)
+    show(flow, enlarged, compose(flow, tree, enlarged, refined))
+
+
+def describe(flow: Workflow, image: Output, tree: Output, clip: Output, rest: Output) -> Output:
+    """Give each crop of the image a prompt that a language model writes."""
+    (captioner,) = flow.add("CLIPLoader", clip_name=MODELS["gemma 4"], title="Describes crops")
+    crops, regions = flow.add("QuadtreeCrops", color="own", image=image, quadtree=tree)
+    words = {"prompt": DESCRIBE, "max_length": 128, "sampling_mode": "off", "height": 340}
+    (text,) = flow.add("TextGenerate", clip=captioner, image=crops, **words)
+    each = {"title": "A prompt for each text", "height": 130}
+    (prompts,) = flow.add("CLIPTextEncode", clip=clip, text=text, **each)
+    links = {"conditioning": rest, "prompts": prompts, "regions": regions}
+    return flow.add("QuadtreePrompts", color="own", **links)[0]
 
 
 def write_qwen_image(flow: Workflow) -> None:
@@ -399,6 +440,7 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
     "Quadtree-Flux-upscale": write_flux,
     "Quadtree-SDXL-upscale": write_sdxl,
     "Quadtree-keep-the-face": write_face,
+    "Quadtree-prompt-per-region": write_regions,
     "Quadtree-inpaint-4K": write_inpaint,
     "Quadtree-tile-ControlNet": write_tile_control,
     "Quadtree-Wan-video-upscale": write_wan,

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.ui.crops import cut_crops
 from torch import Tensor
 
 from .drawing import PAPER, Draw, as_picture, build_automatic_tree, draw_tiles, make_saver, photo
@@ -21,6 +23,8 @@ SAVED_PX = 256  # keeps the registry's archive small
 QUALITY = 30
 LABEL_PX, MARGIN_PX = 28, 8
 FRAMES, FRAME_GAP_PX = 3, 12
+RIM_PX = 5
+CROP_TINTS = (1.0, 0.8, 0.2), (0.3, 0.9, 0.4), (0.3, 0.7, 1.0), (1.0, 0.4, 0.8)
 
 Crop = tuple[float, float, float]  # left, top and side, as shares of the shorter side
 
@@ -69,6 +73,20 @@ def paint(image: Tensor, mask: Tensor) -> Tensor:
     return tiles.where(mask[..., None] > 0, image)
 
 
+def frame_crops(image: Tensor) -> Tensor:
+    """Draw the photo with its crops, each in a frame and in a tint of its own."""
+    tree = build_automatic_tree(image)
+    _, masks = cut_crops(image[None], [tree], most=4, size_px=SIDE_PX // 2)
+    drawn = image * 0.5
+    for mask, tint in zip(masks, CROP_TINTS, strict=False):
+        inside = mask[0] > 0
+        rim = inside & (F.max_pool2d(1 - mask, 2 * RIM_PX + 1, 1, RIM_PX)[0] > 0)
+        colour = torch.tensor(tint)
+        drawn = (0.75 * image + 0.25 * colour).where(inside[..., None], drawn)
+        drawn = colour.expand_as(drawn).where(rim[..., None], drawn)
+    return drawn
+
+
 def film(image: Tensor) -> Tensor:
     """Draw frames of a clip below each other, with the tiles that they share."""
     height = (SIDE_PX - (FRAMES - 1) * FRAME_GAP_PX) // FRAMES
@@ -101,6 +119,9 @@ THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
     "Quadtree-SDXL-upscale": partial(draw, "SDXL", "demo", (0.25, 0, 1), cover),
     "Quadtree-keep-the-face": partial(
         draw, "keep the face", "astronaut", (0.2, 0, 0.5), partial(keep, mask=FACE)
+    ),
+    "Quadtree-prompt-per-region": partial(
+        draw, "prompt per region", "coffee", (0.25, 0, 1), frame_crops
     ),
     "Quadtree-inpaint-4K": partial(
         draw, "inpaint 4K", "coffee", (0.25, 0, 1), partial(paint, mask=CUP)
