@@ -37,7 +37,11 @@ VALUES = {
 }
 UNTOUCHED = [0.0, 0, 0, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0, 0.95]
 PANEL = Path(__file__).resolve().parent.parent / "docs" / "figures" / "panel.webp"
-PANEL_CLIP = {"x": 160, "y": 118, "width": 780, "height": 768}
+PANEL_NODE_PX, PANEL_PX = (700, 880), (520, 668)
+COVERAGES = (0.9, 0.8, 0.65, 0.5, 0.7, 0.9, 0.98)
+STROKE = (0.35, 0.45, 0.55, 0.65, 0.75)  # down the picture, as shares of its height
+FRAME_MS, HOLD_MS = 300, 1500
+PANEL_CLIP = {"x": 500, "y": 120, "width": 720, "height": 925}
 MANY_LEAVES = {"content_threshold": 1, "min_tile_size": 16}
 MANY_VALUES = [1.0, 16, 1024, 0.2, 0.8, 2, ""]
 PAINTED_S = 2.0
@@ -180,16 +184,41 @@ def measure_route(url: str) -> list[dict]:
 
 
 def take_picture(page: Any, graph: dict) -> None:
-    """Save what the node shows of a photo before anything is changed or queued."""
+    """Save how the tiles of a photo follow coverage, and then a stroke that keeps its middle."""
     from PIL import Image
+    from quadtree_pack.testing.frontend import canvas_box, take
 
-    page.page.set_viewport_size({"width": 1700, "height": 1000})
+    frames = []
+
+    def shoot() -> None:
+        page.page.wait_for_timeout(300)
+        picture = Image.open(BytesIO(page.page.screenshot(clip=PANEL_CLIP)))
+        frames.append(picture.convert("RGB").resize(PANEL_PX, Image.Resampling.LANCZOS))
+
+    page.page.set_viewport_size({"width": 1700, "height": 1120})
     graph["extra"]["ds"]["offset"] = [150, 80]
+    graph["nodes"][1]["size"] = list(PANEL_NODE_PX)
     page.load(graph)
     page.line("full model cost")
-    page.page.wait_for_timeout(500)
-    picture = Image.open(BytesIO(page.page.screenshot(clip=PANEL_CLIP)))
-    picture.convert("RGB").save(PANEL, quality=85, method=6)
+    shoot()
+    for value in COVERAGES:
+        page.set("coverage", value)
+        page.page.evaluate("() => app.canvas.setDirty(true, true)")
+        shoot()
+    take(page, "Keep")
+    box = canvas_box(page)
+    page.page.mouse.move(box["x"] + 0.49 * box["width"], box["y"] + STROKE[0] * box["height"])
+    page.page.mouse.down()
+    for down in STROKE[1:]:
+        page.page.mouse.move(
+            box["x"] + 0.49 * box["width"], box["y"] + down * box["height"], steps=4
+        )
+        shoot()
+    page.page.mouse.up()
+    shoot()
+    held = [HOLD_MS, *[FRAME_MS] * (len(frames) - 2), HOLD_MS]
+    options = {"save_all": True, "append_images": frames[1:], "duration": held, "loop": 0}
+    frames[0].save(PANEL, quality=40, method=6, minimize_size=True, **options)
 
 
 def watch(page: Any, act: Callable[[], object]) -> dict[str, float]:
