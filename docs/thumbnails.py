@@ -20,7 +20,7 @@ from .drawing import PAPER, Draw, as_picture, build_automatic_tree, draw_tiles, 
 
 SIDE_PX = 640  # the photos whose trees are drawn
 SAVED_PX = 256  # keeps the registry's archive small
-QUALITY = 30
+QUALITY = 25
 LABEL_PX, MARGIN_PX = 28, 8
 FRAMES, FRAME_GAP_PX = 3, 12
 RIM_PX = 5
