@@ -20,7 +20,7 @@ import { checkPreset, connectPreset } from "./quadtree_presets.js";
 import { explain, keepPace, PriceInquiry, requestPreview } from "./quadtree_price.js";
 import { STEPS_STYLE, Scrubber } from "./quadtree_steps.js";
 import {
-  translate, translateFinished, translateLabels, translateProgress,
+  followTexts, translate, translateFinished, translateLabels,
 } from "./quadtree_texts.js";
 import { buildGrid, describeTree, readLeaves } from "./quadtree_tree.js";
 import { collectWorkflow, findShownImage } from "./quadtree_workflow.js";
@@ -474,9 +474,7 @@ const extension = {
       if (document.visibilityState !== "visible") return;
       for (const panel of visiblePanels()) panel.poll();
     }, POLL_MS);
-    api.addEventListener("progress_text", ({ detail }) =>
-      translateProgress(detail, () => allGraphs().flatMap(({ nodes }) => nodes))
-    );
+    followTexts(() => allGraphs().flatMap(({ nodes }) => nodes), ENDS);
     api.addEventListener("quadtree_run", ({ detail }) => {
       keepPace(detail);
       for (const panel of visiblePanels()) panel.price.refresh();

@@ -3,6 +3,7 @@
  * Registers nothing.
  */
 import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
 import { TABLES } from "./quadtree_translations.js";
 
 const PLACEHOLDER = /\{(\w+)\}/g;
@@ -56,16 +57,32 @@ export function translateLabels(root) {
         element.setAttribute(name, translateFinished(element.getAttribute(name)));
 }
 
-/** Translates what our nodes tell while they run, once the frontend has shown it. */
-export function translateProgress({ text }, nodes) {
-  const translated = currentTable() ? translateFinished(text) : text;
-  if (translated === text) return;
-  setTimeout(() => {
-    for (const node of nodes()) {
-      const widget = node.comfyClass?.startsWith("Quadtree") && findShown(node, text);
-      if (widget) widget.value = translated;
-    }
-  });
-}
-
+/** Returns the widget in which a node shows this text. */
 const findShown = (node, text) => node.widgets?.find(({ value }) => value === text);
+
+/**
+ * Translates what our nodes tell while they run, once the frontend has shown it, and keeps the last
+ * text of a run on its node: frontends from 1.58 on take it away when the job ends. `nodes` returns
+ * the nodes of the workflow, and `ends` are the events at the end of a job.
+ */
+export function followTexts(nodes, ends) {
+  const told = new Map(); // node -> what it told last
+  const ours = () => nodes().filter((node) => node.comfyClass?.startsWith("Quadtree"));
+  const take = (detail) => {
+    const id = String(detail.nodeId).split(":").at(-1); // behind those of its subgraphs
+    const node = ours().find((one) => String(one.id) === id && findShown(one, detail.text));
+    if (!node) return;
+    told.set(node, detail);
+    findShown(node, detail.text).value = translateFinished(detail.text);
+  };
+  const restore = () => {
+    const present = ours();
+    for (const [node, { nodeId, text }] of told) {
+      const isGone = present.includes(node) && !findShown(node, translateFinished(text));
+      if (isGone) api.dispatchCustomEvent("progress_text", { nodeId, text });
+    }
+    told.clear();
+  };
+  api.addEventListener("progress_text", ({ detail }) => setTimeout(() => take(detail)));
+  for (const end of ends) api.addEventListener(end, () => setTimeout(restore));
+}
