@@ -30,7 +30,10 @@ family's real architecture.
   part of the steps; **patch control** a ControlNet that patches the model, as DiffSynth's does;
   **attention mask** a mask in a patch of attention, as IP-Adapter's; **area** prompts for
   overlapping areas; **mask** prompts by masks; **references** reference latents of the image's size
-  and of another one; **inpaint** a noise mask.
+  and of another one; **inpaint** a noise mask; **context windows** ComfyUI's, over the frames of a
+  clip or over a batch of images
+- **EasyCache**: with ComfyUI's, kept regions are unchanged, bit for bit, and one window over the
+  whole image equals the run without the node
 
 yes = it holds; refused = the node stops with a message that says why and what to do.
 

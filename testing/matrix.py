@@ -19,6 +19,8 @@ import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_model_patch import DiffSynthCnetPatch
 from quadtree_pack.sampling.model import Geometry
 from quadtree_pack.sampling.rules import LEFT_BY_CORE
@@ -370,6 +372,31 @@ def look_at(mask: Tensor) -> Callable[[Sequence[int]], Tensor]:
     return patch
 
 
+def easy_cache(case: Case) -> None:
+    """ComfyUI's EasyCache, on the family's own network: what is kept stays to the bit, and one
+    window over everything is EasyCache itself."""
+    cached = EasyCacheNode.execute(case.entry.model, 0.5, 0.0, 1.0, False).args[0]
+    run = {**RUN, "steps": 6}
+    tree = case.half_kept()
+    held = ~free_cells(tree, case.latent)
+    samples = case.sample(case.tiled(tree, cached), **run)
+    assert samples.isfinite().all() and torch.equal(samples[..., held], case.latent[..., held])
+    whole = case.tiled(model=cached, tile_px=2 * max(case.height, case.width) * case.px)
+    assert torch.equal(case.sample(whole, **run), case.sample(cached, **run))
+
+
+def context_windows(case: Case) -> None:
+    """ComfyUI's context windows: over the frames of a clip, or over a batch of images."""
+    dim = 2 if case.latent.ndim == 5 else 0
+    several = copy.copy(case)
+    if dim == 0:
+        several.latent = case.latent.repeat(3, 1, 1, 1)
+    model = ContextWindowsManualNode.execute(
+        case.entry.model, 2, 1, "standard_static", 1, False, "pyramid", dim, False
+    ).args[0]
+    equal_on_a_pointwise_network(several, model)
+
+
 COLUMNS: dict[str, Callable[[Case], None]] = {
     "kept exactly": kept_exactly,
     "identity": identity,
@@ -381,6 +408,8 @@ COLUMNS: dict[str, Callable[[Case], None]] = {
     "mask": mask,
     "references": references,
     "inpaint": inpaint,
+    "EasyCache": easy_cache,
+    "context windows": context_windows,
 }
 
 
