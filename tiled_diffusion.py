@@ -25,7 +25,14 @@ from .sampling.conditioning import locate_area
 from .sampling.control import defer
 from .sampling.estimates import add_restoring, mark_estimate
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
-from .sampling.frames import count_frames, find_context, fit_maps, free_empty_frames
+from .sampling.frames import (
+    add_guide_frames,
+    count_frames,
+    find_context,
+    fit_maps,
+    free_empty_frames,
+)
+from .sampling.guides import count_guide_frames
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
@@ -128,7 +135,8 @@ class TiledDiffusion:
         options = executor.class_obj.model_options
         inner = self._stand_before_model(options)
         _check_latent(latent, executor.class_obj.model_patcher)
-        refuse_options({**options, "model_function_wrapper": inner}, latent)
+        guides = count_guide_frames(getattr(executor.class_obj, "conds", {}), latent)
+        refuse_options({**options, "model_function_wrapper": inner}, latent, guides=guides)
         clean = self._clean_for(latent)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
@@ -144,7 +152,13 @@ class TiledDiffusion:
             sigmas, values = sigmas[zeros:], values[zeros:]
         rise = describe_rise(values)
         run = self.open_run(
-            noise, latent, None if redrawn else noise_mask, geometry, inner, rises=bool(rise)
+            noise,
+            latent,
+            None if redrawn else noise_mask,
+            geometry,
+            inner,
+            rises=bool(rise),
+            guides=guides,
         )
         if rise:
             run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
@@ -345,20 +359,24 @@ class TiledDiffusion:
         inner: ModelFunctionWrapper | None,
         *,
         rises: bool = False,
+        guides: int = 0,
     ) -> Run:
         """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model.
 
-        Nothing is preserved where its noise level `rises`.
+        Nothing is preserved where its noise level `rises`. `guides` are the LTXV guide frames at
+        the latent's end, which are no frames of the clip.
         """
         height, width = latent.shape[-2:]
         empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
         mode = Mode.FREE if rises else self._choose_mode(noise, empty)
         shows = mode is Mode.PRESERVE  # an empty or a noisy latent shows nothing
         parts = self._locate_images(latent, geometry.px_per_cell) if shows else []
-        maps = self._map_denoise(latent, geometry, parts)
+        clip = latent[:, :, : latent.shape[2] - guides] if guides else latent
+        maps = self._map_denoise(clip, geometry, parts)
         if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
             info("some images or frames are empty: nothing to preserve there, so they are free.")
-            maps = free_empty_frames(maps, empty)
+            maps = free_empty_frames(maps, empty[:, : count_frames(clip)] if guides else empty)
+        maps = add_guide_frames(maps, guides)
         run = create_run(
             self,
             self.settings,

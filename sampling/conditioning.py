@@ -21,6 +21,7 @@ from .cropping import (
     grid_of,
     stack_windows,
 )
+from .guides import cut_guides
 from .patch_controls import cut_controls
 from .patches import PatchCutter
 from .protocols import Conds, ModelCall, Options
@@ -51,6 +52,7 @@ def crop_entries(
     cropped: Conds = {}
     if "vinput_mask" in call["c"]:
         cropped.update(remake_entries(call, boxes, memory.sources, memory.made))
+    cropped.update(cut_guides(call["c"], boxes, canvas=cropper.canvas, conds=cropper.conds))
     for key, value in call["c"].items():
         if key in ("control", "transformer_options") or key in cropped:
             continue
@@ -138,7 +140,7 @@ def crop_to_area(c: Conds, *, canvas: Box, area: Box, unit: int) -> Conds:
         raise refusal(
             "a style model with a strength (Redux) and a conditioning area", "Remove one of the two"
         )
-    cropped: Conds = {}
+    cropped = cut_guides(c, [area], canvas=size, conds=1)
     for key in LEFT_BY_CORE & c.keys():
         value = c[key]
         if not isinstance(value, Tensor) or value.ndim < 3:

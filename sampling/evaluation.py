@@ -25,6 +25,7 @@ from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
+from .guides import has_guide_masks
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
@@ -196,6 +197,7 @@ class Evaluator:
 
         Masks in patches have rows for conds or for images, and what another pack wraps or patches
         may take the rows of a call for positive and negative: both are right with one window only.
+        So are masks of LTXV guides, which all rows share.
         """
         options = call["c"].get("transformer_options", {})
         cutter = cutter_of(call, self.run.memory)
@@ -213,7 +215,9 @@ class Evaluator:
                     "tile_size to the image's longer side"
                 )
         foreign = has_foreign_wrapper(options, self.inner) or has_foreign_patch(options)
-        return foreign or needs_one_row(options) or bool(cutter.find_masks(options))
+        if foreign or needs_one_row(options) or has_guide_masks(call["c"]):
+            return True
+        return bool(cutter.find_masks(options))
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
         """Return what the model makes of a whole area in one window."""

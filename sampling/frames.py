@@ -114,6 +114,16 @@ def _fit_frames(maps: Tensor, frames: int, frames_per_latent: int) -> Tensor:
     return torch.stack([group.amax(0) for group in groups])
 
 
+def add_guide_frames(maps: Tensor, guides: int) -> Tensor:
+    """Return the maps of a clip, as `fit_maps` makes them, with so many guide frames at its end.
+
+    A guide may change where any frame of the clip may.
+    """
+    if not guides or maps.shape[1] == 1:
+        return maps  # frames that share a map share it with guides
+    return torch.cat([maps, maps.amax(1, keepdim=True).expand(-1, guides, -1, -1)], dim=1)
+
+
 def free_empty_frames(maps: Tensor, empty: Tensor) -> Tensor:
     """Return the maps with denoise 1 in empty images or frames: there is nothing to preserve.
 

@@ -26,17 +26,6 @@ def refusal(what: str, advice: str) -> ValueError:
     )
 
 
-def refuse(what: str, advice: str) -> Rule:
-    """Return a rule that raises `refusal` for any value but None and an empty list."""
-
-    def rule(_cropper: Cropper, value: Any) -> Any:
-        if value is None or (isinstance(value, (list, tuple)) and not value):
-            return value
-        raise refusal(what, advice)
-
-    return rule
-
-
 # Text, vectors and numbers; pictures that do not lie on the canvas.
 WHOLE_ENTRIES = (
     "c_crossattn",
@@ -101,12 +90,6 @@ REFERENCE_ENTRIES = (
     "ref_mask_latents",
 )
 
-GUIDES = refuse(
-    "LTXV guide frames, whose tokens have their places in px of the whole image and, at a lower "
-    "resolution, lie on a part of the latent's cells only,",
-    "Take them out of latent and prompts with LTXVCropGuides before this stage",
-)
-
 # Every entry of `c` that ComfyUI's models know; `Cropper.crop_by_shape` takes any other.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(WHOLE_ENTRIES, Cropper.pass_whole),
@@ -114,7 +97,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REFERENCE_ENTRIES, Cropper.crop_reference),
     "effnet": Cropper.crop_effnet,
     "attention_mask": Cropper.crop_token_mask,
-    **dict.fromkeys(("keyframe_idxs", "guide_attention_entries"), GUIDES),
 }
 
 # Of what lies on the canvas, ComfyUI crops these to a conditioning area (`comfy.conds` with
@@ -270,9 +252,20 @@ REFUSALS = (
 )
 
 
-def refuse_options(model_options: Options, latent: Tensor) -> None:
-    """Raise ValueError if the model's options hold what does not work with windows of a latent."""
-    for refused in REFUSALS:
+# ComfyUI gives each context window some of the guides only.
+CONTEXT_WITH_GUIDES = Refusal(
+    _is_cut,
+    "Context windows cut a clip with LTXV guide frames",
+    "Remove the context windows, or take the guides out of latent and prompts with LTXVCropGuides.",
+)
+
+
+def refuse_options(model_options: Options, latent: Tensor, *, guides: int = 0) -> None:
+    """Raise ValueError if the model's options hold what does not work with windows of a latent.
+
+    `guides` counts the LTXV guide frames at its end.
+    """
+    for refused in (*REFUSALS, CONTEXT_WITH_GUIDES) if guides else REFUSALS:
         if refused.is_in(model_options, latent):
             raise ValueError(
                 f"{refused.what}, which does not work together with Quadtree Diffusion. "

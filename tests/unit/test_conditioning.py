@@ -85,11 +85,35 @@ def test_a_tensor_of_the_canvas_size_with_other_rows_is_refused():
         cropped(arguments(c_concat=numbered(4, 2, *CANVAS)), BOXES)
 
 
-@pytest.mark.parametrize("key", ["keyframe_idxs", "guide_attention_entries"])
-def test_entries_that_cannot_be_cut_are_refused(key):
+def test_places_of_guides_count_from_the_corner_of_each_window():
+    """ComfyUI's, of a guide of two frames at 32 px a cell: where tokens begin and end."""
+    height, width = CANVAS
+    axes = torch.meshgrid(
+        torch.tensor([9, 17]), 32 * torch.arange(height), 32 * torch.arange(width), indexing="ij"
+    )
+    begin = torch.stack(axes).flatten(1)
+    places = torch.stack([begin, begin + torch.tensor([[8], [32], [32]])], dim=-1)
+    entry = {"pre_filter_count": 2 * height * width, "latent_shape": [2, *CANVAS], "strength": 0.5}
+    args = arguments(keyframe_idxs=places.repeat(6, 1, 1, 1), guide_attention_entries=[entry])
+    cut = cropped(args, BOXES)["c"]
+    corner = places.unflatten(1, (2, *CANVAS))[..., :6, :4, :]
+    assert torch.equal(cut["keyframe_idxs"], corner.flatten(1, 3).expand(12, -1, -1, -1))
+    assert cut["guide_attention_entries"] == [
+        {"pre_filter_count": 48, "latent_shape": [2, 6, 4], "strength": 0.5}
+    ]
+    assert entry["pre_filter_count"] == 2 * height * width
+
+
+def test_guides_whose_tokens_lie_on_some_cells_are_refused():
+    places = torch.zeros(6, 3, CANVAS[0] * CANVAS[1], 2)
     with pytest.raises(ValueError, match=r"cannot cut LTXV .* with LTXVCropGuides"):
-        cropped(arguments(**{key: [torch.zeros(1)]}))
-    assert cropped(arguments(**{key: None}))["c"][key] is None
+        cropped(arguments(keyframe_idxs=places, denoise_mask=-torch.ones(6, 1, *CANVAS)))
+    with pytest.raises(ValueError, match=r"cannot cut LTXV .* with LTXVCropGuides"):
+        cropped(arguments(keyframe_idxs=places[:, :, 1:]))
+    assert cropped(arguments(keyframe_idxs=None))["c"] == {
+        "keyframe_idxs": None,
+        "transformer_options": {},
+    }
 
 
 def test_what_lies_at_another_resolution_is_cropped_at_that_resolution():

@@ -1,0 +1,231 @@
+"""LTXV's guide frames, added by ComfyUI's own node, are cut into windows with the clip.
+
+Exactness is measured on a network whose tokens see the frames and guides of their own cell: so a
+guide's token that another cell's window gets, or that has another place, shows.
+"""
+
+import copy
+
+import pytest
+import torch
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from comfy_extras.nodes_lt import LTXVAddGuide, LTXVCropGuides
+from quadtree_pack.quadtree import FrameTrees
+from quadtree_pack.sampling.model import Settings
+from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.tiny_models.building import clean_latent, cond, sample, whole_text
+from quadtree_pack.testing.tiny_models.video import ltxv
+from quadtree_pack.tiled_diffusion import attach
+
+HEIGHT, WIDTH, FRAMES = 16, 24, 3  # of the clip, in cells; frames in px are 17
+PX, TEXT = 32, 20
+RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
+
+
+class CellVAE:
+    """Makes a cell of 32 x 32 px of each eight frames, as LTXV's VAE does."""
+
+    downscale_index_formula = (8, PX, PX)
+
+    def encode(self, pixels):
+        """[frames, H, W, 3] as [1, 128, T, h, w]."""
+        colours = torch.linspace(-2, 2, 3 * 128).view(3, 128).sin()
+        cells = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), PX)[::8]
+        return torch.einsum("tchw,cd->dthw", 2 * cells - 1, colours)[None]
+
+
+class Scene:
+    """The tiny LTXV on a clip with guides: images at frames, by strength and mask."""
+
+    def __init__(self, *guides, frames=FRAMES, clip=None):
+        self.entry = copy.copy(ltxv())
+        values = {"attention_mask": whole_text(TEXT), "frame_rate": 25.0}
+        self.entry.positive, self.entry.negative = (cond(TEXT, n, **values) for n in (11, 12))
+        self.clip = clean_latent((1, 128, frames, HEIGHT, WIDTH), 5) if clip is None else clip
+        self.latent, self.mask = self.clip, None
+        for guide in guides:
+            self.add(**guide)
+
+    def add(self, frame=0, strength=1.0, frames=1, seed=0, mask=None, downscale=1):
+        pixels = torch.rand(
+            frames, HEIGHT * PX, WIDTH * PX, 3, generator=torch.Generator().manual_seed(seed)
+        )
+        given = {"samples": self.latent}
+        if self.mask is not None:
+            given["noise_mask"] = self.mask
+        entry = self.entry
+        entry.positive, entry.negative, made = LTXVAddGuide.execute(
+            entry.positive,
+            entry.negative,
+            CellVAE(),
+            given,
+            pixels,
+            frame,
+            strength,
+            attention_mask=mask,
+            iclora_parameters={"reference_downscale_factor": downscale},
+        ).args
+        self.latent, self.mask = made["samples"], made["noise_mask"]
+
+    def tiled(self, tree, model=None, **settings):
+        return patched(self.entry, tree, model=model, **{"tile_px": 8 * PX, **settings})
+
+    def sample(self, model=None, latent=None, **options):
+        latent = self.latent if latent is None else latent
+        return sample(self.entry, latent, model=model, noise_mask=self.mask, **{**RUN, **options})
+
+    def column_model(self):
+        """A clone whose tokens see, in self-attention, those of their own cell only."""
+        total = self.latent.shape[2]
+
+        def own_column(attention, q, k, v, heads, *args, mask=None, **options):
+            if k.shape[1] == TEXT:
+                return attention(q, k, v, heads, *args, mask=mask, **options)
+            cells = k.shape[1] // total
+
+            def columns(tokens):
+                apart = tokens.unflatten(1, (-1, cells)).transpose(1, 2)
+                return apart.flatten(0, 1)
+
+            if mask is not None:
+                by_cell = mask.expand(1, 1, q.shape[1], k.shape[1])[0, 0]
+                by_cell = by_cell.unflatten(0, (-1, cells)).unflatten(2, (-1, cells))
+                mask = by_cell.diagonal(dim1=1, dim2=3).movedim(-1, 0)
+                mask = mask.repeat(len(q), 1, 1)[:, None]
+            options["low_precision_attention"] = False
+            seen = attention(columns(q), columns(k), columns(v), heads, *args, mask=mask, **options)
+            return seen.unflatten(0, (len(q), cells)).transpose(1, 2).flatten(1, 2)
+
+        model = self.entry.model.clone()
+        options = model.model_options.setdefault("transformer_options", {})
+        options["optimized_attention_override"] = own_column
+        return model
+
+
+def everything():
+    return tree_of([[1.0]], HEIGHT, WIDTH, PX)
+
+
+def ramp(height, width, frames=1):
+    """A mask that says something else in every row and column, from 0.1 to 1."""
+    rows = torch.linspace(0.2, 1, height)[:, None] * torch.linspace(0.5, 1, width)
+    return rows * torch.linspace(0.7, 1, frames)[:, None, None]
+
+
+FULL = (HEIGHT * PX // 4, WIDTH * PX // 4)  # a mask of another size than the picture's
+GUIDES = {
+    "one image": [{}],
+    "weaker": [{"strength": 0.6}],
+    "stronger than the clip": [{"strength": 1.7}],
+    "several": [{}, {"frame": -1, "strength": 0.7, "seed": 1}, {"frame": 8, "seed": 2}],
+    "a clip": [{"frames": 9, "strength": 0.8}],
+    "a mask": [{"strength": 0.9, "mask": ramp(*FULL)}],
+    "a mask of an odd size": [{"mask": ramp(67, 101)}, {"frame": 8, "strength": 0.5, "seed": 1}],
+    "a clip with a mask": [{"frames": 9, "mask": ramp(*FULL, 9)}],
+}
+
+
+@pytest.mark.parametrize("guides", GUIDES.values(), ids=GUIDES)
+def test_guides_in_windows_are_as_without_windows(guides):
+    scene = Scene(*guides)
+    model = scene.column_model()
+    plain = scene.sample(model)
+    for settings in ({"batch": 1}, {"batch": 24, "overlap_px": 4 * PX}):
+        spy = Spy(scene.tiled(everything(), model, **settings))
+        assert error(scene.sample(spy.model), plain) < 1e-5
+        assert {shape[-2:] for shape in spy.shapes} == {(8, 8)}
+    tree = half_kept(HEIGHT, WIDTH, PX)
+    free = free_cells(tree, scene.latent)
+    samples = scene.sample(scene.tiled(tree, model))
+    assert torch.equal(samples[..., ~free], scene.latent[..., ~free])
+    assert error(samples[..., free], plain[..., free]) < 1e-5
+
+
+def test_guides_are_heard():
+    """Otherwise nothing is told by the runs above: another guide, place or mask is another run."""
+    runs = []
+    for guides in ({}, {"seed": 1}, {"frame": 8}, {"mask": ramp(*FULL)}):
+        scene = Scene(guides)
+        runs.append(scene.sample(scene.column_model())[:, :, :FRAMES])
+    for other in runs[1:]:
+        assert error(other, runs[0]) > 1e-3
+
+
+@pytest.mark.parametrize("guides", [GUIDES["several"], [{"downscale": 2}]])
+def test_one_window_is_the_plain_run_to_the_bit(guides):
+    """Cells of guides without a token, whose mask is negative, reach no model and mean nothing."""
+    scene = Scene(*guides)
+    model = scene.tiled(everything(), tile_px=0)
+    shown = (scene.mask >= 0).expand_as(scene.latent)
+    assert torch.equal(scene.sample(model)[shown], scene.sample()[shown])
+
+
+def test_what_the_real_network_keeps_stays_to_the_bit_in_clip_and_guides():
+    scene = Scene(*GUIDES["several"])
+    tree = half_kept(HEIGHT, WIDTH, PX, free=0.7)
+    free = free_cells(tree, scene.latent)
+    samples = scene.sample(scene.tiled(tree))
+    assert torch.equal(samples[..., ~free], scene.latent[..., ~free])
+    assert not torch.equal(samples[:, :, 0][..., free], scene.latent[:, :, 0][..., free])
+    positive, _, cropped = LTXVCropGuides.execute(
+        scene.entry.positive,
+        scene.entry.negative,
+        {"samples": samples, "noise_mask": scene.mask},
+    ).args
+    assert cropped["samples"].shape == scene.clip.shape
+    assert positive[0][1]["keyframe_idxs"] is None
+
+
+def test_guides_of_an_area_lie_in_it():
+    scene = Scene(*GUIDES["several"])
+    model = scene.column_model()
+    plain = scene.sample(model, cfg=1.0)
+    text, values = scene.entry.positive[0]
+    area = {"area": (HEIGHT, WIDTH // 2, 0, WIDTH // 2), "strength": 1.0}
+    half = {"area": (HEIGHT, WIDTH // 2, 0, 0), "strength": 1.0}
+    scene.entry.positive = [[text, {**values, **area}], [text, {**values, **half}]]
+    samples = scene.sample(scene.tiled(everything(), model), cfg=1.0)
+    assert error(samples, plain) < 1e-5
+
+
+def test_trees_of_frames_are_for_the_clip_and_guides_follow_the_freest():
+    scene = Scene(*GUIDES["several"])
+    free, kept = (tree_of([[one, 0.0]], HEIGHT, WIDTH, PX) for one in (1.0, 0.0))
+    settings = Settings(feather_px=0, tile_px=8 * PX, overlap_px=0)
+    frames_px = 1 + 8 * (FRAMES - 1)
+    trees = FrameTrees([kept] * (frames_px - 8) + [free] * 8)
+    samples = scene.sample(attach(scene.entry.model, trees, settings))
+    assert torch.equal(samples[:, :, : FRAMES - 1], scene.latent[:, :, : FRAMES - 1])
+    changed = (samples - scene.latent)[0].abs().amax((0, 2, 3)) > 1e-3
+    assert changed[FRAMES - 1]
+    # Of the guides, the mask closes those of strength 1.
+    assert changed[FRAMES:].tolist() == [False, True, False]
+    every = free_cells(free, scene.latent)
+    assert torch.equal(samples[..., ~every], scene.latent[..., ~every])
+    with pytest.raises(ValueError, match=r"25 frames of a clip, .* the 17 frames"):
+        scene.sample(attach(scene.entry.model, FrameTrees([free] * 25), settings))
+
+
+def test_an_empty_clip_with_guides_is_the_plain_run():
+    """From text and guides to video: there is nothing to preserve."""
+    clip = torch.zeros(1, 128, FRAMES, HEIGHT, WIDTH)
+    scene = Scene({}, {"frame": -1, "strength": 0.7, "seed": 1}, clip=clip)
+    model = scene.column_model()
+    tiled = scene.tiled(half_kept(HEIGHT, WIDTH, PX), model)
+    plain = scene.sample(model, denoise=1.0)
+    assert error(scene.sample(tiled, denoise=1.0), plain) < 1e-5
+
+
+def test_guides_of_another_resolution_are_refused_in_words():
+    scene = Scene({}, {"downscale": 2, "seed": 1})
+    with pytest.raises(ValueError, match=r"another resolution .* with LTXVCropGuides"):
+        scene.sample(scene.tiled(everything()))
+
+
+def test_guides_with_context_windows_are_refused_in_words():
+    scene = Scene({}, frames=7)
+    model = ContextWindowsManualNode.execute(
+        scene.tiled(everything()), 3, 1, "standard_static", 1, False, "pyramid", 2, False
+    ).args[0]
+    with pytest.raises(ValueError, match=r"clip with LTXV guide frames.* Remove the context"):
+        scene.sample(model)
