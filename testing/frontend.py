@@ -1,7 +1,10 @@
 """What the browser tests do with the real frontend: load a workflow, find our panel, move its
 sliders, run it."""
 
+from itertools import combinations
+
 LOADER, VISUALIZER = 1, 2
+TITLE_PX = 30  # the bar above a node's own area
 # What the status line says once a tree is shown.
 COST = (
     r"^\d+ tiles, 64-\d+ px, about \d+% of the full model cost at 20 steps "
@@ -229,6 +232,13 @@ def drag_in(page, element, start, end, *, steps=25, button="left"):
     page.page.mouse.down(button=button)
     page.page.mouse.move(x, y, steps=steps)
     page.page.mouse.up(button=button)
+
+
+def assert_nodes_apart(page):
+    areas = page.page.evaluate("() => app.graph.nodes.map((node) => [...node.pos, ...node.size])")
+    boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in areas]
+    for one, other in combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
 def colours(page):

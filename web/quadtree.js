@@ -39,6 +39,8 @@ const ORIGINS = {
   stale: "of an earlier run, something before this node has changed",
 };
 const POLL_MS = 400;
+const PLACED_CSS_PX = 420; // the width of a node that is placed, where the tools fit in one row
+const PLACED_ROOM_CSS_PX = 120; // of its height, beyond the least
 
 const STYLE = `
 .qt { display: flex; flex-direction: column; min-height: 290px; height: 100%; gap: 4px;
@@ -449,6 +451,9 @@ const extension = {
     const type = `quadtree_view_${++widgetCount}`;
     const widget = node.addDOMWidget("quadtree_view", type, panel.root, options);
     widget.serialize = false; // the option keeps it out of the prompt, this out of the workflow
+    // A node that is placed gets room for the picture; one that is loaded has a size of its own.
+    const [width, height] = node.computeSize();
+    node.setSize([Math.max(width, PLACED_CSS_PX), height + PLACED_ROOM_CSS_PX]);
     // The value is read in the next frame: during a drag the callback still gets it unrounded.
     for (const name of [...PARAMETERS, "regions"])
       chain(findWidget(node, name), "callback", () => panel.schedule());

@@ -41,7 +41,7 @@ export function drawLeaves(context, leaves, { scale, x, y }) {
   // One path per shade: thousands of leaves are drawn with a few calls.
   const shades = Array.from({ length: SHADES + 1 }, () => new Path2D());
   for (const leaf of leaves) addLeaf(shades[Math.round(leaf.denoise * SHADES)], leaf);
-  context.lineWidth = 1 / pixelsPerCssPx();
+  context.lineWidth = 1;
   shades.forEach((path, shade) => {
     const colour = colourOf(shade / SHADES);
     context.fillStyle = `rgb(${colour} / 0.3)`;

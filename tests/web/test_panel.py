@@ -399,6 +399,24 @@ def test_pointing_is_right_at_every_zoom(page, scale):
     page.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
 
 
+def test_a_node_that_is_placed_has_room_for_the_picture(page):
+    page.load()
+    page.page.evaluate(
+        """() => {
+            const node = LiteGraph.createNode("QuadtreeVisualizer");
+            node.pos = [800, 100];
+            app.graph.add(node);
+        }"""
+    )
+    page.page.wait_for_function(
+        """() => {
+            const views = [...document.querySelectorAll(".qt-view")];
+            return views.length === 2
+                && views.some((view) => view.clientHeight >= 240 && view.clientWidth >= 380);
+        }"""
+    )
+
+
 def test_nothing_is_drawn_while_idle_also_with_thousands_of_leaves(page):
     page.load(workflow(values=[1.0, 8, 1024, 0.2, 0.8, 2, ""]))
     page.line(r"^\d{4,} tiles.*model cost", timeout=30_000)

@@ -4,6 +4,7 @@ and small model."""
 import json
 
 from quadtree_pack import demo
+from quadtree_pack.testing.frontend import assert_nodes_apart
 
 TEXTS = """() => app.graph.nodes
     .find((node) => node.type === "QuadtreeDiffusion")
@@ -38,3 +39,4 @@ def test_the_node_tells_its_progress_and_then_its_sum(page):
     page.page.wait_for_function(
         f"() => ({TEXTS})().some((text) => /of the latent kept/.test(text))"
     )
+    assert_nodes_apart(page)

@@ -1,11 +1,11 @@
 """The example workflows and the blueprint, opened by the real frontend."""
 
 import json
-from itertools import combinations
 
 import pytest
 from quadtree_pack import demo
 from quadtree_pack.testing.api import PACK
+from quadtree_pack.testing.frontend import assert_nodes_apart
 from quadtree_pack.testing.shipped import BLUEPRINT, EXAMPLES
 
 SAVED = {
@@ -14,11 +14,9 @@ SAVED = {
     if not path.stem.endswith(".api")
 }
 SCHEMAS = json.loads((demo.ROOT / "tests" / "comfy" / "schemas.json").read_text(encoding="utf-8"))
-TITLE_PX = 30
 UNKNOWN = """() => app.graph.nodes
     .filter((node) => !LiteGraph.registered_node_types[node.type])
     .map((node) => node.type)"""
-AREAS = "() => app.graph.nodes.map((node) => [...node.pos, ...node.size])"
 GROUPS = """() => [...document.querySelectorAll("[data-testid^='error-group-missing']")]
     .map((group) => group.dataset.testid)"""
 CLOSE_SIDE_PANEL = "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
@@ -33,12 +31,6 @@ def values_by_node(workflow):
     return {node["id"]: list(node.get("widgets_values", [])) for node in workflow["nodes"]}
 
 
-def assert_apart(areas):
-    boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in areas]
-    for one, other in combinations(boxes, 2):
-        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_opens_with_its_values_nodes_apart_and_a_live_tree(page, name):
     example = json.loads(json.dumps(EXAMPLES[name]).replace("example.png", "picture.png"))
@@ -48,7 +40,7 @@ def test_an_example_opens_with_its_values_nodes_apart_and_a_live_tree(page, name
     saved = page.saved()
     assert values_by_node(saved) == values_by_node(example)
     assert len(saved["links"]) == len(example["links"])
-    assert_apart(page.page.evaluate(AREAS))
+    assert_nodes_apart(page)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -101,7 +93,7 @@ def test_the_demo_opens_with_its_nodes_apart(page):
     )
     page.line(r"\d+ tiles")
     page.page.wait_for_timeout(500)  # nodes grow to what they hold
-    assert_apart(page.page.evaluate(AREAS))
+    assert_nodes_apart(page)
 
 
 @pytest.mark.parametrize("name", SAVED)
