@@ -235,7 +235,9 @@ def drag_in(page, element, start, end, *, steps=25, button="left"):
 
 
 def assert_nodes_apart(page):
-    areas = page.page.evaluate("() => app.graph.nodes.map((node) => [...node.pos, ...node.size])")
+    areas = page.page.evaluate(
+        "() => app.canvas.graph.nodes.map((node) => [...node.pos, ...node.size])"
+    )
     boxes = [(x, y - TITLE_PX, x + width, y + height) for x, y, width, height in areas]
     for one, other in combinations(boxes, 2):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]

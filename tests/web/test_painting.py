@@ -309,3 +309,37 @@ def test_a_garbled_regions_text_is_said_and_throws_nothing(page, text):
     page.set("regions", "")
     page.line("tiles|px, detail")
     page.errors[:] = [error for error in page.errors if error.startswith("uncaught")]
+
+
+WHITE = """() => {
+    const canvas = document.querySelector(".qt-view canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4)
+        count += data[at] > 200 && data[at + 1] > 200 && data[at + 2] > 200;
+    return count;
+}"""
+
+
+def test_what_is_painted_is_hatched_in_white_until_it_is_erased(page):
+    page.load()
+    page.line(COST)
+    plain = page.page.evaluate(WHITE)
+    take(page, "Keep")
+    drag(page, (0.3, 0.52), (0.7, 0.52))
+    page.page.mouse.move(5, 5)
+    hatched = page.page.evaluate(WHITE)
+    assert hatched > plain + 500
+    take(page, "Clear")
+    page.page.mouse.move(5, 5)
+    page.page.wait_for_function(f"plain => ({WHITE})() <= plain", arg=plain)
+
+
+def test_the_tiles_can_be_made_transparent(page):
+    page.load()
+    page.line(COST)
+    page.page.get_by_label("Opacity of the tiles").first.fill("0.25")
+    assert (
+        page.page.evaluate("() => document.querySelector('.qt-view canvas').style.opacity")
+        == "0.25"
+    )

@@ -142,8 +142,4 @@ def test_the_blueprint_opens_with_its_widgets_outside_and_hands_them_inside(page
         "() => app.canvas.openSubgraph(app.graph.nodes[0].subgraph, app.graph.nodes[0])"
     )
     page.page.wait_for_selector(".qt-line")
-    assert_apart(
-        page.page.evaluate(
-            "() => app.canvas.graph.nodes.map((node) => [...node.pos, ...node.size])"
-        )
-    )
+    assert_nodes_apart(page)
