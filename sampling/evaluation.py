@@ -59,6 +59,7 @@ class Evaluator:
         """
         self.run.tally.count_canvas(call["input"])
         areas = _find_areas(self.run, call)
+        _check_images(self.run, call)
         while True:
             try:
                 return self._denoise_areas(call, areas)
@@ -376,6 +377,18 @@ def _find_areas(run: Run, call: ModelCall) -> list[Box]:
             "not change or cut the latent."
         )
     return areas
+
+
+def _check_images(run: Run, call: ModelCall) -> None:
+    """Raise ValueError if a call does not hold every image of the run's latent, for each cond."""
+    conds = len(call["cond_or_uncond"])
+    if len(call["input"]) % (conds * run.images):
+        raise ValueError(
+            f"A model call on {len(call['input']) // conds} images reached Quadtree Diffusion, but "
+            f"this run's latent has {run.images}. Remove what samples a part of the batch at a "
+            "time, such as AnimateDiff's context options, or sample no more images at once than "
+            "it takes."
+        )
 
 
 def shape_batch(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:

@@ -457,11 +457,15 @@ class Run:
 
     # ---- the blend of the model's estimate with the base
 
+    @property
+    def images(self) -> int:
+        """The images of the latent; 1 where none of them has anything of its own."""
+        clean_rows = 1 if self.clean is None else len(self.clean)
+        return max(len(self.plan.denoise), len(self.plan.open), clean_rows)
+
     def split_images(self, latent: Tensor) -> Tensor:
         """Return [conds * B, ...] as [conds, B, ...], so that what is given per image fits."""
-        clean_rows = 1 if self.clean is None else len(self.clean)
-        rows = max(len(self.plan.denoise), len(self.plan.open), clean_rows)
-        return latent.unflatten(0, (-1, rows))
+        return latent.unflatten(0, (-1, self.images))
 
     def blend(self, noisy: Tensor, denoised: Tensor, step: Step) -> Tensor:
         """Blend the model's estimate of a whole area [conds * B, C, ..., h, w] with the base.

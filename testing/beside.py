@@ -65,7 +65,7 @@ class Trial:
         self.neighbour, self.order = neighbour, order
         self.graph = neighbour.make()
         self.entry = (entry_of if neighbour.mixes else local)(self.graph.family)
-        self.latent = self.entry.latent(*neighbour.cells)
+        self.latent = self.entry.latent(*neighbour.cells, neighbour.images)
 
     def sample(self, model: Any, seed: int = SEED) -> Tensor:
         return self.neighbour.sample(self.graph, self.entry, model, self.latent, seed=seed)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import nodes as core
 
+from .animate_diff import FRAMES, animated
 from .local_models import HEIGHT, WIDTH, local, localize
 from .neighbours import Graph, left_mask, other, sampled
 from .packs import Neighbour, call, call_all, module_beside, patched_by
@@ -455,6 +456,10 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "ACN_ReferenceControlNet, adain": Neighbour(
         advanced_control(reference("reference_adain"), "sd15_deep", image=reference_image),
         mixes=True,
+    ),
+    "ADE_UseEvolvedSampling": Neighbour(animated(), images=FRAMES),
+    "ADE_UseEvolvedSampling, context_options": Neighbour(
+        animated(context_length=FRAMES // 2), images=FRAMES
     ),
     "CFGZeroStarAndInit": Neighbour(patched_by("CFGZeroStarAndInit")),
     "WanVideoNAG": Neighbour(patched_wan("WanVideoNAG")),

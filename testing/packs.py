@@ -22,14 +22,15 @@ class Neighbour:
     """A node of another pack, and the graph that it stands in.
 
     `mixes` tells that a cell of its result depends on the whole window, so that windows may show.
-    `needs` names nodes of other packs that stand in the same graph, and `cells` is the latent's
-    size.
+    `needs` names nodes of other packs that stand in the same graph; `cells` is the latent's size,
+    and `images` its batch.
     """
 
     make: Callable[[], Graph]
     sample: Callable = sampled
     mixes: bool = False
     cells: tuple[int, int] = (HEIGHT, WIDTH)
+    images: int = 1
     needs: tuple[str, ...] = ()
 
 

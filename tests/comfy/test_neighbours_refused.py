@@ -9,6 +9,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras import (
     nodes_advanced_samplers,
     nodes_context_windows,
@@ -45,6 +46,34 @@ def test_context_windows_over_a_batch_are_refused_before_our_node_too():
             patched(entry, half_kept(HEIGHT, WIDTH), model=patch(entry.model)),
             entry.latent(HEIGHT, WIDTH, batch=3),
         )
+
+
+def two_images_at_a_time(executor: Any, model: Any, conds: Any, noisy: Tensor, *args: Any) -> Any:
+    """Sample a batch in parts, as the context options of AnimateDiff do."""
+    sigma, options = args
+    parts = [
+        executor(model, conds, noisy[first : first + 2], sigma[first : first + 2], options)
+        for first in range(0, len(noisy), 2)
+    ]
+    return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_batch_that_is_sampled_in_parts_is_refused(order, cfg):
+    def patch(model):
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "parts", two_images_at_a_time)
+        return model
+
+    entry = entry_of("sd15")
+    graph = Graph(patch, guider=cfg_guider(cfg))
+    model = around(graph, entry, order, half_kept(HEIGHT, WIDTH))
+    with pytest.raises(ValueError, match=r"on 2 images reached .* latent has 4"):
+        sampled(graph, entry, model, entry.latent(HEIGHT, WIDTH, batch=4))
+    latent = entry.latent(HEIGHT, WIDTH, batch=2)  # which is sampled at once
+    plain = sampled(graph, entry, patched(entry, half_kept(HEIGHT, WIDTH)), latent)
+    assert torch.equal(sampled(graph, entry, model, latent), plain)
 
 
 class Patch(torch.nn.Module):
