@@ -459,7 +459,7 @@ NEIGHBOURS: dict[str, Neighbour] = {
     ),
     "ADE_UseEvolvedSampling": Neighbour(animated(), images=FRAMES),
     "ADE_UseEvolvedSampling, context_options": Neighbour(
-        animated(context_length=FRAMES // 2), images=FRAMES
+        animated(context_length=FRAMES // 2, context_overlap=1), images=FRAMES
     ),
     "CFGZeroStarAndInit": Neighbour(patched_by("CFGZeroStarAndInit")),
     "WanVideoNAG": Neighbour(patched_wan("WanVideoNAG")),
