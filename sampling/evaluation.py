@@ -25,11 +25,16 @@ from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
-from .guides import has_guide_masks
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
 from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
-from .rules import has_foreign_patch, has_foreign_wrapper, has_kv_cache, needs_one_row
+from .rules import (
+    has_foreign_patch,
+    has_foreign_wrapper,
+    has_kv_cache,
+    needs_one_row,
+    reads_first_row,
+)
 from .run import Run, Step
 
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
@@ -198,7 +203,7 @@ class Evaluator:
 
         Masks in patches have rows for conds or for images, and what another pack wraps or patches
         may take the rows of a call for positive and negative: both are right with one window only.
-        So are masks of LTXV guides, which all rows share.
+        So are masks of which the model reads the first row only.
         """
         options = call["c"].get("transformer_options", {})
         cutter = cutter_of(call, self.run.memory)
@@ -216,7 +221,7 @@ class Evaluator:
                     "tile_size to the image's longer side"
                 )
         foreign = has_foreign_wrapper(options, self.inner) or has_foreign_patch(options)
-        if foreign or needs_one_row(options) or has_guide_masks(call["c"]):
+        if foreign or needs_one_row(options) or reads_first_row(call["c"]):
             return True
         return bool(cutter.find_masks(options))
 

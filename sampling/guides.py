@@ -40,16 +40,11 @@ def count_guide_frames(conds: Mapping[str, Iterable[Conds] | None], latent: Tens
     return min(max(counts, default=0), latent.shape[2] - 1)
 
 
-def has_guide_masks(c: Conds) -> bool:
-    """Tell whether a guide is listened to by a mask, which all rows of a model call would share."""
-    return any(entry.get("pixel_mask") is not None for entry in c.get(LISTENING) or ())
-
-
 def cut_guides(c: Conds, boxes: Sequence[Box], *, canvas: Grid, conds: int) -> Conds:
     """Return the guides' entries of a call's `c` for boxes of one shape; none where it has none.
 
     The call is on a canvas of (rows, columns) of cells. A guide's mask is cut for a single box only
-    (see `has_guide_masks`). Raises ValueError for guides whose tokens lie on some cells only.
+    (see `rules.reads_first_row`). Raises ValueError for guides whose tokens lie on some cells only.
     """
     places, listening = c.get(PLACES), c.get(LISTENING)
     cut: Conds = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..utils import comes_with_comfyui
 from .cropping import Cropper
-from .protocols import ModelFunctionWrapper, Options
+from .protocols import Conds, ModelFunctionWrapper, Options
 
 Rule = Callable[[Cropper, Any], Any]
 
@@ -159,6 +159,19 @@ def refuse_patches(transformer_options: Options) -> None:
 def needs_one_row(transformer_options: Options) -> bool:
     """Tell whether a patch takes one row at a time only."""
     return not ONE_ROW_PATCHES.isdisjoint(name_patches(transformer_options))
+
+
+def reads_first_row(c: Conds) -> bool:
+    """Tell whether the model takes the first row's masks for those of all rows of a call `c`.
+
+    The attention mask of an LTXV guide has no rows, and LTX-2, whose calls tell `latent_shapes`,
+    asks the first row whether noise masks differ within a frame.
+    """
+    guides = c.get("guide_attention_entries") or ()
+    has_noise_mask = c.get("denoise_mask") is not None
+    return (has_noise_mask and "latent_shapes" in c) or any(
+        guide.get("pixel_mask") is not None for guide in guides
+    )
 
 
 def has_foreign_wrapper(

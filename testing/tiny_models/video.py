@@ -57,6 +57,17 @@ LTXV = {
     "cross_attention_dim": 64,
     "caption_channels": TOKENS,
 }
+LTXAV = {
+    **LTXV,
+    "image_model": "ltxav",
+    "use_middle_indices_grid": True,
+    "causal_temporal_positioning": True,
+    "audio_cross_attention_dim": 64,
+    "audio_attention_head_dim": 32,
+    "audio_num_attention_heads": 2,
+    "connector_attention_head_dim": TOKENS // 2,
+    "connector_num_attention_heads": 2,
+}
 COSMOS_PREDICT2 = {
     "image_model": "cosmos_predict2",
     "max_img_h": 240,
@@ -295,6 +306,15 @@ def ltxv() -> Entry:
     return Entry(
         "ltxv", build(supported.LTXV, LTXV), lambda seed: cond(20, seed, **values), frames=2
     )
+
+
+def ltxav() -> Entry:
+    """LTX-2 on a video alone. Its text is as its connectors put it out, for video and audio."""
+
+    def make_cond(seed: int) -> list:
+        return [[gauss((1, 20, 2 * TOKENS), seed), {}]]
+
+    return Entry("ltxav", build(supported.LTXAV, LTXAV), make_cond, frames=2)
 
 
 def cosmos() -> Entry:

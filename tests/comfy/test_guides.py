@@ -4,8 +4,6 @@ Exactness is measured on a network whose tokens see the frames and guides of the
 guide's token that another cell's window gets, or that has another place, shows.
 """
 
-import copy
-
 import pytest
 import torch
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
@@ -13,8 +11,8 @@ from comfy_extras.nodes_lt import LTXVAddGuide, LTXVCropGuides
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.testing.tiny_models.building import clean_latent, cond, sample, whole_text
-from quadtree_pack.testing.tiny_models.video import ltxv
+from quadtree_pack.testing.tiny_models.building import clean_latent, sample
+from quadtree_pack.testing.tiny_models.video import ltxav, ltxv
 from quadtree_pack.tiled_diffusion import attach
 
 HEIGHT, WIDTH, FRAMES = 16, 24, 3  # of the clip, in cells; frames in px are 17
@@ -35,12 +33,12 @@ class CellVAE:
 
 
 class Scene:
-    """The tiny LTXV on a clip with guides: images at frames, by strength and mask."""
+    """A tiny LTXV on a clip with guides: images at frames, by strength and mask."""
 
-    def __init__(self, *guides, frames=FRAMES, clip=None):
-        self.entry = copy.copy(ltxv())
-        values = {"attention_mask": whole_text(TEXT), "frame_rate": 25.0}
-        self.entry.positive, self.entry.negative = (cond(TEXT, n, **values) for n in (11, 12))
+    def __init__(self, *guides, frames=FRAMES, clip=None, family=ltxv):
+        self.entry = family()
+        for _, values in [*self.entry.positive, *self.entry.negative]:
+            values.pop("concat_mask", None)  # so that the noise mask reaches the model
         self.clip = clean_latent((1, 128, frames, HEIGHT, WIDTH), 5) if clip is None else clip
         self.latent, self.mask = self.clip, None
         for guide in guides:
@@ -125,9 +123,10 @@ GUIDES = {
 }
 
 
+@pytest.mark.parametrize("family", [ltxv, ltxav], ids=["LTXV", "LTX-2"])
 @pytest.mark.parametrize("guides", GUIDES.values(), ids=GUIDES)
-def test_guides_in_windows_are_as_without_windows(guides):
-    scene = Scene(*guides)
+def test_guides_in_windows_are_as_without_windows(guides, family):
+    scene = Scene(*guides, family=family)
     model = scene.column_model()
     plain = scene.sample(model)
     for settings in ({"batch": 1}, {"batch": 24, "overlap_px": 4 * PX}):
@@ -139,6 +138,20 @@ def test_guides_in_windows_are_as_without_windows(guides):
     samples = scene.sample(scene.tiled(tree, model))
     assert torch.equal(samples[..., ~free], scene.latent[..., ~free])
     assert error(samples[..., free], plain[..., free]) < 1e-5
+
+
+@pytest.mark.parametrize("family", [ltxv, ltxav], ids=["LTXV", "LTX-2"])
+@pytest.mark.parametrize("guides", [[], [{"strength": 0.6}]], ids=["no guide", "a guide"])
+def test_a_noise_mask_within_frames_holds_in_windows_that_share_a_call(guides, family):
+    """LTX-2 asks the first row of a call whether its mask is one number for each frame."""
+    scene = Scene(*guides, family=family)
+    mask = torch.ones(1, 1, FRAMES, 1, 1) if scene.mask is None else scene.mask
+    scene.mask = mask.repeat(1, 1, 1, HEIGHT, WIDTH)
+    scene.mask[:, :, :2, 9:12, 10:13] = 0.4
+    model = scene.column_model()
+    plain = scene.sample(model)
+    tiled = scene.tiled(everything(), model, batch=24)
+    assert error(scene.sample(tiled), plain) < 1e-5
 
 
 def test_guides_are_heard():
