@@ -41,7 +41,9 @@ def test_an_archive_with_a_development_file_is_refused_by_its_name(project, name
 
 
 def test_an_archive_that_is_too_large_is_refused(project):
-    with pytest.raises(running.ExpectedError, match=r"more than 500000: take out"):
+    with pytest.raises(
+        running.ExpectedError, match=f"more than {archive.ARCHIVE_LIMIT_BYTES}: take out"
+    ):
         archive.check_archive(
             make_archive(project, "__init__.py", size=archive.ARCHIVE_LIMIT_BYTES + 1)
         )
