@@ -10,7 +10,15 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_lt import LTXVAddGuide, LTXVCropGuides
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.model import Settings
-from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
+from quadtree_pack.testing.support import (
+    Spy,
+    error,
+    free_cells,
+    half_kept,
+    on_devices,
+    patched,
+    tree_of,
+)
 from quadtree_pack.testing.tiny_models.building import clean_latent, sample
 from quadtree_pack.testing.tiny_models.video import ltxav, ltxv
 from quadtree_pack.tiled_diffusion import attach
@@ -152,6 +160,13 @@ def test_a_noise_mask_within_frames_holds_in_windows_that_share_a_call(guides, f
     plain = scene.sample(model)
     tiled = scene.tiled(everything(), model, batch=24)
     assert error(scene.sample(tiled), plain) < 1e-5
+
+
+def test_guides_go_to_several_devices():
+    scene = Scene(*GUIDES["a mask of an odd size"])
+    model = scene.tiled(everything())
+    several = on_devices(model, 3, ltxv)
+    assert error(scene.sample(several), scene.sample(model)) < 1e-5
 
 
 def test_guides_are_heard():
