@@ -62,9 +62,18 @@ def ratio_of(entry):
 @pytest.mark.parametrize("frames", FRAMES)
 @families
 def test_the_promises_hold_with_any_number_of_frames(entry, frames):
-    """What is kept stays to the bit, one free window is the plain run, a denoise a late start."""
     entry = with_frames(entry, frames, (16, 24))
-    latent = entry.latent()
+    check_promises(entry, entry.latent())
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+def test_the_promises_hold_with_any_batch_that_is_a_clip(frames):
+    entry = entry_of("svd")
+    check_promises(entry, entry.latent(batch=frames))
+
+
+def check_promises(entry, latent):
+    """What is kept stays to the bit, one free window is the plain run, a denoise a late start."""
     size = *latent.shape[-2:], entry.px_per_cell
     tree = half_kept(*size)
     held = ~free_cells(tree, latent)
