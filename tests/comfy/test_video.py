@@ -24,7 +24,7 @@ VIDEOS = [
     name
     for name in ZOO
     if name.startswith(("wan2", "hunyuan_video", "cosmos", "ltxv", "mochi", "cogvideox"))
-] + ["kandinsky5_video"]
+] + ["kandinsky5_video", "seedvr2"]
 # Text only: their latents may have any size, too.
 BY_TEXT = ["wan21_t2v", "hunyuan_video", "mochi", "cogvideox", "cosmos"]
 FRAMES = [1, 2, 5, 13]
