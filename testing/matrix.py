@@ -2,20 +2,20 @@
 family's real architecture.
 
 `python dev.py bench families` runs them all and writes docs/families.md; the tests run a
-cross-section. The first three use the family's network; the others a stand-in whose output at a
-cell depends on its inputs at that cell alone, so that the tiled run must equal the plain one.
+cross-section. The first three and several GPUs use the family's network; the others a stand-in
+whose output at a cell depends on its inputs at that cell alone, so that the tiled run must equal
+the plain one. What ComfyUI offers for some families only is in features.py.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.conds
-import comfy.controlnet
 import comfy.model_patcher
-import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
@@ -34,12 +34,21 @@ from .support import (
     forget_lost_models,
     free_cells,
     half_kept,
+    on_devices,
     patched,
     pointwise,
     tree_of,
     with_extra_conds,
 )
-from .tiny_controls import FakeVAE, hint_image
+from .tiny_controls import (
+    FakeVAE,
+    ForeignControl,
+    StandInControl,
+    StandInNetwork,
+    hint_image,
+    takes_cross_attention,
+)
+from .tiny_models import ZOO
 from .tiny_models.building import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
@@ -112,11 +121,15 @@ def window_batches(case: Case) -> None:
 
 
 def equal_on_a_pointwise_network(
-    case: Case, model: Any = None, core_can: bool = True, **options: Any
+    case: Case,
+    model: Any = None,
+    core_can: bool = True,
+    network: Callable[[Any], Any] = pointwise,
+    **options: Any,
 ) -> None:
     """Windows against the plain run; where core cannot do it (`core_can`), against one window of
     ours."""
-    model = pointwise(case.entry.model if model is None else model)
+    model = network(case.entry.model if model is None else model)
     one_window = case.tiled(model=model, tile_px=2 * max(case.height, case.width) * case.px)
     plain = case.sample(model if core_can else one_window, **STILL, **options)
     assert (plain != case.latent).float().mean() > 0.5 or "noise_mask" in options
@@ -135,71 +148,6 @@ def equal_on_a_pointwise_network(
         assert torch.equal(tiled[..., ~free], case.latent[..., ~free])
 
 
-class StandInNetwork:
-    """A control network whose feature of a place is its hint there: a token per patch, or maps at
-    these reductions."""
-
-    dtype = torch.float32
-
-    def __init__(self, patch: int = 0, reductions: Sequence[int] = ()) -> None:
-        self.patch, self.reductions = patch, reductions
-
-    @classmethod
-    def like(cls, entry: Entry) -> StandInNetwork:
-        network = entry.model.model.diffusion_model
-        if hasattr(network, "channel_mult"):
-            return cls(reductions=(2, 1))
-        return (
-            cls(reductions=(1,))
-            if not takes_cross_attention(entry)
-            else cls(patch=Geometry.of(entry.model).unit)
-        )
-
-    def __call__(self, x: Tensor, hint: Tensor, **_: Any) -> dict[str, list[Tensor | None]]:
-        cells = F.adaptive_avg_pool2d(
-            hint.expand(len(x), *hint.shape[1:]).flatten(1, -3), x.shape[-2:]
-        )
-        if self.patch:
-            return {
-                "input": [F.avg_pool2d(cells, self.patch, ceil_mode=True).flatten(2).movedim(1, 2)],
-                "output": [],
-            }
-        maps = [F.avg_pool2d(cells, reduction, ceil_mode=True) for reduction in self.reductions]
-        return {"input": [], "middle": [None], "output": [*maps, None]}
-
-
-class StandInControl(comfy.controlnet.ControlNet):
-    """Core's ControlNet without weights to load."""
-
-    def __init__(self, network: StandInNetwork) -> None:
-        super().__init__()
-        self.control_model = network
-
-    def get_models(self) -> list:
-        return []
-
-
-class ForeignControl(comfy.controlnet.ControlBase):
-    """A control object of another pack, with a `get_control` of its own."""
-
-    def __init__(self, network: StandInNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def get_control(
-        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
-    ) -> Any:
-        earlier = self.previous_controlnet
-        before = earlier and earlier.get_control(
-            x_noisy, t, cond, batched_number, transformer_options
-        )
-        height, width = (8 * length for length in x_noisy.shape[-2:])
-        hint = comfy.utils.common_upscale(
-            self.cond_hint_original, width, height, "bilinear", "center"
-        )
-        return self.control_merge(self.network(x_noisy, hint), before, None)
-
-
 def controlnet(case: Case) -> None:
     """Two chained ControlNets, the second for the first steps only, and one of another pack; hints
     of other sizes."""
@@ -216,11 +164,6 @@ def controlnet(case: Case) -> None:
         for cond in (case.entry.positive, case.entry.negative)
     ]
     equal_on_a_pointwise_network(case.with_conds(*conds))
-
-
-def takes_cross_attention(entry: Entry) -> bool:
-    """Core's own ControlNet asks for it; Stable Cascade names its text otherwise."""
-    return not type(entry.model.model).__name__.startswith("StableCascade")
 
 
 def area(case: Case) -> None:
@@ -242,13 +185,17 @@ def area(case: Case) -> None:
             [text, {**values, "mask": left_half(case), "set_area_to_bounds": True}]
             for text, values in other
         ]
-    values = {**base[0][1], "cross_attn": base[0][0], "latent_image": None, "seed": 0}
-    conds = case.entry.model.model.extra_conds(
-        noise=case.latent, device=case.latent.device, **values
-    )
     equal_on_a_pointwise_network(
-        case.with_conds(base + extra), core_can=not LEFT_BY_CORE & conds.keys()
+        case.with_conds(base + extra), core_can=not LEFT_BY_CORE & names_of_entries(case)
     )
+
+
+def names_of_entries(case: Case) -> set[str]:
+    """What the model makes of the positive prompt: the names of the entries of its calls."""
+    text, values = case.entry.positive[0]
+    values = {**values, "cross_attn": text, "latent_image": None, "seed": 0}
+    model, latent = case.entry.model.model, case.latent
+    return set(model.extra_conds(noise=latent, device=latent.device, **values))
 
 
 def mask(case: Case) -> None:
@@ -397,6 +344,23 @@ def context_windows(case: Case) -> None:
     equal_on_a_pointwise_network(several, model)
 
 
+def several_devices(case: Case) -> None:
+    """The windows of a step on two devices, both of them this CPU: nothing changes, and both take
+    part."""
+    model, threads, both = case.tiled(batch=1), set(), threading.Barrier(2, timeout=60)
+
+    def meet(executor: Callable, *args: Any, **entries: Any) -> Tensor:
+        thread = threading.current_thread().name
+        if thread not in threads:
+            threads.add(thread)
+            both.wait()  # fails where one evaluates everything
+        return executor(*args, **entries)
+
+    spread = on_devices(model, 2, ZOO[case.entry.name])
+    spread.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "meet", meet)
+    assert torch.equal(case.sample(spread, **RUN), case.sample(model, **RUN))
+
+
 COLUMNS: dict[str, Callable[[Case], None]] = {
     "kept exactly": kept_exactly,
     "identity": identity,
@@ -409,14 +373,22 @@ COLUMNS: dict[str, Callable[[Case], None]] = {
     "references": references,
     "inpaint": inpaint,
     "EasyCache": easy_cache,
+    "several GPUs": several_devices,
     "context windows": context_windows,
 }
 
 
+class NotOfferedError(Exception):
+    """ComfyUI itself does not do this with a family."""
+
+
 def outcome(column: Callable[[Case], None], case: Case) -> str:
-    """ "yes", or "refused" where the pack declines with its message; any other error is raised."""
+    """ "yes", "refused" where the pack declines with its message, or "-" where ComfyUI does not
+    offer it; any other error is raised."""
     try:
         column(case)
+    except NotOfferedError:
+        return "-"
     except ValueError as error:
         if "Quadtree Diffusion" not in str(error):
             raise

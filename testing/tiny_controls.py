@@ -5,11 +5,12 @@ in them is not.
     samples = sample(entry, entry.latent(), steps=4, cfg=3.0, denoise=0.6)
 
 Each is of the class that ComfyUI's loader makes for such a file, over a network of the real
-architecture.
+architecture. Last come stand-ins without weights, for networks that work cell by cell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -22,8 +23,10 @@ import comfy.ldm.qwen_image.controlnet
 import comfy.model_management
 import comfy.ops
 import comfy.t2i_adapter.adapter
+import comfy.utils
 import torch
 import torch.nn.functional as F
+from quadtree_pack.sampling.model import Geometry
 from torch import Tensor
 
 import nodes
@@ -187,3 +190,73 @@ def sd15_t2i_adapter() -> comfy.controlnet.T2IAdapter:
     }
     adapter = speaking(ShallowAdapter(**shape))
     return comfy.controlnet.T2IAdapter(adapter, adapter.input_channels, 8, "nearest-exact")
+
+
+def takes_cross_attention(entry: Entry) -> bool:
+    """Core's own ControlNet asks for it; Stable Cascade names its text otherwise."""
+    return not type(entry.model.model).__name__.startswith("StableCascade")
+
+
+class StandInNetwork:
+    """A control network whose feature of a place is its hint there: a token per patch, or maps at
+    these reductions."""
+
+    dtype = torch.float32
+
+    def __init__(self, patch: int = 0, reductions: Sequence[int] = ()) -> None:
+        self.patch, self.reductions = patch, reductions
+
+    @classmethod
+    def like(cls, entry: Entry) -> StandInNetwork:
+        network = entry.model.model.diffusion_model
+        if hasattr(network, "channel_mult"):
+            return cls(reductions=(2, 1))
+        return (
+            cls(reductions=(1,))
+            if not takes_cross_attention(entry)
+            else cls(patch=Geometry.of(entry.model).unit)
+        )
+
+    def __call__(self, x: Tensor, hint: Tensor, **_: Any) -> dict[str, list[Tensor | None]]:
+        cells = F.adaptive_avg_pool2d(
+            hint.expand(len(x), *hint.shape[1:]).flatten(1, -3), x.shape[-2:]
+        )
+        if self.patch:
+            return {
+                "input": [F.avg_pool2d(cells, self.patch, ceil_mode=True).flatten(2).movedim(1, 2)],
+                "output": [],
+            }
+        maps = [F.avg_pool2d(cells, reduction, ceil_mode=True) for reduction in self.reductions]
+        return {"input": [], "middle": [None], "output": [*maps, None]}
+
+
+class StandInControl(comfy.controlnet.ControlNet):
+    """Core's ControlNet without weights to load."""
+
+    def __init__(self, network: StandInNetwork) -> None:
+        super().__init__()
+        self.control_model = network
+
+    def get_models(self) -> list:
+        return []
+
+
+class ForeignControl(comfy.controlnet.ControlBase):
+    """A control object of another pack, with a `get_control` of its own."""
+
+    def __init__(self, network: StandInNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
+    ) -> Any:
+        earlier = self.previous_controlnet
+        before = earlier and earlier.get_control(
+            x_noisy, t, cond, batched_number, transformer_options
+        )
+        height, width = (8 * length for length in x_noisy.shape[-2:])
+        hint = comfy.utils.common_upscale(
+            self.cond_hint_original, width, height, "bilinear", "center"
+        )
+        return self.control_merge(self.network(x_noisy, hint), before, None)

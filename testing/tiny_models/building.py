@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.ldm.anima.model
@@ -204,8 +204,12 @@ class Entry:
         )
 
 
-def with_frames(entry: Entry, frames: int, size: tuple[int, int]) -> Entry:
-    """The entry of a video with so many latent frames of another size, in its conditioning too."""
+def with_frames(
+    entry: Entry, frames: int | None, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
+) -> Entry:
+    """The entry with so many latent frames, cut from `corner` (y, x) to this size, in its
+    conditioning too."""
+    (top, left), (height, width) = corner, size
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
@@ -219,12 +223,19 @@ def with_frames(entry: Entry, frames: int, size: tuple[int, int]) -> Entry:
         rows, columns = value.shape[-2:]
         if rows * CANVAS[1] != columns * CANVAS[0]:
             return value  # not on the canvas
-        return value[..., : rows * size[0] // CANVAS[0], : columns * size[1] // CANVAS[1]]
+        down, across = (
+            slice(side * start // whole, side * end // whole)
+            for side, whole, start, end in (
+                (rows, CANVAS[0], top, top + height),
+                (columns, CANVAS[1], left, left + width),
+            )
+        )
+        return value[..., down, across]
 
     def make_cond(seed: int) -> list:
         return cut(entry.make_cond(seed))
 
-    return Entry(entry.name, entry.model, make_cond, frames=frames, size=size)
+    return replace(entry, make_cond=make_cond, frames=frames, size=size)
 
 
 def sample(

@@ -12,6 +12,7 @@ from quadtree_pack.sampling.attention_guidance import (
     find_token_grid,
     find_variable,
 )
+from quadtree_pack.testing.features import blur_in_its_cell, guided
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, entry_of
 from quadtree_pack.testing.support import Spy, error, free_cells, on_devices, patched, tree_of
 from quadtree_pack.testing.tiny_models import ZOO
@@ -20,10 +21,6 @@ from quadtree_pack.utils import Box
 
 RUN = {"steps": 4, "cfg": 3.0, "denoise": 0.7}
 FIXED = {"method": "MultiDiffusion", "tile_px": 128}
-
-
-def guided(model, scale=2.0):
-    return nodes_sag.SelfAttentionGuidance.execute(model, scale, 2.0).args[0]
 
 
 def both_orders(entry, tree, **settings):
@@ -38,8 +35,7 @@ def everything():
 
 @pytest.fixture
 def blur_stays_in_its_cell(monkeypatch):
-    """ComfyUI's blur reaches over the border of a crop, where there is nothing."""
-    monkeypatch.setattr(nodes_sag, "gaussian_blur_2d", lambda picture, **_options: 0.5 * picture)
+    monkeypatch.setattr(nodes_sag, "gaussian_blur_2d", blur_in_its_cell)
 
 
 @pytest.mark.usefixtures("blur_stays_in_its_cell")

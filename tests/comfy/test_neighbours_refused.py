@@ -16,6 +16,7 @@ from comfy_extras import (
     nodes_flux,
     nodes_model_patch,
 )
+from quadtree_pack.testing.features import without_kv_patches
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, entry_of, local
 from quadtree_pack.testing.neighbours import (
     Graph,
@@ -108,13 +109,6 @@ def test_a_uso_style_reference_samples_in_windows_where_it_samples_without():
         error(sampled(graph, entry, around(graph, entry, "after", everything()), latent), plain)
         < 1e-5
     )
-
-
-def without_kv_patches(model):
-    """Flux KV Cache without its cache: references are evaluated as it asks for."""
-    model = node(nodes_flux.FluxKVCache)(model)
-    model.model_options["transformer_options"]["patches"] = {}
-    return model
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

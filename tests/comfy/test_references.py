@@ -5,39 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_edit_model import ReferenceLatent
 from quadtree_pack.sampling import references as references_module
+from quadtree_pack.testing.features import (
+    look_at_references,
+    refer,
+    resize_picture,
+    with_reference,
+)
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import ZOO
 from quadtree_pack.testing.tiny_models.building import clean_latent, sample
 
 RUN = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
 CANVASES = {"even": (32, 40), "odd": (33, 43)}
-
-
-def look(model, *, whole=False):
-    """A clone whose cells look at the cells of references there; `whole`: at all of them."""
-
-    def apply_model(executor, noisy, sigma, *args, ref_latents=(), **entries):
-        seen = torch.sin(1.5 * noisy / (1 + sigma.view(-1, *[1] * (noisy.ndim - 1))))
-        for number, picture in enumerate(ref_latents):
-            planes = picture.flatten(2, -3)[:, :, 0] if picture.ndim > 4 else picture
-            if whole:
-                planes = planes.mean((-2, -1), keepdim=True)
-            size = noisy.shape[-2:]
-            plane = F.interpolate(planes, size=size, mode="nearest-exact")
-            seen = seen + plane.view(len(noisy), noisy.shape[1], *[1] * (noisy.ndim - 4), *size) / (
-                number + 2
-            )
-        return seen
-
-    model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", apply_model)
-    return model
-
-
-def refer(conditioning, picture):
-    return ReferenceLatent.execute(conditioning, {"samples": picture}).args[0]
 
 
 class Scene:
@@ -50,22 +30,17 @@ class Scene:
 
     def show(self, factor, seed=None):
         """The canvas' picture, or another one, at so many times its resolution."""
-        size = [round(side * factor) for side in self.latent.shape[-2:]]
         picture = self.latent if seed is None else clean_latent(self.latent.shape, seed)
-        planes = F.interpolate(picture.flatten(1, -3), size, mode="bilinear", antialias=True)
-        return planes.view(*picture.shape[:-2], *size)
+        return resize_picture(picture, factor)
 
     def with_reference(self, picture, *, extra=()):
-        entry = self.entry
-        for values in [item[1] for item in entry.positive + entry.negative]:
-            values.pop("reference_latents", None)
-        entry.positive = refer(entry.positive, picture) + list(extra)
-        entry.negative = refer(entry.negative, picture)
+        self.entry = with_reference(self.entry, picture)
+        self.entry.positive += extra
         return self
 
     def check(self, *, references, whole, after=True, cfg=3.0):
         run = {**RUN, "cfg": cfg}
-        network = look(self.entry.model, whole=whole)
+        network = look_at_references(self.entry.model, whole=whole)
         plain = sample(self.entry, self.latent, model=network, **run)
         height, width = self.latent.shape[-2:]
         px = self.entry.px_per_cell
@@ -80,7 +55,7 @@ class Scene:
             if after:
                 model = patched(self.entry, tree, model=network, **settings)
             else:
-                model = look(patched(self.entry, tree, **settings), whole=whole)
+                model = look_at_references(patched(self.entry, tree, **settings), whole=whole)
             tiled = sample(self.entry, self.latent, model=model, **run)
             free = free_cells(tree, self.latent)
             assert error(tiled[..., free], plain[..., free]) < 1e-5

@@ -6,43 +6,15 @@ So windows that do not overlap equal plain runs on the crops.
 
 from copy import copy
 
-import comfy.gligen
-import comfy.ldm.modules.attention
-import comfy.model_management
-import comfy.model_patcher
 import pytest
 import torch
 from quadtree_pack.sampling.remaking import crop_positions
 from quadtree_pack.testing.crops import RUN, crops_of, sample_crops, tiled_run
+from quadtree_pack.testing.features import gligen_for, with_gligen
 from quadtree_pack.testing.support import error, free_cells, half_kept, patched
 from quadtree_pack.testing.tiny_models import entry_of
-from quadtree_pack.testing.tiny_models.building import TOKENS, gauss, randomize, sample
+from quadtree_pack.testing.tiny_models.building import TOKENS, gauss, sample
 from quadtree_pack.utils import Box
-
-
-def gligen_patcher():
-    """For the tiny SD1.5, whose transformers are all of one width."""
-    transformers = [
-        module
-        for module in entry_of("sd15").model.model.diffusion_model.modules()
-        if isinstance(module, comfy.ldm.modules.attention.BasicTransformerBlock)
-    ]
-    modules = [comfy.gligen.GatedSelfAttentionDense(64, TOKENS, 8, 8) for _ in transformers]
-    network = comfy.gligen.Gligen(modules, comfy.gligen.PositionNet(TOKENS, TOKENS), TOKENS)
-    randomize(network, 5, {"alpha": 1.0})
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(
-        network.requires_grad_(False).eval().to(device),
-        load_device=device,
-        offload_device=torch.device("cpu"),
-    )
-
-
-def with_gligen(entry, patcher, positions):
-    entry = copy(entry)
-    gligen = "position", patcher, positions
-    entry.positive = [[text, {**values, "gligen": gligen}] for text, values in entry.positive]
-    return entry
 
 
 @pytest.mark.parametrize("windows", [1, 4])
@@ -50,7 +22,8 @@ def with_gligen(entry, patcher, positions):
 def test_a_window_sees_the_gligen_boxes_that_lie_in_it(windows, batch):
     words = [gauss((1, TOKENS), seed) for seed in (1, 2, 3)]
     positions = [(words[0], 9, 20, 2, 4), (words[1], 6, 5, 10, 1), (words[2], 8, 12, 1, 36)]
-    entry, patcher = entry_of("sd15"), gligen_patcher()
+    entry = entry_of("sd15")
+    patcher = gligen_for(entry.model)
     latent = entry.latent(16, 48, batch=batch)
     boxes = crops_of(48, 16)
     by_hand = {
@@ -75,7 +48,8 @@ def test_boxes_outside_of_a_window_are_dropped_and_others_clipped():
 
 
 def test_what_gligen_keeps_is_kept():
-    entry = with_gligen(entry_of("sd15"), gligen_patcher(), [(gauss((1, TOKENS), 1), 9, 20, 2, 4)])
+    entry, positions = entry_of("sd15"), [(gauss((1, TOKENS), 1), 9, 20, 2, 4)]
+    entry = with_gligen(entry, gligen_for(entry.model), positions)
     latent, tree = entry.latent(16, 48), half_kept(16, 48)
     samples = sample(entry, latent, model=patched(entry, tree), **RUN)
     held = ~free_cells(tree, latent)
