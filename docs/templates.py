@@ -421,7 +421,7 @@ def write_seedvr2(flow: Workflow) -> None:
     model, vae = load_parts(flow, "seedvr2", "seedvr2 vae")
     image, _ = load_image(flow, "The image, enlarged")
     enlarged = enlarge(flow, image)
-    tree = choose(flow, image, min_denoise=1.0, max_denoise=1.0, coverage=0.9)
+    tree = choose(flow, image, min_denoise=1.0, max_denoise=1.0, coverage=0.83)
     model = patch(flow, tree, model)
     (padded,) = flow.add("SeedVR2Preprocess", resized_images=enlarged)
     (latent,) = flow.add("VAEEncodeTiled", pixels=padded, vae=vae, tile_size=512, overlap=128)
