@@ -144,12 +144,13 @@ def test_every_call_with_a_tree_per_frame_equals_a_naive_reference():
     assert len(errors) == 5 and max(errors) < 1e-5
 
 
-def test_windows_whose_frames_are_all_held_are_not_evaluated():
-    entry = entry_of("wan21_t2v")
+@text_families
+def test_windows_whose_frames_are_all_held_are_not_evaluated(entry):
+    ratio = ratio_of(entry)
     latent = clip_latent(entry, 5, 32, 48)
     moving = tree_of([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 6, [0.0] * 6, [0.0] * 6], 32, 48)
     still = tree_of([[0.0]], 32, 48)
-    trees = FrameTrees([*[still] * 9, *[moving] * 4, *[still] * 4])
+    trees = FrameTrees([*[still] * (1 + 2 * ratio), *[moving] * ratio, *[still] * ratio])
     spy = Spy(attach_frames(entry, trees))
     samples = sample(entry, latent, model=spy.model, steps=STEPS)
     assert spy.cells <= STEPS * 32 * 48 / 4
@@ -169,6 +170,15 @@ def test_a_clip_of_another_length_is_refused_in_words(given, frames):
     )
     with pytest.raises(ValueError, match=words):
         sample(entry, clip_latent(entry, frames), model=model, steps=STEPS)
+
+
+@text_families
+def test_the_right_number_of_frames_is_named_for_every_family(entry):
+    ratio = ratio_of(entry)
+    model = attach_frames(entry, frame_trees(entry, [1.0] * (1 + 2 * ratio), 16, 24))
+    words = rf"{1 + 2 * ratio} frames .* 3 latent frames .* has 5.* the {1 + 4 * ratio} frames"
+    with pytest.raises(ValueError, match=words):
+        sample(entry, clip_latent(entry, 5), model=model, steps=STEPS)
 
 
 def test_trees_of_single_images_are_refused_for_a_clip_in_words():
