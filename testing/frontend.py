@@ -243,6 +243,11 @@ def assert_nodes_apart(page):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
+def drawing(page):
+    """What is drawn over the picture, as the text of a PNG."""
+    return page.page.evaluate("() => document.querySelector('.qt-view canvas').toDataURL()")
+
+
 def colours(page):
     """Distinct colours on the overlay."""
     return page.page.evaluate(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from quadtree_pack import demo
-from quadtree_pack.testing.frontend import COST, VISUALIZER, colours, workflow
+from quadtree_pack.testing.frontend import COST, VISUALIZER, drawing, workflow
 
 STEP = r"^step (\d+) of (\d+), \d+%, windows: \d+$"
 
@@ -44,16 +44,16 @@ def test_a_step_shows_its_windows_and_price_and_is_planned_once(page):
     count_requests_for_steps(page)
     page.page.wait_for_timeout(700)
     assert page.page.evaluate("window.__plans") == 0, "nobody has asked for a step yet"
-    whole = colours(page)
+    whole = drawing(page)
     scrub(page, 1)
     assert wait_for_step(page).startswith("step 1 of 20")
-    assert colours(page) != whole
+    assert drawing(page) != whole
     scrub(page, 20)
     wait_for_step(page, "^step 20 of 20")
     assert page.page.evaluate("window.__plans") == 1
     scrub(page, 0)
     wait_for_step(page, "^steps$")
-    assert colours(page) == whole
+    assert drawing(page) == whole
 
 
 def test_a_changed_tree_is_planned_anew(page):
