@@ -9,7 +9,7 @@ of the model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import comfy.model_management
 import torch
@@ -27,7 +27,14 @@ from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
-from .protocols import BaseModel, Conds, ModelCall, ModelFunction, ModelFunctionWrapper
+from .protocols import (
+    BaseModel,
+    Conds,
+    ModelCall,
+    ModelFunction,
+    ModelFunctionWrapper,
+    ids_of_conds,
+)
 from .rules import (
     has_foreign_patch,
     has_foreign_wrapper,
@@ -155,7 +162,7 @@ class Evaluator:
         The result is [conds * B, C, ..., h, w] as the call's input.
         """
         noisy, conds = call["input"], len(call["cond_or_uncond"])
-        groups = self.run.group_windows(_ids_of(call), step)
+        groups = self.run.group_windows(ids_of_conds(call), step)
         everyone = tuple(range(conds))
         if step.is_one_window and everyone in groups:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
@@ -362,18 +369,12 @@ def call_model(
     return apply_model(call["input"], call["timestep"], **call["c"])
 
 
-def _ids_of(call: ModelCall) -> list[Hashable]:
-    """Return the id that core gave each cond of a call; None where it gave none."""
-    options = call["c"].get("transformer_options", {})
-    return options.get("uuids") or [None] * len(call["cond_or_uncond"])
-
-
 def _find_areas(run: Run, call: ModelCall) -> list[Box]:
     """Return the area of each cond of a call; ValueError if it is not on the run's canvas."""
     height, width = call["input"].shape[-2:]
     conds = len(call["cond_or_uncond"])
     canvas = run.plan.canvas
-    areas = [run.areas.get(cond_id, canvas) for cond_id in _ids_of(call)]
+    areas = [run.areas.get(cond_id, canvas) for cond_id in ids_of_conds(call)]
     sizes = {(area.height, area.width) for area in areas}
     if len(areas) != conds or sizes != {(height, width)}:
         raise ValueError(

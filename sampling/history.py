@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .run import expand_to_rank, send
-from .steps import count_calls_per_step, find_module, find_part, list_calls, read_sigmas
+from .steps import count_calls_per_step, find_begin, find_module, list_calls, read_sigmas
 
 # ComfyUI's samplers that remember estimates, or the first sigma of their run (heunpp2), and draw no
 # noise.
@@ -202,12 +202,9 @@ def forget_held(
 
     @functools.wraps(function)
     def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        first = 0
-        if len(sigmas) != len(all_sigmas):
-            found = find_part(read_sigmas(sigmas), all_sigmas)
-            if found is None:
-                return function(model, x, sigmas, **options)
-            first = found
+        first = find_begin(read_sigmas(sigmas), all_sigmas)
+        if first is None:
+            return function(model, x, sigmas, **options)
         calls = list_calls(calls_per_step, len(sigmas) - 1)
         return _sample_late(function, model, x, sigmas, release - first, calls, options)
 

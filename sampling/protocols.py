@@ -28,6 +28,12 @@ class ModelCall(TypedDict):
     cond_or_uncond: list[int]
 
 
+def ids_of_conds(call: ModelCall) -> list[Hashable]:
+    """Return the id that core gave each cond of a call; None where it gave none."""
+    options = call["c"].get("transformer_options", {})
+    return options.get("uuids") or [None] * len(call["cond_or_uncond"])
+
+
 class ModelFunction(Protocol):
     """`BaseModel.apply_model`, or what another node puts in its place."""
 

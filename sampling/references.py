@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .placing import COARSEST_CELLS, TINY, resize
-from .protocols import Conds, ModelCall
+from .protocols import Conds, ModelCall, ids_of_conds
 
 AUTOMATIC, ON_IMAGE, WHOLE = "automatic", "on the image", "whole"
 CHOICES = (AUTOMATIC, ON_IMAGE, WHOLE)
@@ -54,8 +54,7 @@ class References:
         """
         if self.choice != AUTOMATIC:
             return [self.choice == ON_IMAGE] * len(call["c"][name])
-        ids = call["c"].get("transformer_options", {}).get("uuids") or [None]
-        keys = [(cond_id, name) for cond_id in ids]
+        keys = [(cond_id, name) for cond_id in ids_of_conds(call)]
         if not self._known.keys() >= set(keys):
             return None
         of_conds = [self._known[key] for key in keys]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..utils import Box
-from .protocols import Conds, Hints, ModelCall, Options, Source, Sources
+from .protocols import Conds, Hints, ModelCall, Options, Source, Sources, ids_of_conds
 from .rules import refusal
 
 # Entries of HiDream-O1 (`comfy.ldm.hidream_o1.conditioning.build_extra_conds`).
@@ -45,8 +45,8 @@ def remake_entries(call: ModelCall, boxes: Sequence[Box], sources: Sources, made
 
     `made` keeps them for the length of a run: the model remembers references by their identity.
     """
-    ids = _ids_of(call)
-    if not ids or not all(cond_id in sources for cond_id in ids):
+    ids = ids_of_conds(call)
+    if not all(cond_id in sources for cond_id in ids):
         raise refusal("the tokens of HiDream-O1", "Sample with one of ComfyUI's own samplers")
     noisy, box = call["input"], boxes[0]
     rows = len(boxes) * (len(noisy) // len(ids))
@@ -91,7 +91,7 @@ def remake_gligen(
     """
     if not has_gligen(options):
         return options
-    ids = _ids_of(call)
+    ids = ids_of_conds(call)
     if len(ids) != 1 or "gligen" not in getattr(sources.get(ids[0]), "cond", {}):
         raise refusal("GLIGEN boxes", "Set them with ComfyUI's GLIGENTextboxApply")
     noisy = call["input"]
@@ -136,7 +136,3 @@ def _join_rows(patches: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor
         return torch.cat(done)
 
     return patches[0] if len(patches) == 1 else patch
-
-
-def _ids_of(call: ModelCall) -> list[Hashable]:
-    return list(call["c"].get("transformer_options", {}).get("uuids") or ())

@@ -125,8 +125,13 @@ CACHE_WORDS = ("cache", "rel_l1_thresh")
 
 def name_patches(transformer_options: Options) -> set[str]:
     """Return the class names of the patches in a model's transformer options."""
-    patches = transformer_options.get("patches", {}).values()
-    return {_name_patch(patch) for listed in patches for patch in listed}
+    return {_name_patch(patch) for patch in _list_patches(transformer_options)}
+
+
+def _list_patches(transformer_options: Options) -> list[Any]:
+    """Return the patches that add to what a network computes, not those that replace a part."""
+    listed = transformer_options.get("patches", {}).values()
+    return [patch for patches in listed for patch in patches]
 
 
 def _name_patch(patch: Any) -> str:
@@ -183,9 +188,8 @@ def has_foreign_wrapper(
 
 def has_foreign_patch(transformer_options: Options) -> bool:
     """Tell whether a patch of another pack gets what is inside the network."""
-    listed = transformer_options.get("patches", {}).values()
     keyed = transformer_options.get("patches_replace", {}).values()
-    patches = [patch for one in listed for patch in one]
+    patches = _list_patches(transformer_options)
     patches += [patch for one in keyed for patch in one.values()]
     # One of ComfyUI's may also be a tuple of a class and a method.
     functions = [patch[-1] if isinstance(patch, tuple) else patch for patch in patches]

@@ -232,6 +232,15 @@ def find_part(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int | Non
     return None
 
 
+def find_begin(part: Sequence[float], sigmas: Sequence[float]) -> int | None:
+    """Return the step of a run at which a sampler begins that gets these of its sigmas.
+
+    As many as the run has are the whole run, whatever they are: a wrapper may have changed them.
+    None where fewer are no part of it.
+    """
+    return 0 if len(part) == len(sigmas) else find_part(part, sigmas)
+
+
 class StepClock:
     """Tells the step that is due. It does not run before it is started with the run's sigmas.
 
@@ -312,7 +321,7 @@ class StepClock:
         Its callback numbers the steps of this part, unless the wrapper numbers them as those of
         the whole run. See `follow` for the other arguments.
         """
-        first = 0 if len(part) == len(self.sigmas) else find_part(part, self.sigmas)
+        first = find_begin(part, self.sigmas)
         if first is None:
             return
         self.first, self.last, self.shift = first, first + len(part) - 2, first
