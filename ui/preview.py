@@ -131,11 +131,10 @@ def keep_for_preview(
 
 def _keep_signed(kept: Kept, hidden: Any) -> None:
     """Keep the image of a run under what leads to its node, to find it without its key."""
-    workflow = Workflow.of_prompt(getattr(hidden, "prompt", None))
-    node = workflow.nodes.get(getattr(hidden, "unique_id", None) or "")
+    node = Workflow.find_executed(hidden)
     link = node and node.link("image")
-    if link:
-        KEPT.put(("signed", workflow.sign(link, is_input)), kept)
+    if node and link:
+        KEPT.put(("signed", node.workflow.sign(link, is_input)), kept)
 
 
 class Source(NamedTuple):

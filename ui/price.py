@@ -139,7 +139,7 @@ def remember_model(hidden: Any, geometry: Geometry) -> str | None:
 
     `hidden` holds the prompt that is being executed and the node's id; None where they are missing.
     """
-    patched = Workflow.of_prompt(hidden.prompt).nodes.get(hidden.unique_id or "")
+    patched = Workflow.find_executed(hidden)
     if patched is None:
         return None
     *_, loader = patched.workflow.walk(patched, *MODEL_INPUTS)

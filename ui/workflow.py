@@ -107,6 +107,15 @@ class Workflow:
         return cls({number: node for number, node in entries if _is_node(node)})
 
     @classmethod
+    def find_executed(cls, hidden: Any) -> Node | None:
+        """Return the node that is executed, in its prompt; None where `hidden` does not hold both.
+
+        `hidden` is what a node's class has of them, `prompt` and `unique_id`.
+        """
+        workflow = cls.of_prompt(getattr(hidden, "prompt", None))
+        return workflow.nodes.get(getattr(hidden, "unique_id", None) or "")
+
+    @classmethod
     def of_request(cls, sent: Any) -> Workflow:
         """Return what a browser sent, which is limited; the prompt of a run is not."""
         if isinstance(sent, dict) and len(sent) > MOST_NODES:
