@@ -117,6 +117,13 @@ def load_flux(flow: Workflow, model: str) -> tuple[Output, Output, Output]:
     return loaded, clip, vae
 
 
+def load_z_image(flow: Workflow) -> tuple[Output, Output, Output]:
+    loaded, vae = load_parts(flow, "z-image", "z-image vae")
+    (clip,) = flow.add("CLIPLoader", clip_name=MODELS["z-image text"], type="lumina2")
+    (shifted,) = flow.add("ModelSamplingAuraFlow", model=loaded, shift=3.0)
+    return shifted, clip, vae
+
+
 def load_checkpoint(flow: Workflow, model: str) -> tuple[Output, ...]:
     """Load model, CLIP and VAE of a checkpoint."""
     flow.group(0, "Model")
@@ -268,27 +275,25 @@ For a clip, put Load Video and Get Video Components in the place of Load Image, 
 of **Quadtree Visualizer** to clip."""
 
 
+Z_IMAGE_RUN = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "denoise": 0.5}
+
+
 def write_z_image(flow: Workflow) -> None:
     flow.note(
         "Upscale with Z-Image, refining the detail and keeping calm regions",
         f"{KEPT} Z-Image Turbo needs 8 steps and no negative prompt.",
     )
-    model, vae = load_parts(flow, "z-image", "z-image vae")
-    (clip,) = flow.add("CLIPLoader", clip_name=MODELS["z-image text"], type="lumina2")
-    (model,) = flow.add("ModelSamplingAuraFlow", model=model, shift=3.0)
+    model, clip, vae = load_z_image(flow)
     image, _ = load_image(flow, "The image, enlarged")
     enlarged = enlarge(flow, image)
     positive = write_prompt(flow, clip)
     texts = {"positive": positive, "negative": zero_out(flow, positive)}
-    run = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "denoise": 0.5}
-    upscale(flow, vae, model, enlarged, image=image, **texts, **run)
+    upscale(flow, vae, model, enlarged, image=image, **texts, **Z_IMAGE_RUN)
 
 
 def write_regions(flow: Workflow) -> None:
     flow.note("Upscale with Z-Image, with a prompt for each region of the image", REGIONS)
-    model, vae = load_parts(flow, "z-image", "z-image vae")
-    (clip,) = flow.add("CLIPLoader", clip_name=MODELS["z-image text"], type="lumina2")
-    (model,) = flow.add("ModelSamplingAuraFlow", model=model, shift=3.0)
+    model, clip, vae = load_z_image(flow)
     image, _ = load_image(flow, "The image, enlarged")
     enlarged = enlarge(flow, image)
     rest = write_prompt(flow, clip)
@@ -296,8 +301,7 @@ def write_regions(flow: Workflow) -> None:
     flow.group(1, "A prompt for each crop")
     positive = describe(flow, image, tree, clip, rest)
     texts = {"positive": positive, "negative": zero_out(flow, rest)}
-    run = {"steps": 8, "cfg": 1.0, "sampler_name": "res_multistep", "denoise": 0.5}
-    refined = refine(flow, tree, vae, enlarged, model=model, **texts, **run)
+    refined = refine(flow, tree, vae, enlarged, model=model, **texts, **Z_IMAGE_RUN)
     show(flow, enlarged, compose(flow, tree, enlarged, refined))
 
 
