@@ -403,16 +403,16 @@ def test_a_node_that_is_placed_has_room_for_the_picture(page):
     page.load()
     page.page.evaluate(
         """() => {
-            const node = LiteGraph.createNode("QuadtreeVisualizer");
-            node.pos = [800, 100];
-            app.graph.add(node);
+            window.__placed = LiteGraph.createNode("QuadtreeVisualizer");
+            window.__placed.pos = [800, 100];
+            app.graph.add(window.__placed);
         }"""
     )
     page.page.wait_for_function(
         """() => {
-            const views = [...document.querySelectorAll(".qt-view")];
-            return views.length === 2
-                && views.some((view) => view.clientHeight >= 240 && view.clientWidth >= 380);
+            const { element } = __placed.widgets.find(({ name }) => name === "quadtree_view");
+            const view = element.querySelector(".qt-view");
+            return view.clientHeight >= 240 && view.clientWidth >= 380;
         }"""
     )
 
