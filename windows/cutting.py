@@ -82,8 +82,8 @@ class AxisCutter:
                 continue
             penalty = 1.0
             if borders:
-                penalty = sum(self.penalties[border] for border in borders) / len(borders)
-            price = sum(self.prices[length] for length in lengths)
+                penalty = sum(map(self.penalties.__getitem__, borders)) / len(borders)
+            price = sum(map(self.prices.__getitem__, lengths))
             yield penalty * price, Cut(borders, penalty)
 
     def _divide(self, span: int) -> set[tuple[int, ...]]:

@@ -152,7 +152,7 @@ class PlanSearch:
         Where several share, all wait for those that have a window more.
         """
         strips, shares = self._find_strips(cut), self.tiling.shares
-        count = sum(len(strip.windows) for strip in strips)
+        count = sum(len(strip.edges) for strip in strips)
         waiting = ceil_div(count, shares) * shares / count
         return waiting * cut.penalty * sum(strip.cost for strip in strips)
 
@@ -162,7 +162,7 @@ class PlanSearch:
         borders_x: list[int] = []
         strips = self._find_strips(cut)
         for strip in strips:
-            windows += strip.windows
+            windows += strip.list_windows()
             borders_x += strip.borders
         windows = share_shapes(windows, self.grid, self.tiling)
         penalty = cut.penalty * max(strip.penalty for strip in strips)

@@ -14,11 +14,12 @@ from .tiling import PlannedWindow, Tiling, UnitBox, Window
 Shape = tuple[int, int]  # height and width; in this module always in units
 Price = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of so many cells a window, so many windows
 
+TRIED_AT_ONCE = 16  # shapes whose merges with all others are priced together
+
 
 class Merge(NamedTuple):
-    """All windows of some shapes, given one shape, and what that adds to the predicted cost."""
+    """All windows of some shapes, given one shape."""
 
-    change: float
     shape: Shape
     members: set[Shape]
 
@@ -112,39 +113,54 @@ def _merge_shapes(counts: Counter[Shape], unit: int, price: Price) -> dict[Shape
     merged = True
     while merged:
         merged = False
-        for small in sorted(counts, key=lambda shape: shape[0] * shape[1]):
-            merge = _find_best_merge(small, counts, unit, price)
-            if merge is None or merge.change >= 0:
+        waiting = sorted(counts, key=lambda shape: shape[0] * shape[1])
+        while waiting and len(counts) > 1:
+            tried = waiting[:TRIED_AT_ONCE]
+            found = _find_first_merge(tried, counts, unit, price)
+            if found is None:
+                del waiting[: len(tried)]
                 continue
+            place, merge = found
             merged = True
             counts[merge.shape] = sum(counts.pop(member) for member in merge.members)
+            waiting = [shape for shape in waiting[place + 1 :] if shape in counts]
             for was, now in becomes.items():
                 if now in merge.members:
                     becomes[was] = merge.shape
     return becomes
 
 
-def _find_best_merge(small: Shape, counts: Counter[Shape], unit: int, price: Price) -> Merge | None:
-    """Return the cheapest merge of a shape with another; None where there is no other.
+def _find_first_merge(
+    tried: Sequence[Shape], counts: Counter[Shape], unit: int, price: Price
+) -> tuple[int, Merge] | None:
+    """Return the first shape tried whose merge with another lowers the cost, and its cheapest one.
 
     Both get the smallest shape that holds both. Where there are windows of that shape already, they
-    join the others' batches. All merges are priced at once.
+    join the others' batches. All merges are priced at once, in arrays [shapes tried, shapes].
     """
-    if small not in counts or len(counts) == 1:  # merged into another one already
+    shapes = np.array(list(counts))
+    lookup = np.zeros(shapes.max(0) + 1, dtype=int)  # the count of every shape
+    lookup[tuple(shapes.T)] = list(counts.values())
+    small = np.array(tried)[:, None]
+    joined = np.maximum(small, shapes)
+    is_small, is_other = (joined == small).all(-1), (joined == shapes).all(-1)
+    count_small, count_other = lookup[tuple(small.T)].T, lookup[tuple(shapes.T)]
+    count_held = np.where(is_small | is_other, 0, lookup[tuple(joined.T)].T)
+    cells_small, cells_other, cells_joined = (
+        pair.prod(-1) * unit**2 for pair in (small, shapes, joined)
+    )
+    count = np.stack(np.broadcast_arrays(count_small, count_other, count_held))
+    cells = np.stack(np.broadcast_arrays(cells_small, cells_other, cells_joined))
+    changes = price(cells_joined, count.sum(0)) - price(cells, count).sum(0)
+    changes[is_small & is_other] = np.inf  # the shape itself
+    lowering = np.flatnonzero(changes.min(1) < 0)
+    if not len(lowering):
         return None
-    others = [shape for shape in counts if shape != small]
-    joined = [(max(small[0], height), max(small[1], width)) for height, width in others]
-    windows = [
-        (counts[small], counts[other], 0 if shape in (small, other) else counts[shape])
-        for other, shape in zip(others, joined, strict=True)
-    ]
-    count = np.array(windows).T  # of the small shape, of the other, and of the one that holds both
-    cells = np.array([[h * w for h, w in others], [h * w for h, w in joined]]) * unit**2
-    of_small = np.full_like(cells[0], small[0] * small[1] * unit**2)
-    apart = price(np.stack((of_small, *cells)), count).sum(0)
-    changes = (price(cells[1], count.sum(0)) - apart).tolist()
-    change, shape, other = min(zip(changes, joined, others, strict=True))
-    return Merge(change, shape, {member for member in (small, other, shape) if member in counts})
+    place = int(lowering[0])
+    ways = zip(changes[place].tolist(), map(tuple, joined[place].tolist()), counts, strict=True)
+    _, shape, other = min(ways)
+    members = {member for member in (tried[place], other, shape) if member in counts}
+    return place, Merge(shape, members)
 
 
 def _grow_all(
