@@ -16,6 +16,10 @@ The second table has means over the photos, by method:
 - x uniform, worst, x whole: how many times faster than uniform tiling, on the mean and on the
   worst photo, and than the whole image at once
 - plan ms, shapes: milliseconds of planning a step, and distinct shapes of windows
+
+The last table shows what fewer shapes would cost: means over the photos with the default tree, for
+prices of a new shape from the planner's own on. `loss` is the time that is added to that without
+any sharing of shapes across steps.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -50,6 +55,7 @@ CASES = (  # method, overlap in px, the share of the floor that it is meant to r
 )
 LARGE_PLANNING_LIMIT_MS = 200
 MOST_WINDOWS = 11  # of the bound's lattice, along each side
+SHAPE_PRICES = (0, None, 10_000, 30_000, 100_000, 300_000)  # cells; None: the planner's own
 
 
 # --- Prices ---------------------------------------------------------------------------------------
@@ -125,15 +131,25 @@ def bound(height: int, width: int, overlap_px: int) -> float:
 # --- Plans ----------------------------------------------------------------------------------------
 
 
-def make_plans(tree: Any, method: str, overlap_px: int, height: int, width: int) -> dict:
+def make_plans(
+    tree: Any,
+    method: str,
+    overlap_px: int,
+    height: int,
+    width: int,
+    per_shape: float | None = None,
+) -> dict:
     """Plan every step of a run; return the predicted seconds, and what planning took.
 
-    Height and width are in cells.
+    Height and width are in cells, and so is the price of a new shape; None: the planner's own.
     """
     from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
     from quadtree_pack.sampling.run import build_denoise_maps, create_run
 
-    geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=TRANSFORMER_COST)
+    cost = TRANSFORMER_COST
+    if per_shape is not None:
+        cost = replace(cost, per_shape=per_shape)
+    geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=cost)
     settings = Settings(method=method, overlap_px=overlap_px, batch=BATCH)
     run = create_run(
         None, settings, geometry, build_denoise_maps([tree], settings, geometry, height, width)
@@ -191,7 +207,7 @@ def run() -> list[dict]:
                 rows.append({"photo": name, "denoise": [low, high], **row})
             print_photo(f"{name:>18} {low}-{high}", cases)
     print_means(rows)
-    return rows + plan_large()
+    return rows + plan_large() + plan_few_shapes()
 
 
 def plan_cases(tree: Any, height: int, width: int) -> list[dict]:
@@ -275,4 +291,35 @@ def plan_large() -> list[dict]:
             f"{f'{method} {overlap} px':>28} {case['planning_ms']:>6.0f} ms a step "
             f"(limit {LARGE_PLANNING_LIMIT_MS})"
         )
+    return rows
+
+
+def plan_few_shapes() -> list[dict]:
+    """Plan the default trees at each of SHAPE_PRICES, and print what fewer shapes cost."""
+    from quadtree_pack.testing.trees import build_default_tree
+
+    images = [photo(name, LONG_SIDE_PX) for name in PHOTOS]
+    cases = [
+        (build_default_tree(image), *(side // CELL_PX for side in image.shape[:2]))
+        for image in images
+    ]
+    rows = []
+    print(f"\n{'method':>28} price of a shape  shapes (most)    loss")
+    for method, overlap, _ in CASES[:2]:
+        alone = None
+        for price in SHAPE_PRICES:
+            plans = [
+                make_plans(tree, method, overlap, height, width, price)
+                for tree, height, width in cases
+            ]
+            seconds = [plan["seconds"] for plan in plans]
+            alone = alone or seconds
+            loss = mean(mine / its for mine, its in zip(seconds, alone, strict=True)) - 1
+            shapes = [plan["shapes"] for plan in plans]
+            row = {"method": method, "overlap_px": overlap, "per_shape": price, "loss": loss}
+            rows.append({**row, "shapes": mean(shapes), "most_shapes": max(shapes)})
+            print(
+                f"{f'{method} {overlap} px':>28} {'own' if price is None else price:>16} "
+                f"{mean(shapes):>7.1f} ({max(shapes):>3}) {loss:>9.1%}"
+            )
     return rows
