@@ -34,6 +34,11 @@ class Box(NamedTuple):
         return self.y1 - self.y0
 
     @property
+    def extent(self) -> int:
+        """The number of cells, px or units in it."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+    @property
     def slices(self) -> tuple[slice, slice]:
         """The index of this box in a tensor [..., y, x]: `tensor[(..., *box.slices)]`."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)

@@ -71,7 +71,7 @@ def _estimate_from_maps(
     cells = 0
     for step, calls in enumerate(sampling.calls):
         windows = run.windows(step)
-        cells += calls * sum(window.box.width * window.box.height for window in windows)
+        cells += calls * sum(window.box.extent for window in windows)
     return cells / (sum(sampling.calls) * denoise[0].numel())
 
 

@@ -169,7 +169,7 @@ class Evaluator:
         total = self.run.begin_blend(noisy, step)
         single = self._needs_single(call)
         scores = AreaScores(call)
-        done: list[Box] = []
+        done: list[int] = []
         for counting, numbers in groups.items():
             windows = [step.windows[number] for number in numbers]
             most = 1 if single else self.run.choose_batch(windows)
@@ -189,12 +189,12 @@ class Evaluator:
         call: ModelCall,
         step: Step,
         todo: Sequence[Sequence[int]],
-        done: list[Box],
+        done: list[int],
         scores: AreaScores,
     ) -> None:
         """Evaluate batches of windows, and add them to `total` [conds, B, C, ..., h, w].
 
-        `done` are the windows of the area that were evaluated so far; it is extended.
+        `done` are the cells of each window of the area that was evaluated so far; it is extended.
         """
         conds = len(call["cond_or_uncond"])
         results = self._evaluate_batches(call, step, todo, done)
@@ -245,11 +245,11 @@ class Evaluator:
         else:
             whole = step.windows[0].box
             denoised = self._call_with_cache(self.apply_model, call, step, whole)
-        self._report(denoised, step, windows=1, done=[step.windows[0].box])
+        self._report(denoised, step, windows=1, done=[step.windows[0].box.extent])
         return denoised
 
     def _evaluate_batches(
-        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
     ) -> Iterable[Tensor]:
         """Return what the model makes of each batch: [conds * windows * B, C, ..., h, w].
 
@@ -270,16 +270,16 @@ class Evaluator:
             self.run.shared_s += time.monotonic() - start_s
 
     def _evaluate_in_turn(
-        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
     ) -> Iterator[Tensor]:
         for batch in todo:
             denoised = self._evaluate(self.apply_model, call, step, batch)
-            done += [step.windows[number].box for number in batch]
+            done += [step.windows[number].box.extent for number in batch]
             self._report(denoised, step, windows=len(batch), done=done)
             yield denoised
 
     def _make_task(
-        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[Box]
+        self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
     ) -> Task:
         """Return the batches of a call for those who share them."""
         cost = self.run.tiling.cost
@@ -290,12 +290,12 @@ class Evaluator:
 
         def report(hand: Hand, number: int, denoised: Tensor) -> None:
             self.run.note_shares(step, boxes[number], hand)
-            done.extend(boxes[number])
+            done.extend(box.extent for box in boxes[number])
             self._report(denoised, step, windows=len(todo[number]), done=done)
 
         costs = []
         for batch in boxes:
-            cells = batch[0].height * batch[0].width
+            cells = batch[0].extent
             costs.append(cost.predict_shape(cells, count=len(batch), batch=len(batch)))
         return Task(
             call=call,
@@ -341,7 +341,7 @@ class Evaluator:
             self.run.tally.count_skipped(denoised)
         return denoised
 
-    def _report(self, denoised: Tensor, step: Step, *, windows: int, done: Sequence[Box]) -> None:
+    def _report(self, denoised: Tensor, step: Step, *, windows: int, done: Sequence[int]) -> None:
         """Count the model call that gave [rows, C, ..., h, w], and tell how far the step is."""
         tally = self.run.tally
         tally.count_call(denoised, windows)

@@ -91,7 +91,7 @@ def _cut_listening(entry: dict[str, Any], box: Box, canvas: Grid) -> dict[str, A
     frames = entry["pre_filter_count"] // (height * width)
     cut = {
         **entry,
-        "pre_filter_count": frames * box.height * box.width,
+        "pre_filter_count": frames * box.extent,
         "latent_shape": [frames, box.height, box.width],
     }
     if (mask := entry.get("pixel_mask")) is not None:

@@ -437,8 +437,8 @@ class Run:
             units.append(mark_active_units(active, self.tiling.unit))
         return Planner((area.height, area.width), self.tiling).plan_run(units)
 
-    def estimate_left(self, step: Step, done: Sequence[Box]) -> float | None:
-        """Return the seconds left when these windows of a step are done; None if unknown."""
+    def estimate_left(self, step: Step, done: Sequence[int]) -> float | None:
+        """Return the seconds left when `done` cells, by window, of a step are; None if unknown."""
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
         cells = self._step_cells = self._step_cells or self._count_cells()
@@ -447,13 +447,13 @@ class Run:
         if now >= len(calls) or calls[now] != step.index:  # the sampler calls in its own way
             calls, now = list(range(self.clock.steps)), step.index
         work = [cells[index] for index in calls]
-        evaluated = sum(work[:now]) + sum(box.width * box.height for box in done)
+        evaluated = sum(work[:now]) + sum(done)
         return self.pace.estimate_left(evaluated / sum(work), time.monotonic())
 
     def _count_cells(self) -> list[int]:
         """Return the cells of the windows of each step of the canvas."""
         steps = (self.windows(index) for index in range(self.clock.steps))
-        return [sum(one.box.width * one.box.height for one in windows) for windows in steps]
+        return [sum(one.box.extent for one in windows) for windows in steps]
 
     # ---- the blend of the model's estimate with the base
 

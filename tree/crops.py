@@ -78,7 +78,7 @@ def _count(blocks: Tensor, box: Box) -> int:
 
 def _halve(blocks: Tensor, box: Box, least: int) -> tuple[Box, Box] | None:
     """Return both sides of the best cut of a box, trimmed; None where no cut leaves enough."""
-    count, area = _count(blocks, box), box.width * box.height
+    count, area = _count(blocks, box), box.extent
     if not count:
         return None
 

@@ -41,14 +41,12 @@ def describe_steps(
     scale = tree.width / width, tree.height / height
     return {
         "windows": [_list_px(step, scale) for step in boxes],
-        "shares": [round(1000 * sum(map(_area, step)) / (height * width)) for step in boxes],
+        "shares": [
+            round(1000 * sum(box.extent for box in step) / (height * width)) for step in boxes
+        ],
         "held": _count_held_steps(run, leaves, denoise, coming.settings.keep_below_px),
         "sampler": coming.sampler,
     }
-
-
-def _area(box: Box) -> int:
-    return box.width * box.height
 
 
 def _list_px(boxes: Sequence[Box], scale: tuple[float, float]) -> list[int]:

@@ -85,7 +85,7 @@ class TileGrid:
         tiles = self.find_tiles(window.core)
         inside = detail[tiles]
         box: Box = window.box
-        yield Offer(float(inside.sum()), box.width * box.height, tiles)
+        yield Offer(float(inside.sum()), box.extent, tiles)
         units_per_row = len(self.rows) / len(detail)
         units_per_column = len(self.columns) / detail.shape[1]
         for count in ENDS:

@@ -31,7 +31,7 @@ def predict_shared_cost(windows: Iterable[PlannedWindow], tiling: Tiling) -> flo
     """Predict what a step costs all shares together, with those that wait for the last one."""
     costs = []
     for window in windows:
-        cells = window.box.height * window.box.width * tiling.unit**2
+        cells = window.box.extent * tiling.unit**2
         costs.append(tiling.cost.predict_window(cells, tiling.batch))
     return tiling.shares * predict_makespan(costs, tiling.shares)
 
@@ -46,8 +46,7 @@ def choose_batch(windows: Sequence[Window], tiling: Tiling, most: int) -> int:
         costs = []
         for numbers in batch_windows(windows, batch):
             box, count = windows[numbers[0]].box, len(numbers)
-            cells = box.height * box.width
-            costs.append(tiling.cost.predict_shape(cells, count=count, batch=count))
+            costs.append(tiling.cost.predict_shape(box.extent, count=count, batch=count))
         return predict_makespan(costs, tiling.shares)
 
     return most if tiling.shares == 1 else min(range(1, most + 1), key=predict)
