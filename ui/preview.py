@@ -40,6 +40,7 @@ T = TypeVar("T")
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 16
+KEPT_SHOWN = 64  # pictures that nodes show, of which it is known what led to them
 LARGEST_REQUEST = 4 << 20  # bytes
 FAILED = "The preview failed; the log of ComfyUI says why."
 
@@ -101,6 +102,7 @@ class ImageCache:
 
 KEPT = ImageCache(KEPT_IMAGES)
 CLIP = ImageCache(1)  # the sums of the last clip, which are large
+SHOWN = ImageCache(KEPT_SHOWN)  # what led to pictures that nodes show when they were first seen
 
 
 def keep_for_preview(
@@ -134,15 +136,16 @@ def _keep_signed(kept: Kept, hidden: Any) -> None:
     node = Workflow.find_executed(hidden)
     link = node and node.link("image")
     if node and link:
-        KEPT.put(("signed", node.workflow.sign(link, is_input)), kept)
+        signed = kept, node.workflow.sign(link, is_input, seeds=True)
+        KEPT.put(("signed", node.workflow.sign(link, is_input)), signed)
 
 
 class Source(NamedTuple):
     """What is kept of an image, and where it comes from.
 
     `origin` is "live" where it is what a run would get now, "run" for that of the last run while
-    nothing before the node has changed, "shown" for what a node before it shows, and "stale" for
-    that of an earlier run.
+    nothing before the node has changed, "reseeded" where only random seeds have, "shown" for what
+    a node before it shows, and "stale" for what is of before a change.
     """
 
     kept: Kept
@@ -162,14 +165,32 @@ def find_source(request: dict[str, Any], node: Node | None, applier: Applier) ->
     try:
         return Source(_compute_live(applier, link), "live")
     except PassingError as error:
-        signed = link and KEPT.get(("signed", applier.workflow.sign(link, is_input)))
-        if signed:
-            return Source(signed, "run")
-        if request.get("shown"):
-            return Source(_read_shown(request["shown"]), "shown")
+        shown = request.get("shown")
+        is_current = bool(shown) and _is_current(shown, applier.workflow, link)
+        if signed := _find_signed(applier.workflow, link):
+            return signed
+        if is_current:
+            return Source(_read_shown(shown), "shown")
         if KEPT.get(("run", str(key))):
             return Source(_recall_run(key), "stale")
+        if shown:
+            return Source(_read_shown(shown), "stale")
         raise error
+
+
+def _find_signed(workflow: Workflow, link: Link | None) -> Source | None:
+    """Return the image of an earlier run in which the same led to a link, but for seeds."""
+    signed = link and KEPT.get(("signed", workflow.sign(link, is_input)))
+    if not link or not signed:
+        return None
+    kept, seeds = signed
+    return Source(kept, "run" if seeds == workflow.sign(link, is_input, seeds=True) else "reseeded")
+
+
+def _is_current(shown: Any, workflow: Workflow, link: Link | None) -> bool:
+    """Tell whether the same leads to a link as when the picture that its node shows was new."""
+    signature = link and workflow.sign(link, is_input)
+    return SHOWN.get(_sign_pixels(*_load_shown(shown)), lambda: (signature,)) == (signature,)
 
 
 def _recall_run(key: Any) -> Kept:
@@ -207,8 +228,12 @@ def _read_state(name: Any) -> list[int]:
 
 def _read_shown(name: Any) -> Kept:
     """Return what is kept of a picture that a node shows, named as Load Image names files."""
+    return _compute_live(*_load_shown(name))
+
+
+def _load_shown(name: Any) -> tuple[Applier, Link]:
     shown = Workflow({"shown": {"class_type": "LoadImage", "inputs": {"image": name}}})
-    return _compute_live(Applier(shown), Link("shown", 0))
+    return Applier(shown), Link("shown", 0)
 
 
 def _keep(image: torch.Tensor, token: str) -> Kept:

@@ -102,9 +102,24 @@ class Workflow:
 
     @classmethod
     def of_prompt(cls, prompt: Any) -> Workflow:
-        """Return the nodes of a prompt that is executed; what else it may hold is left out."""
+        """Return the nodes of a prompt that is executed; what else it may hold is left out.
+
+        Links to nodes that hold one value become that value, as the browser sends it.
+        """
         entries = prompt.items() if isinstance(prompt, dict) else ()
-        return cls({number: node for number, node in entries if _is_node(node)})
+        workflow = cls({number: node for number, node in entries if _is_node(node)})
+        for node in workflow.nodes.values():
+            node.inputs = {name: workflow._read_primitive(one) for name, one in node.inputs.items()}
+        return workflow
+
+    def _read_primitive(self, value: Any) -> Any:
+        """Return what a link to Int, Float, String or Boolean leads to; anything else as it is."""
+        for _ in range(len(self.nodes)):  # a ring of them ends
+            origin = self.nodes.get(value[0]) if isinstance(value, list) else None
+            if origin is None or not origin.kind.startswith("Primitive"):
+                return value
+            value = origin.inputs.get("value")
+        return value
 
     @classmethod
     def find_executed(cls, hidden: Any) -> Node | None:
@@ -134,11 +149,11 @@ class Workflow:
             link = Link(*passed)
         return None
 
-    def sign(self, link: Link, is_input: Callable[[str, str], bool]) -> str:
-        """Return a text that changes when anything that leads to a link does, but for seeds.
+    def sign(self, link: Link, is_input: Callable[[str, str], bool], *, seeds: bool = False) -> str:
+        """Return a text that changes when anything that leads to a link does.
 
         `is_input` tells whether a node's class has an input of a name: the browser also sends its
-        own widgets.
+        own widgets. Random seeds count only with `seeds`.
         """
         told: dict[str, Any] = {}
         pending = [link.node]
@@ -149,7 +164,7 @@ class Workflow:
             inputs = {
                 name: one[:LONGEST_TEXT] if isinstance(one, str) else one
                 for name, one in node.inputs.items()
-                if name not in SEEDS and is_input(node.kind, name)
+                if (seeds or name not in SEEDS) and is_input(node.kind, name)
             }
             told[node.number] = [node.kind, inputs]
             pending += [one[0] for one in inputs.values() if isinstance(one, list)]

@@ -33,8 +33,10 @@ const PARAMETERS = [
 ];
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_IMAGE = "Connect Load Image, or queue the workflow once.";
+const STALE = "An earlier image. Queue the workflow to see the new one and paint on it.";
 const ORIGINS = {
   run: "of the last run",
+  reseeded: "of the last run, seed changed",
   shown: "as the node before shows it",
   stale: "of an earlier run, something before this node has changed",
 };
@@ -49,7 +51,9 @@ const STYLE = `
   outline-offset: -2px; overflow: hidden; }
 .qt-view img, .qt-view canvas { position: absolute; inset: 0; width: 100%; height: 100%; }
 .qt-view img { object-fit: contain; user-select: none; pointer-events: none; }
-.qt-stale img { filter: grayscale(1) brightness(0.6); }
+.qt-stale img, .qt-stale canvas { filter: grayscale(1) brightness(0.6); }
+.qt-caption { position: absolute; inset: auto 0 0; padding: 4px 6px; text-align: center;
+  background: rgb(0 0 0 / 0.75); color: white; pointer-events: none; }
 .qt-view canvas { touch-action: none; }
 /* Two rows, so that the picture stays where it is while the text changes. */
 .qt-line { line-height: 1.3; min-height: 2.6em; overflow-wrap: anywhere; }
@@ -125,7 +129,9 @@ class Panel {
     // Darkens what a mask keeps.
     const veil = { className: "qt-veil", alt: "", draggable: false, hidden: true };
     this.veil = createElement("img", veil);
-    this.view.append(this.image, this.veil, this.canvas);
+    this.caption = createElement("div", { className: "qt-caption", textContent: STALE });
+    this.caption.hidden = true;
+    this.view.append(this.image, this.veil, this.canvas, this.caption);
     this.line = createElement("div", { className: "qt-line" });
     this.line.setAttribute("role", "status");
     this.brush = new Brush(this);
@@ -135,7 +141,7 @@ class Panel {
     this.view.append(this.brush.ring);
     this.image.after(this.scrubber.live);
     const sliders = [this.frames.row, this.strip.row, this.scrubber.row];
-    this.root.append(this.brush.toolbar, this.view, this.brush.legend, ...sliders, this.line);
+    this.root.append(this.brush.toolbar, this.view, ...sliders, this.line);
     translateLabels(this.root);
   }
 
@@ -152,7 +158,7 @@ class Panel {
       if (!stays) this.choose(null);
     });
     this.canvas.addEventListener("contextmenu", (event) => {
-      if (!this.brush.tool) return;
+      if (!this.brush.isInHand()) return;
       event.preventDefault();
       event.stopPropagation();
     });
@@ -283,7 +289,12 @@ class Panel {
     if (this.dead) return;
     if (tree.unknown) return this.showNothing(translateFinished(tree.unknown));
     this.showAnswer(tree);
-    this.price.schedule(body);
+    if (!this.isStale) this.price.schedule(body); // that of another image may be far from it
+  }
+
+  /** Whether the picture is no longer what the node gets. */
+  get isStale() {
+    return this.tree?.origin === "stale";
   }
 
   showNothing(text) {
@@ -299,7 +310,6 @@ class Panel {
     if (tree.other_batch) notes.push(translate("of a run with another choice of batch"));
     if (hasMask && !tree.mask) notes.push(translate("the preview ignores the mask"));
     this.show(tree, notes.filter(Boolean).join("; "), false);
-    this.view.classList.toggle("qt-stale", tree.origin === "stale");
     showPicture(this.image, tree.picture);
     showPicture(this.veil, tree.mask);
   }
@@ -309,7 +319,10 @@ class Panel {
     this.leaves = tree && readLeaves(tree);
     this.grid = tree && buildGrid(tree, this.leaves);
     this.chosen = tree && this.at ? this.leafAt(...this.at) : -1; // leaves have other numbers now
+    this.view.classList.toggle("qt-stale", this.isStale);
+    this.caption.hidden = !this.isStale;
     this.say(text, problem);
+    if (!this.brush.canPaint()) this.brush.cancelStroke();
     this.strip.show();
     this.frames.show();
     this.scrubber.forget();
@@ -372,7 +385,7 @@ class Panel {
   press(event) {
     if (event.button === 1) return forwardToGraph("processMouseDown", event);
     this.choose(this.tree && this.pointOf(event));
-    if (event.pointerType === "touch" || event.button === 0 || this.brush.tool) {
+    if (event.pointerType === "touch" || event.button === 0 || this.brush.isInHand()) {
       event.preventDefault();
       event.stopPropagation();
     }

@@ -22,20 +22,23 @@ const DIGITS = "0123456789";
 const MOST_UNDO = 50;
 
 export const BRUSH_STYLE = `
-.qt-tools, .qt-legend { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; }
-.qt-tools label, .qt-legend span { display: inline-flex; align-items: center; gap: 4px; }
+.qt-tools > div { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; }
+.qt-tools > div + div { margin-top: 4px; min-height: 24px; gap: 4px 10px; font-size: 11px; }
+.qt-tools span { display: inline-flex; align-items: center; gap: 4px; }
+.qt-tools .qt-option { flex: 1 1 auto; max-width: 140px; }
+.qt-tools .qt-undo { margin-left: auto; }
 .qt [hidden] { display: none; }
-.qt input[type="range"] { width: 64px; margin: 0; accent-color: var(--p-primary-color, #6af); }
+.qt input[type="range"] { flex: 1 1 36px; width: 36px; min-width: 0; margin: 0;
+  accent-color: var(--p-primary-color, #6af); }
 .qt button[aria-pressed="true"] { background: var(--p-primary-color, #3b82f6); color: white;
   border-color: white; }
 .qt-painting canvas { cursor: crosshair; }
 .qt-ring { position: absolute; border: 1px solid white; border-radius: 50%; pointer-events: none;
   box-shadow: 0 0 0 1px black, inset 0 0 0 1px black; transform: translate(-50%, -50%); }
-.qt-legend { font-size: 11px; gap: 10px; }
-.qt-legend i { width: 12px; height: 12px; border: 1px solid var(--border-color, #666); }
-.qt-legend i.qt-scale { width: 36px; background: linear-gradient(90deg,
+.qt-tools i { width: 12px; height: 12px; border: 1px solid var(--border-color, #666); }
+.qt-tools i.qt-scale { width: 36px; background: linear-gradient(90deg,
   rgb(26 89 255), rgb(255 38 13)); }
-.qt-legend i.qt-hatch { border-color: white; background: repeating-linear-gradient(45deg,
+.qt-tools i.qt-hatch { border-color: white; background: repeating-linear-gradient(45deg,
   #444 0 2px, white 2px 3px, #444 3px 4px); }
 `;
 
@@ -77,18 +80,16 @@ export class Brush {
     this.clearButton = this.createButton("Clear", "Remove all painted regions");
     this.undoButton.addEventListener("click", () => this.undo());
     this.clearButton.addEventListener("click", () => this.setRegions("", true));
-    this.valueLabel = createElement("label", {}, this.value, this.valueText);
-    this.sizeLabel = createElement("label", {}, "size", this.size, this.sizeText);
+    this.undoButton.className = "qt-undo";
     for (const slider of [this.value, this.size])
       slider.addEventListener("input", () => this.showTools());
+    const buttons = [...this.buttons, this.undoButton, this.clearButton];
     this.toolbar = createElement(
-      "div", { className: "qt-tools" }, ...this.buttons, this.valueLabel, this.sizeLabel,
-      this.fillButton, this.undoButton, this.clearButton
+      "div", { className: "qt-tools" }, createElement("div", {}, ...buttons), this.buildOptions()
     );
     this.toolbar.setAttribute("role", "toolbar");
     this.toolbar.setAttribute("aria-label", "Paint tiles");
     this.ring = createElement("div", { className: "qt-ring", hidden: true });
-    this.buildLegend();
     this.showTools();
   }
 
@@ -96,9 +97,17 @@ export class Brush {
     return createElement("button", { type: "button", textContent, title });
   }
 
-  buildLegend() {
-    const entry = (className, text) =>
+  /**
+   * Makes the row below the tools: it explains the colours, and with a tool in hand it has what the
+   * tool can be told, so that the picture stays where it is.
+   */
+  buildOptions() {
+    const colour = (className, text) =>
       createElement("span", {}, createElement("i", { className }), text);
+    const group = (...children) => createElement("span", { className: "qt-option" }, ...children);
+    this.legend = [colour("qt-scale", "kept to regenerated"), colour("qt-hatch", "painted")];
+    this.valueGroup = group("denoise", this.value, this.valueText);
+    this.options = [this.valueGroup, group("size", this.size, this.sizeText), this.fillButton];
     const opacity = createSlider("Opacity of the tiles", "Opacity of the tiles", {
       ...{ min: 0, max: 1, step: 0.05 },
       value: this.opacity,
@@ -107,14 +116,11 @@ export class Brush {
       this.opacity = Number(opacity.value);
       this.panel.canvas.style.opacity = this.opacity;
     });
-    this.legend = createElement(
-      "div", { className: "qt-legend" }, entry("qt-scale", "kept to regenerated"),
-      entry("qt-hatch", "painted"), createElement("span", {}, "opacity", opacity)
-    );
+    return createElement("div", {}, ...this.legend, ...this.options, group("opacity", opacity));
   }
 
   takeTool(tool) {
-    if (this.isReadOnly()) return;
+    if (tool && !this.canPaint()) return;
     this.cancelStroke();
     this.tool = tool;
     this.showTools();
@@ -133,25 +139,26 @@ export class Brush {
     this.valueText.textContent = Number(this.value.value).toFixed(2);
     const percent = SIZES[this.size.value];
     this.sizeText.textContent = percent ? `${percent}%` : translate("tile");
-    this.valueLabel.hidden = this.tool !== "value";
-    this.sizeLabel.hidden = this.fillButton.hidden = !this.tool;
-    this.panel.view?.classList.toggle("qt-painting", Boolean(this.tool));
-    if (!this.tool) this.ring.hidden = true;
+    for (const element of this.legend) element.hidden = Boolean(this.tool);
+    for (const element of this.options) element.hidden = !this.tool;
+    this.valueGroup.hidden = this.tool !== "value";
+    this.showState();
   }
 
-  /** Shows which buttons have something to do. */
+  /** Shows what can be used with the picture as it is. */
   showState() {
-    const readOnly = this.isReadOnly();
-    for (const button of this.buttons) button.disabled = readOnly;
+    this.panel.view.classList.toggle("qt-painting", this.isInHand());
+    if (!this.isInHand()) this.ring.hidden = true;
+    for (const button of [...this.buttons, this.fillButton]) button.disabled = !this.canPaint();
     this.undoButton.disabled = !this.undone.length;
-    this.clearButton.disabled = readOnly || !this.regionsText();
+    this.clearButton.disabled = this.isReadOnly() || !this.regionsText();
   }
 
   /** Shows the brush under the pointer. */
   showRing(event) {
     const { panel } = this;
     const radius = this.radius();
-    const shown = this.tool && !this.fills && radius && panel.tree && event.pointerType !== "touch";
+    const shown = this.isInHand() && !this.fills && radius && event.pointerType !== "touch";
     this.ring.hidden = !shown;
     if (!shown) return;
     const { scale, x, y } = panel.imagePlace();
@@ -178,6 +185,16 @@ export class Brush {
   isReadOnly() {
     const { node } = this.panel;
     return !findWidget(node, "regions") || isLinked(findInput(node, "regions"));
+  }
+
+  /** Returns whether there is a picture to paint on, of what the node gets. */
+  canPaint() {
+    return Boolean(this.panel.tree) && !this.panel.isStale && !this.isReadOnly();
+  }
+
+  /** Returns whether a tool is taken and can be used. */
+  isInHand() {
+    return Boolean(this.tool) && this.canPaint();
   }
 
   /** Returns the painted regions; none if they were painted on an image of another shape. */
@@ -302,7 +319,7 @@ export class Brush {
       return false;
     }
     const paints = event.button === 0 || event.button === 2;
-    if (!this.tool || !paints || !panel.tree || this.isReadOnly()) return false;
+    if (!paints || !this.isInHand()) return false;
     panel.canvas.setPointerCapture(event.pointerId);
     this.begin(panel.pointOf(event), { erase: event.button === 2, box: event.shiftKey });
     return true;
@@ -314,7 +331,7 @@ export class Brush {
       const events = event.getCoalescedEvents?.() ?? [];
       this.moveTo((events.length ? events : [event]).map((one) => this.panel.pointOf(one)));
       this.apply();
-    } else if (this.touches.size === 1 && !this.tool) this.panGraph(event);
+    } else if (this.touches.size === 1 && !this.isInHand()) this.panGraph(event);
     if (this.touches.has(event.pointerId)) this.touches.set(event.pointerId, event);
   }
 
@@ -350,7 +367,7 @@ export class Brush {
     else if (step) this.size.value = Number(this.size.value) + step;
     else if (DIGITS.includes(key)) this.value.value = Number(key) / 10;
     else if (key !== "enter" && key !== " ") return false;
-    else if (at && this.tool && !this.isReadOnly()) {
+    else if (at && this.isInHand()) {
       this.begin(at);
       this.end();
     }

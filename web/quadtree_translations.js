@@ -15,6 +15,9 @@ const ZH = {
   "Reading the image ...": "正在读取图像……",
   "The preview is not available: {reason}": "无法预览：{reason}",
   "of the last run": "来自上次运行",
+  "of the last run, seed changed": "来自上次运行，种子已变",
+  "An earlier image. Queue the workflow to see the new one and paint on it.":
+    "较早的图像。运行工作流后即可查看新图像并在其上绘制。",
   "as the node before shows it": "前一节点显示的图像",
   "of an earlier run, something before this node has changed": "来自较早的运行，之前的节点已有改动",
   "the preview ignores the mask": "预览未计入遮罩",
@@ -58,6 +61,7 @@ const ZH = {
   painted: "已绘制",
   tile: "图块",
   size: "大小",
+  denoise: "降噪",
   opacity: "不透明度",
   "kept to regenerated": "从保持到重绘",
   "Paint what stays as it is (denoise 0). Key: {key}. Shift: a rectangle. Esc: no tool.":
@@ -131,6 +135,9 @@ const JA = {
   "Reading the image ...": "画像を読み込んでいます……",
   "The preview is not available: {reason}": "プレビューを表示できません：{reason}",
   "of the last run": "前回の実行のもの",
+  "of the last run, seed changed": "前回の実行のもの（シードは変更済み）",
+  "An earlier image. Queue the workflow to see the new one and paint on it.":
+    "以前の画像です。ワークフローを実行すると、新しい画像を見て塗れます。",
   "as the node before shows it": "前のノードが表示している画像",
   "of an earlier run, something before this node has changed":
     "以前の実行のもの（このノードより前が変更されています）",
@@ -177,6 +184,7 @@ const JA = {
   painted: "塗り",
   tile: "タイル",
   size: "大きさ",
+  denoise: "デノイズ",
   opacity: "不透明度",
   "kept to regenerated": "維持から再生成まで",
   "Paint what stays as it is (denoise 0). Key: {key}. Shift: a rectangle. Esc: no tool.":

@@ -9,14 +9,14 @@ import {
 } from "./quadtree_graph.js";
 import { translate } from "./quadtree_texts.js";
 
-// What comes through inputs of these types changes neither picture nor price.
-const SKIPPED_TYPES = new Set([
+// What comes through inputs of these types does not change the price.
+const PRICELESS_TYPES = new Set([
   ...["CONDITIONING", "CLIP", "VAE", "CONTROL_NET", "STYLE_MODEL"],
   ...["CLIP_VISION", "CLIP_VISION_OUTPUT"],
 ]);
 // Random seeds change with every run, and would ask for the same price again.
-const SKIPPED_NAMES = new Set(["seed", "noise_seed", "control_after_generate", "regions"]);
-const NO_TYPES = new Set();
+const SEEDS = new Set(["seed", "noise_seed"]);
+const SKIPPED_NAMES = new Set(["control_after_generate", "regions"]);
 const PLAIN = new Set(["number", "boolean"]);
 const LONGEST_TEXT = 512;
 const MOST_NODES = 2048; // the server's limit, too
@@ -32,13 +32,13 @@ export function collectWorkflow(node, hosts) {
   const path = pathOf(node, hosts);
   const found = new Map();
   // All of what leads to the node tells whether the image of its last run is still right.
-  collect(node, hosts, found, NO_TYPES);
+  collect(node, hosts, found, () => false);
   for (const graph of allGraphs()) {
     const around = graph.nodes.some(isSampler) && findHosts(graph);
     if (!around || around.some(isOff)) continue;
     for (const sampler of graph.nodes.filter(isSampler)) {
       const needed = new Map();
-      collect(sampler, around, needed);
+      collect(sampler, around, needed, isPriceless);
       if (needed.has(path)) addMissing(found, needed);
     }
   }
@@ -63,8 +63,11 @@ function addMissing(found, others) {
   for (const [key, value] of others) if (!found.has(key)) found.set(key, value);
 }
 
-/** Adds a node, and all that leads to it but through inputs of `skipped` types, to `found`. */
-function collect(node, hosts, found, skipped = SKIPPED_TYPES) {
+/** Returns whether an input of a sampler, or of what leads to it, does not change the price. */
+const isPriceless = (name, type) => SEEDS.has(name) || PRICELESS_TYPES.has(type);
+
+/** Adds a node, and all that leads to it but through inputs that `skips`, to `found`. */
+function collect(node, hosts, found, skips) {
   const path = pathOf(node, hosts);
   if (found.has(path)) return;
   const inputs = {};
@@ -72,11 +75,11 @@ function collect(node, hosts, found, skipped = SKIPPED_TYPES) {
   checkCount(found);
   const names = [...(node.inputs ?? []), ...(node.widgets ?? [])].map(({ name }) => name);
   for (const name of new Set(names)) {
-    if (SKIPPED_NAMES.has(name) || skipped.has(findInput(node, name)?.type)) continue;
+    if (SKIPPED_NAMES.has(name) || skips(name, findInput(node, name)?.type)) continue;
     const value = readInput(node, name, hosts);
     if (value?.node) {
       inputs[name] = [pathOf(value.node, value.hosts), value.slot];
-      collect(value.node, value.hosts, found, skipped);
+      collect(value.node, value.hosts, found, skips);
     } else if (typeof value === "string") inputs[name] = [...value].slice(0, LONGEST_TEXT).join("");
     else if (PLAIN.has(typeof value)) inputs[name] = value;
   }

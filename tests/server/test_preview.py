@@ -365,7 +365,7 @@ def test_the_last_run_is_shown_until_something_before_the_node_changes(running):
     answer = ask(running, {**body, **VALUES})[1]
     assert answer["origin"] == "run", "also without its key, as after a reload"
     noisy |= {"seed": 8, "upload": "image"}
-    assert ask(running, {**body, **VALUES})[1]["origin"] == "run", "seeds and buttons do not count"
+    assert ask(running, {**body, **VALUES})[1]["origin"] == "reseeded", "buttons do not count"
     noisy["strength"] = 0.3
     assert "unknown" in ask(running, {**body, **VALUES})[1]
     stale = ask(running, {**body, **VALUES, "run": key})[1]
@@ -373,6 +373,28 @@ def test_the_last_run_is_shown_until_something_before_the_node_changes(running):
     shown = ask(running, {**body, **VALUES, "run": key, "shown": "made.png [output]"})[1]
     plain = ask(running, {"image": "made.png [output]", **VALUES})[1]
     assert shown["origin"] == "shown" and shown["tiles"] == plain["tiles"]
+    noisy["strength"] = 0.4
+    old = ask(running, {**body, **VALUES, "shown": "made.png [output]"})[1]
+    assert old["origin"] == "stale" and old["tiles"] == plain["tiles"]
+
+
+def test_what_a_node_shows_is_old_once_something_changes_also_while_the_run_was_shown(running):
+    body = load("a.jpg", [("ImageAddNoise", {"seed": 7, "strength": 0.6})])
+    key = run_of(running, body)
+    sent = {**body, **VALUES, "run": key, "shown": "sub/turned.jpg"}
+    assert ask(running, sent)[1]["origin"] == "run"
+    body["workflow"]["n0"]["inputs"]["strength"] = 0.7
+    assert ask(running, sent)[1]["origin"] == "stale"
+
+
+def test_a_number_from_a_node_of_its_own_is_the_browser_s_value(running):
+    """ComfyUI runs nodes such as Float; the browser sends the value that they hold."""
+    body = load("a.jpg", [("ImageAddNoise", {"seed": 7, "strength": 0.8})])
+    queued = json.loads(json.dumps(body))
+    queued["workflow"]["n0"]["inputs"]["strength"] = ["float", 0]
+    queued["workflow"]["float"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.8}}
+    run_of(running, queued)
+    assert ask(running, {**body, **VALUES})[1]["origin"] == "run"
 
 
 def with_mask(body, *chain):

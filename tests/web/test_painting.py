@@ -82,6 +82,32 @@ def test_the_slider_s_denoise_is_painted_and_reaches_the_tree(page):
     assert "denoise 0.35 (painted)" in leaf_at(page, 0.52, 0.52)
 
 
+PLACE = """() => {
+    window.__placed = LiteGraph.createNode("QuadtreeVisualizer");
+    __placed.pos = [820, 80];
+    app.graph.add(__placed);
+    app.graph.getNodeById(1).connect(0, __placed, 0);
+    app.graph.remove(app.graph.getNodeById(2));
+}"""
+
+
+def test_the_picture_stays_where_it_is_when_a_tool_is_taken(page):
+    """In a node as wide as it is placed, whose tools and their options must fit."""
+    page.load()
+    page.page.evaluate(PLACE)
+    page.line("full model cost")
+    page.page.wait_for_timeout(300)
+    before = canvas_box(page)
+    rows = page.page.locator(".qt-tools > div")
+    for tool in ("Keep", "Value", "Full", "Erase"):
+        take(page, tool)
+        assert page.page.get_by_label("Brush size").first.is_visible()
+        assert page.page.get_by_label("Denoise to paint").first.is_visible() is (tool == "Value")
+        assert canvas_box(page) == before
+        assert all(row.bounding_box()["height"] < 30 for row in rows.all()), "one row each"
+    page.page.keyboard.press("Escape")
+
+
 def test_a_right_click_erases_while_a_tool_is_taken(page):
     page.load()
     page.line(COST)

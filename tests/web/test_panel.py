@@ -9,9 +9,11 @@ from quadtree_pack.testing.frontend import (
     WIDGETS,
     behind,
     canvas_box,
+    click_leaf,
     colours,
     leaf_at,
     node,
+    take,
     tiles,
     workflow,
 )
@@ -199,6 +201,28 @@ def test_an_image_is_followed_through_a_resize_before_any_run(page):
     page.wait_for_text(alone)
 
 
+WIDGET_OF_STRENGTH = {"name": "strength", "type": "FLOAT", "widget": {"name": "strength"}}
+STALE = "; of an earlier run, something before this node has changed$"
+
+
+def assert_paintable(page, expected):
+    """Check that the picture can be painted with mouse, keys and buttons, or that it cannot."""
+    tools = page.page.locator(".qt-tools").first
+    for name in ("Keep", "Value", "Full", "Erase"):
+        assert tools.get_by_role("button", name=name, exact=True).is_enabled() is expected
+    page.set("regions", "")
+    page.page.locator(".qt-view").first.focus()
+    page.page.keyboard.press("Escape")
+    page.page.keyboard.press("f")
+    click_leaf(page)
+    page.page.keyboard.press("Enter")
+    assert (page.value("regions") != "") is expected
+    assert (page.page.locator(".qt-painting").count() == 1) is expected
+    page.page.keyboard.press("Escape")
+    page.page.mouse.move(5, 5)
+    assert page.page.locator(".qt-caption").first.is_visible() is not expected
+
+
 def test_of_a_node_that_only_a_run_computes_the_last_run_is_shown_and_said(page):
     strength = 0.1 if page.renderer == "classic" else 0.15  # not what has run already
     page.load(behind("ImageAddNoise", "image", values=(7, "fixed", strength)))
@@ -210,22 +234,50 @@ def test_of_a_node_that_only_a_run_computes_the_last_run_is_shown_and_said(page)
     assert not page.page.locator(".qt-stale").count()
     graph = page.saved()
     page.set("strength", 0.2, node=3)
-    page.line("; of an earlier run, something before this node has changed$")
+    page.line(STALE)
     assert page.page.locator(".qt-stale").count() == 1
     page.set("strength", strength, node=3)
+    page.line("; of the last run$")
+    page.set("seed", 8, node=3)
+    page.line("; of the last run, seed changed$")
+    page.set("seed", 7, node=3)
     page.line("; of the last run$")
     page.open()
     page.load(graph)
     page.line("; of the last run$")
 
 
-def test_of_another_picture_behind_a_node_the_old_run_is_grey(page):
+def test_a_picture_that_is_no_longer_the_input_is_grey_and_cannot_be_painted(page):
     page.load(behind("ImageAddNoise", "image", values=(7, "fixed", 0.1)))
     assert page.run() == "execution_success"
     page.line("; of the last run$")
+    assert_paintable(page, True)
+    take(page, "Keep")
+    painted = page.value("regions")
     page.set("image", "sub/tall [1].png", LOADER)
-    page.line("; of an earlier run, something before this node has changed$")
+    page.line(STALE)
+    click_leaf(page)  # with the tool that was taken before
+    page.page.mouse.move(5, 5)
+    assert page.value("regions") == painted
     assert page.page.locator(".qt-stale").count() == 1
+    assert "%" not in page.text(), "nobody knows the price of the image that comes"
+    assert page.page.locator(".qt-caption").first.text_content().startswith("An earlier image.")
+    assert_paintable(page, False)
+    page.set("image", "picture.png", LOADER)
+    page.line("; of the last run$")
+    assert_paintable(page, True)
+
+
+def test_what_a_run_made_of_numbers_from_other_nodes_is_the_last_run_s(page):
+    graph = behind("ImageAddNoise", "image", values=(7, "fixed", 0.25))
+    graph["nodes"].append(node(4, "PrimitiveFloat", [], [("FLOAT", "FLOAT", [20])], values=(0.25,)))
+    graph["nodes"][2]["inputs"].append({**WIDGET_OF_STRENGTH, "link": 20})
+    graph["links"].append([20, 4, 0, 3, 1, "FLOAT"])
+    page.load(graph)
+    assert page.run() == "execution_success"
+    page.line("; of the last run$")
+    page.set("value", 0.3, node=4)
+    page.line(STALE)
 
 
 def test_what_the_node_before_shows_is_used_before_any_run(page):
@@ -240,6 +292,10 @@ def test_what_the_node_before_shows_is_used_before_any_run(page):
         }"""
     )
     page.line("; as the node before shows it$")
+    assert_paintable(page, True)
+    page.set("strength", 0.4, node=3)
+    page.line(STALE)
+    assert_paintable(page, False)
     page.page.evaluate("() => { delete app.nodeOutputs['3']; }")
 
 
