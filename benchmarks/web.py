@@ -37,11 +37,14 @@ VALUES = {
 }
 UNTOUCHED = [0.0, 0, 0, 0.2, 0.8, 2, "", "area", False, "multiply", "color", 0.0, 0.95]
 PANEL = Path(__file__).resolve().parent.parent / "docs" / "figures" / "panel.webp"
-PANEL_NODE_PX, PANEL_PX = (700, 880), (520, 668)
-COVERAGES = (0.9, 0.8, 0.65, 0.5, 0.7, 0.9, 0.98)
-STROKE = (0.35, 0.45, 0.55, 0.65, 0.75)  # down the picture, as shares of its height
+PANEL_NODE_PX, PANEL_WIDTH_PX = (700, 1010), 520
+# Where the mark of the strip of detail is dragged to, as shares of the strip.
+COVERAGE_DRAG = (0.36, 0.26, 0.17, 0.1, 0.16, 0.26, 0.4)
+BRUSH_SIZE = 5  # of the slider: 16% of the longer side of the image
+STROKE_X, STROKE = 0.5, (0.3, 0.4, 0.5, 0.6, 0.7)  # down the picture, as shares of it
 FRAME_MS, HOLD_MS = 300, 1500
-PANEL_CLIP = {"x": 500, "y": 120, "width": 720, "height": 925}
+MARGIN_PX, WIDGETS_PX = 10, 82  # beside the panel, and above it: the three widgets there
+POINTER = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))  # screenshots have none
 MANY_LEAVES = {"content_threshold": 1, "min_tile_size": 16}
 MANY_VALUES = [1.0, 16, 1024, 0.2, 0.8, 2, ""]
 PAINTED_S = 2.0
@@ -183,42 +186,75 @@ def measure_route(url: str) -> list[dict]:
     return rows
 
 
+class Film:
+    """Frames of the panel, with the mouse pointer in them."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.frames: list[Any] = []
+        box = page.locator(".qt").bounding_box()
+        self.clip = {
+            "x": box["x"] - MARGIN_PX,
+            "y": box["y"] - WIDGETS_PX,
+            "width": box["width"] + 2 * MARGIN_PX,
+            "height": box["height"] + WIDGETS_PX + MARGIN_PX,
+        }
+
+    def shoot(self, x: float, y: float, *, steps: int = 1) -> None:
+        """Move the mouse to a point of the page, and take a frame when the panel has followed."""
+        from PIL import Image, ImageDraw
+
+        self.page.mouse.move(x, y, steps=steps)
+        self.page.wait_for_timeout(400)
+        frame = Image.open(BytesIO(self.page.screenshot(clip=self.clip))).convert("RGB")
+        x, y = x - self.clip["x"], y - self.clip["y"]
+        corners = [(x + 1.5 * across, y + 1.5 * down) for across, down in POINTER]
+        ImageDraw.Draw(frame).polygon(corners, fill="white", outline="black", width=2)
+        size = PANEL_WIDTH_PX, round(frame.height * PANEL_WIDTH_PX / frame.width)
+        self.frames.append(frame.resize(size, Image.Resampling.LANCZOS))
+
+    def save(self, path: Path) -> None:
+        first, *others = self.frames
+        held = [HOLD_MS, *[FRAME_MS] * (len(others) - 1), HOLD_MS]
+        options = {"save_all": True, "append_images": others, "duration": held, "loop": 0}
+        first.save(path, quality=40, method=6, minimize_size=True, **options)
+
+
 def take_picture(page: Any, graph: dict) -> None:
-    """Save how the tiles of a photo follow coverage, and then a stroke that keeps its middle."""
-    from PIL import Image
-    from quadtree_pack.testing.frontend import canvas_box, take
-
-    frames = []
-
-    def shoot() -> None:
-        page.page.wait_for_timeout(300)
-        picture = Image.open(BytesIO(page.page.screenshot(clip=PANEL_CLIP)))
-        frames.append(picture.convert("RGB").resize(PANEL_PX, Image.Resampling.LANCZOS))
-
-    page.page.set_viewport_size({"width": 1700, "height": 1120})
+    """Save how the tiles follow the mark of coverage, and then a stroke that keeps the rocket."""
+    page.page.set_viewport_size({"width": 1700, "height": 1240})
     graph["extra"]["ds"]["offset"] = [150, 80]
     graph["nodes"][1]["size"] = list(PANEL_NODE_PX)
     page.load(graph)
     page.line("full model cost")
-    shoot()
-    for value in COVERAGES:
-        page.set("coverage", value)
-        page.page.evaluate("() => app.canvas.setDirty(true, true)")
-        shoot()
-    take(page, "Keep")
-    box = canvas_box(page)
-    page.page.mouse.move(box["x"] + 0.49 * box["width"], box["y"] + STROKE[0] * box["height"])
-    page.page.mouse.down()
-    for down in STROKE[1:]:
-        page.page.mouse.move(
-            box["x"] + 0.49 * box["width"], box["y"] + down * box["height"], steps=4
-        )
-        shoot()
-    page.page.mouse.up()
-    shoot()
-    held = [HOLD_MS, *[FRAME_MS] * (len(frames) - 2), HOLD_MS]
-    options = {"save_all": True, "append_images": frames[1:], "duration": held, "loop": 0}
-    frames[0].save(PANEL, quality=40, method=6, minimize_size=True, **options)
+    film, mouse = Film(page.page), page.page.mouse
+
+    def centre(element: Any) -> tuple[float, float]:
+        box = element.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    film.shoot(*centre(page.page.locator(".qt-spread b")))
+    mouse.down()
+    strip = page.page.locator(".qt-spread").bounding_box()
+    for share in COVERAGE_DRAG:
+        film.shoot(strip["x"] + share * strip["width"], strip["y"] + strip["height"] / 2)
+    mouse.up()
+    keep = page.page.locator(".qt-tools").get_by_role("button", name="Keep", exact=True)
+    keep.click()
+    page.page.get_by_label("Brush size").fill(str(BRUSH_SIZE))
+    film.shoot(*centre(keep))
+    view = page.page.locator(".qt-view canvas").bounding_box()
+    x, *ys = (
+        view["x"] + STROKE_X * view["width"],
+        *(view["y"] + y * view["height"] for y in STROKE),
+    )
+    film.shoot(x, ys[0])
+    mouse.down()
+    for y in ys:
+        film.shoot(x, y, steps=4)
+    mouse.up()
+    film.shoot(*centre(keep))
+    film.save(PANEL)
 
 
 def watch(page: Any, act: Callable[[], object]) -> dict[str, float]:

@@ -130,6 +130,7 @@ export class DetailStrip {
     const value = Math.round(Math.min(1, Math.max(0, coverage)) / STEP) * STEP;
     widget.value = Number(value.toFixed(2));
     widget.callback?.(widget.value);
+    this.panel.node.setDirtyCanvas?.(true); // classic nodes draw the widget's number there
     this.panel.schedule();
     this.showMark();
   }
