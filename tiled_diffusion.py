@@ -22,6 +22,7 @@ from torch import Tensor
 from .quadtree import Quadtree
 from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
+from .sampling.contents import name_owner, reaches
 from .sampling.control import defer
 from .sampling.estimates import add_restoring, mark_estimate
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
@@ -36,7 +37,6 @@ from .sampling.guides import count_guide_frames
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
-from .sampling.patches import name_owner, reaches
 from .sampling.placing import WHOLE, Part, locate
 from .sampling.protocols import (
     Conds,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import Box, ceil_div
-from .protocols import Hints, Sources
+from .protocols import Hints, ResizedMasks, Sources
 from .references import References
 
 Grid = tuple[int, int]  # rows and columns
@@ -118,13 +118,13 @@ class RunMemory:
     """What cropping remembers for the length of a run.
 
     `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
-    at another resolution, by the mask's id; `sources` are conds that are made anew for windows, and
+    at another resolution; `sources` are conds that are made anew for windows, and
     `made` what was made of them; `references` knows which pictures are cut; `warned` is what was
     reported.
     """
 
     hints: Hints = field(default_factory=dict)
-    resized_masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    resized_masks: ResizedMasks = field(default_factory=dict)
     sources: Sources = field(default_factory=dict)
     made: Hints = field(default_factory=dict)
     references: References = field(default_factory=References)

@@ -230,7 +230,7 @@ class Evaluator:
         foreign = has_foreign_wrapper(options, self.inner) or has_foreign_patch(options)
         if foreign or needs_one_row(options) or reads_first_row(call["c"]):
             return True
-        return bool(cutter.find_masks(options))
+        return bool(cutter.find_masks([options, self.inner]))
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
         """Return what the model makes of a whole area in one window."""
@@ -241,10 +241,10 @@ class Evaluator:
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
         if step.area == self.run.plan.canvas:
-            denoised = self._call(self.apply_model, call)
+            denoised = self._call(self.inner, self.apply_model, call)
         else:
             whole = step.windows[0].box
-            denoised = self._call_with_cache(self.apply_model, call, step, whole)
+            denoised = self._call_with_cache(self.inner, self.apply_model, call, step, whole)
         self._report(denoised, step, windows=1, done=[step.windows[0].box.extent])
         return denoised
 
@@ -324,19 +324,29 @@ class Evaluator:
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call)
             window_call["c"]["control"] = features
-        return self._call_with_cache(apply_model, window_call, step, boxes[0])
+        inner = self.inner
+        if inner is not None and len(boxes) == 1:
+            inner = cutter_of(call, self.run.memory).cut(inner, boxes[0])
+        return self._call_with_cache(inner, apply_model, window_call, step, boxes[0])
 
     def _call_with_cache(
-        self, apply_model: ModelFunction, call: ModelCall, step: Step, box: Box
+        self,
+        inner: ModelFunctionWrapper | None,
+        apply_model: ModelFunction,
+        call: ModelCall,
+        step: Step,
+        box: Box,
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
         call = self.run.caches.give_own(call, (step.area, box, self.run.frames), step.index)
-        return self._call(apply_model, call)
+        return self._call(inner, apply_model, call)
 
-    def _call(self, apply_model: ModelFunction, call: ModelCall) -> Tensor:
+    def _call(
+        self, inner: ModelFunctionWrapper | None, apply_model: ModelFunction, call: ModelCall
+    ) -> Tensor:
         """Answer a model call, and note it where EasyCache did so in the network's place."""
         had_kept = has_kept(call)  # before the call, which keeps what it evaluates
-        denoised = call_model(self.inner, apply_model, call)
+        denoised = call_model(inner, apply_model, call)
         if had_kept and is_skipping(call):
             self.run.tally.count_skipped(denoised)
         return denoised

@@ -11,6 +11,7 @@ from torch import Tensor
 Conds = dict[str, Any]  # the keyword arguments of a model call, by the name of the entry
 Options = dict[str, Any]  # ComfyUI's model_options or transformer_options
 Hints = dict[Hashable, Any]  # what control networks prepared from their hints, see control.py
+ResizedMasks = dict[Hashable, tuple[Tensor, Tensor]]  # a mask and its copy, see patches.py
 Features = dict[str, list[Tensor | None]]  # of a control network, by where in the model they go
 
 

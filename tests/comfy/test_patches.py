@@ -88,6 +88,84 @@ def attn1_closure_in_closure(model, mask):
     model.set_model_attn1_output_patch(outer({"mask": mask}))
 
 
+def default_argument(model, mask):
+    def add(out, options, mask=mask, *, strength=2.0):
+        return out + strength * fit_mask(mask, options, out.shape[1], len(out))
+
+    model.set_model_attn2_output_patch(add)
+
+
+def keyword_default(model, mask):
+    def add(out, options, *, region_mask=mask):
+        return out + 2.0 * fit_mask(region_mask, options, out.shape[1], len(out))
+
+    model.set_model_attn2_output_patch(add)
+
+
+def array(model, mask):
+    mask = mask.numpy()
+
+    def add(out, options):
+        return out + 2.0 * fit_mask(torch.from_numpy(mask), options, out.shape[1], len(out))
+
+    model.set_model_attn2_output_patch(add)
+
+
+class Processor(torch.nn.Module):
+    """A patch that is a module, with layers of its own, as attention processors are."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(HEIGHT, WIDTH)])
+        self.register_buffer("mask", mask)
+
+    def forward(self, out, options):
+        return out + 2.0 * fit_mask(self.mask, options, out.shape[1], len(out))
+
+
+def module(model, mask):
+    model.set_model_attn2_output_patch(Processor(mask))
+
+
+class Remembering(Adapter):
+    """Resizes its mask once for each number of tokens."""
+
+    def __init__(self, mask):
+        super().__init__(mask)
+        self.resized = {}
+
+    def __call__(self, out, options):
+        tokens = out.shape[1]
+        if tokens not in self.resized:
+            self.resized[tokens] = fit_mask(self.kwargs[0]["mask"], options, tokens, len(out))
+        return out + 2.0 * self.resized[tokens]
+
+
+def remembering(model, mask):
+    model.set_model_attn2_output_patch(Remembering(mask))
+
+
+def remembering_closure(model, mask):
+    resized = {}
+
+    def add(out, options):
+        tokens = out.shape[1]
+        if tokens not in resized:
+            resized[tokens] = fit_mask(mask, options, tokens, len(out))
+        return out + 2.0 * resized[tokens]
+
+    model.set_model_attn2_output_patch(add)
+
+
+def function_wrapper(model, mask):
+    def fade(apply_model, call):
+        noisy = call["input"]
+        cells = F.interpolate(mask[None], size=noisy.shape[-2:], mode="nearest-exact")
+        return apply_model(noisy, call["timestep"], **call["c"]) * (1 - cells / 2)
+
+    model.set_model_unet_function_wrapper(fade)
+
+
 def with_mask(how, model, mask):
     model = model.clone()
     how(model, mask)
@@ -95,7 +173,12 @@ def with_mask(how, model, mask):
 
 
 @pytest.mark.parametrize(
-    "how", [replacing, closure, bound_method, partial, attn1_closure_in_closure]
+    "how",
+    [
+        *(replacing, closure, bound_method, partial, attn1_closure_in_closure),
+        *(default_argument, keyword_default, array, module, remembering, remembering_closure),
+        function_wrapper,
+    ],
 )
 @pytest.mark.parametrize(
     ("size", "tolerance"),
@@ -193,7 +276,33 @@ def test_what_holds_no_mask_is_the_same_object_and_cycles_end():
     assert same is other and new is not patch and cut["sigmas"] is options["sigmas"]
     mask = new.kwargs[0]["mask"]
     assert torch.equal(mask, patch.kwargs[0]["mask"][..., 4:12, 8:24])
-    assert new.kwargs[0]["weight"] == 2.0 and new.calls is patch.calls
+    assert new.kwargs[0]["weight"] == 2.0
+
+
+def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
+    first, second = (Adapter(make_mask(HEIGHT, WIDTH)) for _ in range(2))
+    second.calls = first.calls
+    options = {"patches": {"attn1_patch": [first], "attn2_patch": [second]}}
+    cut = PatchCutter((HEIGHT, WIDTH), 77, {}).cut(options, Box(8, 4, 24, 12))
+    (one,), (other,) = cut["patches"].values()
+    assert one.calls is other.calls and one.calls is not first.calls
+
+
+@pytest.mark.parametrize(
+    ("size", "is_cut"), [((48, 48), True), ((20, 20), False), ((HEIGHT, WIDTH), True)]
+)
+def test_a_mask_of_two_dimensions_is_a_picture_if_it_has_more_rows_than_a_call(size, is_cut):
+    options = {"region_mask": torch.ones(size)}
+    cutter = PatchCutter((HEIGHT, WIDTH), 77, {})
+    assert bool(cutter.find_masks(options)) == is_cut
+
+
+def test_an_unnamed_picture_of_two_dimensions_is_told_and_weights_are_not():
+    cutter = PatchCutter((HEIGHT, WIDTH), 77, {})
+    picture = torch.rand(HEIGHT * PX, WIDTH * PX)
+    assert cutter.find_unknown({"where": picture}) and not cutter.find_masks({"where": picture})
+    assert not cutter.find_unknown({"where": picture - 0.5})
+    assert not cutter.find_unknown({"layer": torch.nn.Linear(WIDTH * PX, HEIGHT * PX)})
 
 
 class Overlay:
