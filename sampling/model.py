@@ -44,10 +44,11 @@ AUTOMATIC_REACH = 1.5
 # benchmarks/h200_cost.json, benchmarks/h100_cost.json). A transformer pays for its text in every
 # window and for attention in large ones. A UNet is so light there that starting a call takes as
 # long as 32,000 cells, and the first call of a shape, for which cuDNN prepares every convolution,
-# as long as 48,000. Slower cards compute longer and start as fast, so half of that is taken, or
-# windows would grow there without need.
+# as long as 48,000. Slower cards compute longer and start as fast, so less than a fifth of that is
+# taken: by the costs of an H100, plans then take 5% longer than at half of it, but by those of a
+# card an eighth as fast 13% less, and on a CPU 18% less (default trees at 2048 and 4096 px).
 TRANSFORMER_COST = Cost(per_call=1500, per_window=1700, quadratic=70_000, per_shape=1500)
-UNET_COST = Cost(per_call=16_000, per_window=0, quadratic=90_000, per_shape=24_000)
+UNET_COST = Cost(per_call=6000, per_window=0, quadratic=90_000, per_shape=9000)
 # Compiling a Flux of six blocks took 20 s a shape on an H100, as long as some millions of cells. At
 # this price a run has two or three shapes; at the full one its windows would be half as dear again.
 COMPILING_PER_SHAPE = 300_000
