@@ -109,9 +109,17 @@ def _change_option(option: Any, change: Callable[[Any], Any]) -> Any:
 def count_calls_per_step(sampler: Any) -> int | None:
     """Return CALLS_PER_STEP of a `comfy.samplers.KSAMPLER`, or of the one that it wraps."""
     inner = unwrap(sampler)
-    if find_module(inner) != "comfy.k_diffusion.sampling":
+    if find_module(inner) != "comfy.k_diffusion.sampling" or calls_again(inner):
         return None
     return CALLS_PER_STEP.get(getattr(inner.sampler_function, "__name__", ""))
+
+
+def calls_again(sampler: Any) -> bool:
+    """Tell whether a `comfy.samplers.KSAMPLER` is sa_solver set to evaluate what it corrected.
+
+    That is a second call in all steps but the first.
+    """
+    return bool(getattr(sampler, "extra_options", {}).get("use_pece"))
 
 
 def list_calls(calls_per_step: int, steps: int) -> list[int]:

@@ -263,6 +263,32 @@ MULTISTEP = [
     "uni_pc_bh2",
 ]
 CASES |= {name: Case(sampler=comfy.samplers.sampler_object(name)) for name in MULTISTEP}
+# Those that draw noise, too. A plain run from a later step is comparable where it draws the same.
+DRAWING = [
+    *("er_sde", "sa_solver", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp"),
+    *("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"),
+    *("dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde_gpu"),
+]
+
+
+def draw_by_sigma(sigma: torch.Tensor, _sigma_next: torch.Tensor) -> torch.Tensor:
+    """Return the noise of a step, the same whenever a run began."""
+    generator = torch.Generator().manual_seed(int(1e6 * sigma))
+    return torch.randn(given()[1].shape, generator=generator)
+
+
+def drawing(name: str, **options: Any) -> Any:
+    return comfy.samplers.ksampler(name, {"noise_sampler": draw_by_sigma, **options})
+
+
+CASES |= {f"{name}, noise by sigma": Case(sampler=drawing(name)) for name in DRAWING}
+CASES["dpmpp_2m_sde, eta 0"] = Case(sampler=comfy.samplers.ksampler("dpmpp_2m_sde", {"eta": 0.0}))
+CASES["dpmpp_3m_sde, lower"] = Case(sampler=wrap(add(-0.05), drawing("dpmpp_3m_sde")))
+CASES["sa_solver, twice a step"] = Case(
+    sampler=comfy.samplers.ksampler("sa_solver", {"use_pece": True}),
+    calls=sorted([*range(STEPS), *range(1, STEPS)]),
+    remembers=True,
+)
 CASES |= {
     f"{name}, {how}": Case(
         sampler=wrap(change, comfy.samplers.sampler_object(name).sampler_function), calls=calls
@@ -399,6 +425,17 @@ def test_a_released_tile_is_what_a_plain_run_from_that_step_makes(name):
         plain = run(case.before(entry.model), case.sampler, sigmas[steps - int(free) :])
         late[denoise] = error((samples - latent)[tile(*place)], (plain - latent)[tile(*place)])
     assert all(difference < 1e-4 for difference in late.values()), late
+
+
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_a_tile_that_is_free_from_the_start_gets_the_noise_of_a_plain_run(sampler):
+    entry, latent, noise = given()
+    model = patched(entry, tree_of([[0.5, 1.0]], *SIZE))
+    options = {"steps": 6, "sampler": sampler, "denoise": 0.7, "noise": noise}
+    samples, plain = (sample(entry, latent, model=each, **options) for each in (model, entry.model))
+    for column in range(1, SIZE[1] // SIDE, 2):
+        place = tile(0, column)
+        assert error((samples - latent)[place], (plain - latent)[place]) < 1e-4
 
 
 @pytest.mark.parametrize("second", ["deis", "heunpp2", "res_multistep_cfg_pp"])
