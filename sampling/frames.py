@@ -96,9 +96,6 @@ def _fit_images(maps: Tensor, images: int, frames: int) -> Tensor:
 def _fit_frames(maps: Tensor, frames: int, frames_per_latent: int) -> Tensor:
     """Return the largest denoise of each latent frame, [frames, H, W], from [N, H, W] of px."""
     given = len(maps)
-    if frames_per_latent == 1 and frames > 1 and (given - 1) % (frames - 1) == 0:
-        # Some formats tell no ratio (SeedVR2's, whose VAE has 4): the counts do.
-        frames_per_latent = max(1, (given - 1) // (frames - 1))
     needed = count_latent_frames(given, frames_per_latent)
     right = 1 + frames_per_latent * (frames - 1)
     if needed != frames:

@@ -28,6 +28,9 @@ UNIT_CELLS = {"StageB": 16, "StageC": 1, "NaDiT": 2}
 DEFAULT_UNIT_CELLS = 8  # the reduction of most UNets, and a multiple of most patches
 # Networks whose rows are not independent of each other, as was found by trying.
 MIXES_ROWS = frozenset({"NaDiT"})
+# Frames in px of every latent frame but the first, by a network's class, where its latent format
+# tells of one: SeedVR2's VAE has 4 (`comfy.ldm.seedvr.constants`).
+FRAMES_PER_LATENT = {"NaDiT": 4}
 # The fewest cells along a side that a network takes, by its class. PixArt divides by the mean side
 # rounded to multiples of 64 cells, which is 0 up to 32 (`comfy.ldm.pixart.pixartms`); stage B's was
 # found by trying.
@@ -120,6 +123,8 @@ class Geometry:
                 "windows. Connect an image model."
             )
         unit = find_unit(network)
+        kind = type(network).__name__
+        told = getattr(latent_format, "temporal_downscale_ratio", 1)
         # SD3 looks positions up in a table of so many patches along a side.
         positions = getattr(network, "pos_embed_max_size", None)
         return cls(
@@ -127,10 +132,10 @@ class Geometry:
             unit=unit,
             native_px=_find_native_px(config),
             cost=UNET_COST if hasattr(network, "channel_mult") else TRANSFORMER_COST,
-            fewest=FEWEST_CELLS.get(type(network).__name__, 1),
+            fewest=FEWEST_CELLS.get(kind, 1),
             most=LARGEST_PX if positions is None else positions * unit,
-            frames_per_latent=getattr(latent_format, "temporal_downscale_ratio", 1),
-            mixes_rows=type(network).__name__ in MIXES_ROWS,
+            frames_per_latent=FRAMES_PER_LATENT.get(kind, told),
+            mixes_rows=kind in MIXES_ROWS,
         )
 
     @property

@@ -1,8 +1,11 @@
 """Videos: the promises with any number of frames, and trees over frames."""
 
+import math
+
 import pytest
 import torch
-from quadtree_pack.nodes import QuadtreeVAEDecode, QuadtreeVisualizer
+from comfy.patcher_extension import WrappersMP
+from quadtree_pack.nodes import QuadtreeDiffusion, QuadtreeVAEDecode, QuadtreeVisualizer
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.sampling.conditioning import crop_call
 from quadtree_pack.sampling.cost import Sampling, estimate_cost
@@ -12,26 +15,51 @@ from quadtree_pack.sampling.model import Geometry, Settings
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.clips import object_clip, soft_wall
 from quadtree_pack.testing.support import Spy, error, free_cells, half_kept, patched, tree_of
-from quadtree_pack.testing.tiny_models import ZOO, entry_of
+from quadtree_pack.testing.tiny_models import VIDEOS, entry_of
 from quadtree_pack.testing.tiny_models.building import clean_latent, sample, with_frames
 from quadtree_pack.testing.tiny_vaes import qwen
 from quadtree_pack.tiled_diffusion import KEY, attach
-from quadtree_pack.utils import count_latent_frames
 from quadtree_pack.velocity import find_step
 from quadtree_pack.windows.blending import compute_shares
 
-VIDEOS = [
-    name
-    for name in ZOO
-    if name.startswith(("wan2", "hunyuan_video", "cosmos", "ltxv", "mochi", "cogvideox"))
-] + ["kandinsky5_video", "seedvr2"]
+# What image models make clips of: their batch is the clip.
+BATCHES = ["svd", "animatediff"]
 # Text only: their latents may have any size, too.
 BY_TEXT = ["wan21_t2v", "hunyuan_video", "mochi", "cogvideox", "cosmos"]
 FRAMES = [1, 2, 5, 13]
 STEPS = 3
+MOVING = {"content_threshold": 0.0, "min_tile_size": 32, "max_tile_size": 0}
+MOVING |= {"min_denoise": 1.0, "max_denoise": 1.0, "line_thickness": 1}
 
 families = pytest.mark.parametrize("entry", VIDEOS, indirect=True)
+clips = pytest.mark.parametrize("name", VIDEOS + BATCHES)
 text_families = pytest.mark.parametrize("entry", BY_TEXT, indirect=True)
+
+
+def make_clip(name, frames, size=(16, 24)):
+    """The model of a family, and a latent of so many frames of it."""
+    if name not in BATCHES:
+        entry = with_frames(entry_of(name), frames, size)
+        return entry, entry.latent()
+    entry = with_frames(entry_of("sd15" if name == "animatediff" else name), None, size)
+    if name == "animatediff":
+        entry.model = in_motion(entry.model, frames)
+    return entry, entry.latent(batch=frames)
+
+
+def in_motion(model, frames):
+    """A clone whose images are the frames of a clip, each of which sees the others.
+
+    As a motion module of AnimateDiff, it takes so many rows one after the other for a clip.
+    """
+
+    def apply_model(executor, noisy, *args, **entries):
+        clips = executor(noisy, *args, **entries).unflatten(0, (-1, frames))
+        return (0.8 * clips + 0.2 * clips.mean(1, keepdim=True)).flatten(0, 1)
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "in motion", apply_model)
+    return model
 
 
 def clip_latent(entry, frames, height=16, width=24):
@@ -56,24 +84,19 @@ def attach_frames(entry, trees, **settings):
 
 def ratio_of(entry):
     """Frames in px of every latent frame but the first."""
-    return entry.model.model.latent_format.temporal_downscale_ratio
+    return Geometry.of(entry.model).frames_per_latent
+
+
+def by_frame(latent):
+    """The frames of a clip, [T, C, H, W]."""
+    return latent[0].movedim(1, 0) if latent.ndim == 5 else latent
 
 
 @pytest.mark.parametrize("frames", FRAMES)
-@families
-def test_the_promises_hold_with_any_number_of_frames(entry, frames):
-    entry = with_frames(entry, frames, (16, 24))
-    check_promises(entry, entry.latent())
-
-
-@pytest.mark.parametrize("frames", FRAMES)
-def test_the_promises_hold_with_any_batch_that_is_a_clip(frames):
-    entry = entry_of("svd")
-    check_promises(entry, entry.latent(batch=frames))
-
-
-def check_promises(entry, latent):
+@clips
+def test_the_promises_hold_with_any_number_of_frames(name, frames):
     """What is kept stays to the bit, one free window is the plain run, a denoise a late start."""
+    entry, latent = make_clip(name, frames)
     size = *latent.shape[-2:], entry.px_per_cell
     tree = half_kept(*size)
     held = ~free_cells(tree, latent)
@@ -88,17 +111,16 @@ def check_promises(entry, latent):
     assert error(sample(entry, latent, model=half, **run), late) < 1e-5
 
 
-@families
-def test_each_latent_frame_is_kept_to_the_bit_where_all_its_frames_are(entry):
-    latent, ratio = entry.latent(), ratio_of(entry)
-    frames = latent.shape[2]
+@clips
+def test_each_latent_frame_is_kept_to_the_bit_where_all_its_frames_are(name):
+    entry, latent = make_clip(name, 3)
     # Of the last latent frame, only its last frame in px is free.
-    trees = frame_trees(entry, [0.0] * (ratio * (frames - 1)) + [1.0], *latent.shape[-2:])
-    model = attach_frames(entry, trees)
-    samples = sample(entry, latent, model=model, steps=STEPS, denoise=0.7)
-    assert torch.equal(samples[:, :, :-1], latent[:, :, :-1])
-    assert torch.equal(samples[:, :, -1, :, :8], latent[:, :, -1, :, :8])
-    assert not torch.equal(samples[:, :, -1, :, 8:], latent[:, :, -1, :, 8:])
+    trees = frame_trees(entry, [0.0] * (2 * ratio_of(entry)) + [1.0], *latent.shape[-2:])
+    samples = sample(entry, latent, model=attach_frames(entry, trees), steps=STEPS, denoise=0.7)
+    before, after = by_frame(latent), by_frame(samples)
+    assert torch.equal(after[:-1], before[:-1])
+    assert torch.equal(after[-1, ..., :8], before[-1, ..., :8])
+    assert not torch.equal(after[-1, ..., 8:], before[-1, ..., 8:])
 
 
 @pytest.mark.parametrize("frames", [2, 5, 13])
@@ -159,26 +181,20 @@ def test_windows_whose_frames_are_all_held_are_not_evaluated(entry):
     assert torch.equal(samples[:, :, held], latent[:, :, held])
 
 
-@pytest.mark.parametrize(("given", "frames"), [(9, 5), (17, 3), (12, 5), (2, 2)])
-def test_a_clip_of_another_length_is_refused_in_words(given, frames):
-    entry = entry_of("wan21_t2v")
-    model = attach_frames(entry, frame_trees(entry, [1.0] * given, 16, 24))
-    right = 1 + 4 * (frames - 1)
+@pytest.mark.parametrize(("given", "frames"), [(3, 5), (5, 3), (1, 2)])
+@clips
+def test_a_clip_of_another_length_is_refused_in_words(name, given, frames):
+    """The message names the frames of the trees and of the latent, and how many are right."""
+    entry, latent = make_clip(name, frames)
+    ratio = ratio_of(entry)
+    px, right = (1 + ratio * (count - 1) for count in (given, frames))
+    model = attach_frames(entry, frame_trees(entry, [1.0] * px, 16, 24))
     words = (
-        f"{given} frames of a clip, which make {count_latent_frames(given, 4)} latent frames .* "
+        f"{px} frames of a clip, which make {given} latent frames .* "
         f"latent has {frames}.* the {right} frames"
     )
     with pytest.raises(ValueError, match=words):
-        sample(entry, clip_latent(entry, frames), model=model, steps=STEPS)
-
-
-@text_families
-def test_the_right_number_of_frames_is_named_for_every_family(entry):
-    ratio = ratio_of(entry)
-    model = attach_frames(entry, frame_trees(entry, [1.0] * (1 + 2 * ratio), 16, 24))
-    words = rf"{1 + 2 * ratio} frames .* 3 latent frames .* has 5.* the {1 + 4 * ratio} frames"
-    with pytest.raises(ValueError, match=words):
-        sample(entry, clip_latent(entry, 5), model=model, steps=STEPS)
+        sample(entry, latent, model=model, steps=STEPS)
 
 
 def test_trees_of_single_images_are_refused_for_a_clip_in_words():
@@ -196,17 +212,6 @@ def test_a_still_takes_the_largest_denoise_of_a_clip(name):
     run = {"steps": 5, "denoise": 0.8}
     found = sample(entry, latent, model=attach_frames(entry, trees), **run)
     assert torch.equal(found, sample(entry, latent, model=patched(entry, trees[2]), **run))
-
-
-def test_a_batch_of_images_is_the_frames_of_a_clip_where_the_model_says_so():
-    entry = entry_of("svd")
-    latent = entry.latent()
-    trees = frame_trees(entry, [0.0, 0.0, 1.0], *latent.shape[-2:])
-    samples = sample(entry, latent, model=attach_frames(entry, trees), steps=STEPS, denoise=0.7)
-    assert torch.equal(samples[:2], latent[:2])
-    assert not torch.equal(samples[2], latent[2])
-    with pytest.raises(ValueError, match=r"2 frames of a clip, .* latent has 3"):
-        sample(entry, latent, model=attach_frames(entry, FrameTrees(trees[:2])), steps=STEPS)
 
 
 @pytest.mark.parametrize("name", ["wan21_t2v", "wan22_5b", "ltxv"])
@@ -267,13 +272,39 @@ def test_denoise_fades_in_and_out_over_frames_and_never_rises():
     assert faded.max() > 0.6 and steps.max() < 0.7
 
 
-def test_a_clip_whose_background_stands_still_evaluates_only_what_moves():
-    """From the images to the images, through the nodes."""
+@pytest.mark.parametrize("batch", ["clip", "clip maximum", "clip per frame"])
+@clips
+def test_only_what_moves_over_a_still_background_is_evaluated(name, batch):
+    """Through the nodes, from the frames in px to the latent."""
+    entry, latent = make_clip(name, 3, (32, 40))
+    frames, ratio = len(by_frame(latent)), ratio_of(entry)
+    shape = {"side": 32, "start": (32, 32), "step": (1, 2)}
+    clip = object_clip(soft_wall(256, 320), 1 + ratio * (frames - 1), **shape)
+    trees = QuadtreeVisualizer.execute(clip, batch=batch, **MOVING).args[1]
+    windows = {"tile_size": 16 * entry.px_per_cell, "tile_overlap": 0, "tile_batch_size": 4}
+    plain = {"method": "Shifted Feather", "schedule": "hold", "feather": 0}
+    model = QuadtreeDiffusion.execute(
+        entry.model, trees, skip_diffusion_below=0, **windows, **plain
+    ).args[0]
+    spy = Spy(model)
+    samples = sample(entry, latent, model=spy.model, steps=STEPS, denoise=0.7)
+
+    evaluated = sum(math.prod(shape) // shape[1] for shape in spy.shapes)
+    assert 0 < evaluated <= 0.4 * STEPS * latent[:, 0].numel()
+    maps = torch.stack([tree.denoise_map(32, 40) for tree in trees])
+    maps = maps.expand(1 + ratio * (frames - 1), -1, -1)
+    groups = [maps[:1], *maps[1:].split(ratio)]
+    held = torch.stack([group.amax(0) == 0 for group in groups])
+    assert held.double().mean() > 0.6
+    before, after = by_frame(latent).movedim(1, 0), by_frame(samples).movedim(1, 0)
+    assert torch.equal(after[:, held], before[:, held])
+    assert (after != before)[:, ~held].double().mean() > 0.99
+
+
+def test_a_clip_whose_background_stands_still_is_refined_from_images_to_images():
     entry, vae = entry_of("wan21_t2v"), qwen(width=8)
     clip = object_clip(soft_wall(256, 384), 10, side=32, start=(32, 32), step=(2, 4))
-    options = {"content_threshold": 0.0, "min_tile_size": 32, "max_tile_size": 0}
-    options |= {"min_denoise": 1.0, "max_denoise": 1.0, "line_thickness": 1}
-    _, trees, masks = QuadtreeVisualizer.execute(clip, batch="clip", **options).args
+    _, trees, masks = QuadtreeVisualizer.execute(clip, batch="clip", **MOVING).args
     latent = vae.encode(clip)
     assert latent.shape == (1, 16, 3, 32, 48)
     spy = Spy(patched(entry, *trees))
@@ -299,7 +330,10 @@ def test_a_clip_whose_background_stands_still_evaluates_only_what_moves():
 
 @pytest.mark.parametrize(
     ("name", "frames", "latent_frames"),
-    [("wan21_t2v", 81, 21), ("ltxv", 81, 11), ("mochi", 13, 3), ("sd15", 81, 1), ("flux", 1, 1)],
+    [
+        *[("wan21_t2v", 81, 21), ("ltxv", 81, 11), ("mochi", 13, 3), ("seedvr2", 81, 21)],
+        *[("sd15", 81, 1), ("flux", 1, 1)],
+    ],
 )
 def test_a_clip_s_latent_frames_are_told_before_it_is_encoded(name, frames, latent_frames):
     """With a model of images, a clip is a batch."""
