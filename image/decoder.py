@@ -16,6 +16,9 @@ from ..utils import ceil_div
 WINDOW_PX = 1024  # side of the largest window with its context; a batch holds no more px than that
 # Those of ComfyUI's VAE Decode (Tiled).
 TILE_PX, TILE_OVERLAP_PX, TILE_FRAMES, TILE_OVERLAP_FRAMES = 512, 64, 64, 8
+# Side of what a part of the decoder runs on where its result is discarded; one cell would be too
+# few for padding that reflects the edge (LTXV).
+CORNER_CELLS = 2
 FEATURE_CHANNELS = 4  # times as many channels as at the picture's resolution (SD: 512 and 128)
 
 
@@ -76,7 +79,11 @@ class Decoder:
                 raise FeaturesReached
             # All frames of a clip take as much memory as the rest, so they wait where results do.
             found.append(output.to(self.vae.output_device))
-            return output[..., : output.shape[-2] // rows, : output.shape[-1] // columns]
+            height, width = (
+                side * CORNER_CELLS // cells
+                for side, cells in zip(output.shape[-2:], (rows, columns), strict=True)
+            )
+            return output[..., :height, :width]
 
         with hook_forwards(note, module), suppress(FeaturesReached):
             self.run(cells)
@@ -87,11 +94,12 @@ class Decoder:
     ) -> Tensor:
         """Return the network's output [B, 3, ..., H, W] for these features of `module`.
 
-        What comes before the module runs on a single cell of NaN, of the channels and frames of the
+        What comes before the module runs on a few cells of NaN, of the channels and frames of the
         latent `like`, and its result is discarded. Raises FeaturesDifferError where the module runs
         more or less often than there are features.
         """
-        cell = like.new_full((len(features[0]), *like.shape[1:-2], 1, 1), torch.nan)
+        side = CORNER_CELLS
+        corner = like.new_full((len(features[0]), *like.shape[1:-2], side, side), torch.nan)
         rest = list(features)
 
         def take(*_call: object) -> Tensor:
@@ -100,7 +108,7 @@ class Decoder:
             return rest.pop(0).to(self.vae.device)
 
         with hook_forwards(take, module):
-            output = self.run(cell)
+            output = self.run(corner)
         if rest:
             raise FeaturesDifferError
         return output

@@ -27,6 +27,7 @@ PROBE_FRAMES = 4  # of a clip's probe: decoders take its first frame alone, then
 # the reach of known decoders (7 to 13 cells), and the width is enough for padding that reflects the
 # edge.
 STRIP_CELLS = 48, 2
+LEVEL = 2 / 255  # of an 8-bit picture, in the decoder's -1 to 1
 MOST_TRIES = 8  # modules that are tried; each try costs a decode of the probe
 
 
@@ -59,8 +60,8 @@ def find_split_point(decoder: Decoder, latent: Tensor) -> SplitPoint | None:
         still, probe = probe[:, :, :1], probe[:, :, :PROBE_FRAMES]
     with ignore_failures():
         # The last module at the lowest resolution leaves the least to do in windows. Where
-        # something bypasses it, the output has the shape of the single cell, and an earlier one is
-        # tried.
+        # something bypasses it, the output has the shape of the few cells that it is run on, and an
+        # earlier one is tried.
         candidates = find_lowest_modules(decoder, still)[-MOST_TRIES:]
         for module, output in reversed(candidates):
             with ignore_failures():
@@ -126,13 +127,17 @@ def _side_of(output: Any) -> int:
 def _decides_picture(
     decoder: Decoder, module: nn.Module, features: Sequence[Tensor], probe: Tensor
 ) -> bool:
-    """Return whether the picture of the probe is made of nothing but these features."""
-    picture = decoder.run_second_part(features, module, probe)
+    """Return whether the picture of the probe is made of nothing but these features.
+
+    A decoder that adds noise to them, as LTXV 0.9.1's does, would add other noise in every window.
+    """
+    picture, again = (decoder.run_second_part(features, module, probe) for _ in range(2))
     side = decoder.px_per_cell * PROBE_CELLS
     is_whole = picture.shape[-2:] == (side, side)
     if probe.ndim == 5:
         is_whole = is_whole and picture.shape[2] == count_px_frames(decoder.vae, probe)
-    return is_whole and bool(picture.isfinite().all())
+    is_whole = is_whole and bool(picture.isfinite().all())
+    return is_whole and bool((picture - again).abs().max() < LEVEL)
 
 
 def _measure_split_point(

@@ -3,16 +3,21 @@
 import pytest
 import torch
 from quadtree_pack.image import decoder, decoding
+from quadtree_pack.image.decoder import Decoder, count_px_frames
+from quadtree_pack.image.splitting import find_split_point
 from quadtree_pack.nodes import QuadtreeComposite
 from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.testing.decodes import LEVEL, Watch, decoded, whole
 from quadtree_pack.testing.support import tree_of
 from quadtree_pack.testing.tiny_models.building import clean_latent
-from quadtree_pack.testing.tiny_vaes import qwen
+from quadtree_pack.testing.tiny_vaes import VIDEO_VAES, ltxv, qwen
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
 CELLS = 16, 48
+# Long enough for windows with the reach of each, which Wan 2.2's is largest of.
+LONG = {"wan22": (8, 64), "hunyuan15": (8, 48), "ltxv": (8, 32), "taehv": (8, 64)}
+NORMED = ["hunyuan", "mochi", "cosmos", "cogvideox", "seedvr2"]
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +25,90 @@ def vae():
     return qwen(width=8)
 
 
-def clip_of(vae, frames):
+def clip_of(vae, frames, cells=CELLS):
     """A latent of so many frames, and originals for what it decodes to."""
-    latent = clean_latent((1, vae.latent_channels, frames, *CELLS))
-    shape = (1 + 4 * (frames - 1), CELLS[0] * 8, CELLS[1] * 8, 3)
+    latent = clean_latent((1, vae.latent_channels, frames, *cells))
+    height, width = (length * vae.spacial_compression_decode() for length in cells)
+    shape = (count_px_frames(vae, latent), height, width, 3)
     return latent, torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
-def corner_tree(free):
+def corner_tree(free, cells=CELLS, px_per_cell=8):
     """A tree whose first leaf alone may change, or none."""
-    return tree_of([[free] + [0.0] * 5, [0.0] * 6], *CELLS)
+    return tree_of([[free] + [0.0] * 7, [0.0] * 8], *cells, px_per_cell)
+
+
+def decode_corner(vae, latent, original, **options):
+    """What Quadtree VAE Decode makes of a clip whose first leaf may change, and that leaf's px."""
+    tree = corner_tree(1.0, latent.shape[-2:], vae.spacial_compression_decode())
+    free = tree.denoise_map(*original.shape[1:3]) > 0
+    result = decoded(vae, latent, tree, original, **options)
+    assert result.shape == original.shape
+    assert torch.equal(result[:, ~free], original[:, ~free])
+    return result, free
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
 def test_what_changed_is_decoded_in_windows_and_equals_the_full_decode(vae, frames):
-    latent, original = clip_of(vae, frames)
-    tree = corner_tree(1.0)
-    free = tree.denoise_map(*original.shape[1:3]) > 0
+    mine, full = check_windows(vae, *clip_of(vae, frames))
+    assert sum(mine) < 0.7 * sum(full)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_windows_of_every_local_video_vae_equal_the_full_decode(name):
+    vae = VIDEO_VAES[name]() if name == "taehv" else VIDEO_VAES[name](width=8)
+    vae.first_stage_model.decode_noise_scale = 0.0  # LTXV's, on the latent: each decode has its own
+    check_windows(vae, *clip_of(vae, 3, LONG[name]))
+
+
+def check_windows(vae, latent, original):
+    """Compare with a full decode; return the px of every convolution in both."""
     with Watch(vae) as mine:
-        result = decoded(vae, latent, tree, original)
+        result, free = decode_corner(vae, latent, original)
     with Watch(vae) as full:
         expected = whole(vae, latent)
-    assert result.shape == expected.shape == original.shape
-    assert torch.equal(result[:, ~free], original[:, ~free])
     assert (result - expected)[:, free].abs().max() < LEVEL / 10
-    assert max(mine.px) < 0.7 * max(full.px) and sum(mine.px) < 0.7 * sum(full.px)
+    assert max(mine.px) < 0.7 * max(full.px)
+    return mine.px, full.px
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_video_vae_with_norms_over_the_whole_is_decoded_as_comfyui_does(
+    name, monkeypatch, caplog
+):
+    vae = VIDEO_VAES[name]()
+    latent, original = clip_of(vae, 3, (8, 16))
+    with caplog.at_level("INFO"):
+        result, free = decode_corner(vae, latent, original)
+    assert caplog.text.count("cannot be decoded in parts") == 1
+    assert (result - whole(vae, latent))[:, free].abs().max() < LEVEL / 10
+    assert not torch.equal(result[:, free], original[:, free])
+    seen = []
+    monkeypatch.setattr(Decoder, "fits", lambda *_: False)
+    monkeypatch.setattr(decoder, "TILE_PX", 64)
+    monkeypatch.setattr(decoder, "TILE_OVERLAP_PX", 16)
+    tiled = vae.decode_tiled
+    monkeypatch.setattr(vae, "decode_tiled", lambda *a, **k: seen.append(k) or tiled(*a, **k))
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        result, free = decode_corner(vae, latent, original)
+    assert len(seen) == 1 and not torch.equal(result[:, free], original[:, free])
+
+
+def test_a_decoder_that_adds_noise_of_its_own_is_not_split():
+    """Windows would have other noise than their neighbours."""
+    vae = ltxv(8, inject_noise=True)
+    latent, original = clip_of(vae, 2, (4, 8))
+    assert find_split_point(Decoder(vae), latent) is None
+    result, free = decode_corner(vae, latent, original)
+    assert not torch.equal(result[:, free], original[:, free])
+
+
+def test_a_vae_that_makes_other_frames_than_it_declares_is_refused_in_words():
+    """CogVideoX's makes 8 of 2 latent frames, and 9 of 3."""
+    vae = VIDEO_VAES["cogvideox"]()
+    latent, original = clip_of(vae, 2, (8, 16))
+    with pytest.raises(ValueError, match="makes 8 frames of this latent, but declares 5"):
+        decode_corner(vae, latent, original)
 
 
 def test_a_frame_has_the_original_s_px_where_its_latent_frame_keeps(vae):
@@ -58,6 +122,33 @@ def test_a_frame_has_the_original_s_px_where_its_latent_frame_keeps(vae):
     assert torch.equal(result[:, ~place], original[:, ~place])
     assert torch.equal(result[:5], original[:5])
     assert (result - expected)[5:, place].abs().max() < LEVEL / 10
+
+
+@pytest.mark.parametrize(
+    ("name", "freed", "changed"),
+    [
+        # Trees change with every fourth frame: 0, 1-4, 5-8 ...
+        ("mochi", range(1, 5), range(1, 7)),  # latent frames of 6: 0, 1-6, 7-12
+        ("cosmos", range(9, 13), range(9, 17)),  # latent frames of 8: 0, 1-8, 9-16
+    ],
+)
+def test_frames_of_latent_frames_of_any_length_are_the_original_s_where_all_keep(
+    name, freed, changed
+):
+    vae = VIDEO_VAES[name]()
+    cells = 8, 16
+    latent, original = clip_of(vae, 3, cells)
+    kept, free = (corner_tree(denoise, cells) for denoise in (0.0, 1.0))
+    trees = FrameTrees([free if frame in freed else kept for frame in range(len(original))])
+    px = free.denoise_map(*original.shape[1:3]) > 0
+    expected = whole(vae, latent)
+    composed = QuadtreeComposite.execute(original, expected, trees, 0).args[0]
+    for result, shown in (decoded(vae, latent, trees, original), changed), (composed, freed):
+        for frame in range(len(original)):
+            source = expected if frame in shown else original
+            assert (result[frame, px] - source[frame, px]).abs().max() < LEVEL / 10
+            assert torch.equal(result[frame, ~px], original[frame, ~px])
+            assert frame in shown or torch.equal(result[frame], original[frame])
 
 
 @pytest.mark.parametrize("given", [10, 11, 12])
