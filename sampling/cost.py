@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..utils import ceil_div
 from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
 from .run import Mode, Run, build_denoise_maps, create_run
+
+# The masks of a run's prompts, [B or 1, h, w] of any size; None for one that counts everywhere.
+Masks = Sequence[Tensor | None]
+ONE_PROMPT: Masks = (None,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +51,15 @@ def estimate_cost(
     height: int,
     width: int,
     frames: int = 1,
+    prompts: Masks = ONE_PROMPT,
 ) -> float:
     """Return the share of the full model cost that a run on height x width cells takes.
 
-    It is counted in evaluated cells, of so many frames. The run plans as it would when sampling, so
-    for samplers whose calls per step are known the share is exact.
+    It is counted in evaluated cells, of so many frames and of all prompts. The run plans as it
+    would when sampling, so for samplers whose calls per step are known the share is exact.
     """
     denoise = build_denoise_maps(trees, settings, geometry, height, width)
-    return _estimate_from_maps(denoise, settings, geometry, sampling, frames)
+    return _estimate_from_maps(denoise, settings, geometry, sampling, frames, prompts)
 
 
 def _estimate_from_maps(
@@ -62,17 +68,46 @@ def _estimate_from_maps(
     geometry: Geometry,
     sampling: Sampling,
     frames: int = 1,
+    prompts: Masks = ONE_PROMPT,
 ) -> float:
     """Return the share of the cells that a run with this denoise [B, H, W] evaluates.
 
     Windows are cut in space and hold all frames, so that is their share of all frames, too.
     """
     run = plan_run(denoise, settings, geometry, sampling, frames)
-    cells = 0
-    for step, calls in enumerate(sampling.calls):
-        windows = run.windows(step)
-        cells += calls * sum(window.box.extent for window in windows)
-    return cells / (sum(sampling.calls) * denoise[0].numel())
+    shares = measure_steps(run, prompts)
+    cost = sum(calls * share for calls, share in zip(sampling.calls, shares, strict=True))
+    return cost / sum(sampling.calls)
+
+
+def measure_steps(run: Run, prompts: Masks = ONE_PROMPT) -> list[float]:
+    """Return the share of all cells, times prompts, that a model call of each step evaluates."""
+    canvas, is_masked = run.plan.canvas, False
+    for number, mask in enumerate(prompts):
+        if mask is not None:
+            is_masked = True
+            resized = _resize(mask, canvas.height, canvas.width)
+            run.masks.note({"uuid": number, "mask": resized})
+    count = _count_masked if is_masked else _count_everywhere
+    whole = canvas.extent * len(prompts)
+    return [count(run, step, len(prompts)) / whole for step in range(run.clock.steps)]
+
+
+def _resize(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return a mask [B, h, w] at the size of the canvas, as ComfyUI makes it."""
+    return F.interpolate(mask[:, None].float(), (height, width), mode="bilinear")[:, 0]
+
+
+def _count_everywhere(run: Run, step: int, prompts: int) -> int:
+    return prompts * sum(window.box.extent for window in run.windows(step))
+
+
+def _count_masked(run: Run, step: int, prompts: int) -> int:
+    layout = run.lay_out(step)
+    return sum(
+        len(counting) * sum(layout.windows[number].box.extent for number in numbers)
+        for counting, numbers in run.group_windows(range(prompts), layout).items()
+    )
 
 
 def plan_run(

@@ -128,20 +128,29 @@ class RunPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Step:
-    """One step in one area of the canvas.
+class Layout:
+    """The windows of one step in one area of the canvas.
 
-    `model_weight` [B or 1, 1, (T or 1,) h, w] in 0..1 is the weight of the model's estimate; the
-    rest is that of the base (see `Run.blend`). `windows` are relative to the area, and each has its
-    normalised share in `shares`, [h, w] on the CPU; each of `window_weights` [..., h, w] is the
-    model's weight times that.
+    `windows` are relative to the area, and each has its normalised share in `shares`, [h, w] on the
+    CPU.
     """
 
     index: int
     area: Box
-    model_weight: Tensor
     windows: tuple[Window, ...]
     shares: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step(Layout):
+    """One step in one area of the canvas.
+
+    `model_weight` [B or 1, 1, (T or 1,) h, w] in 0..1 is the weight of the model's estimate; the
+    rest is that of the base (see `Run.blend`). Each of `window_weights` [..., h, w] is the model's
+    weight times the share of a window.
+    """
+
+    model_weight: Tensor
     window_weights: tuple[Tensor, ...]
 
     @property
@@ -376,25 +385,31 @@ class Run:
         return latest
 
     def _make_step(self, index: int, like: Tensor, area: Box) -> Step:
-        windows = self.windows(index, area)
+        layout = self.lay_out(index, area)
         weight = self.plan.model_weight(self.first_step + index, self.all_steps)
         weight = crop(weight, area)
         weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
         weight = take_frames(weight, self.frames)
-        margin = self.tiling.overlap * self.tiling.unit // 2
-        shares = compute_shares(windows, (area.height, area.width), self.plan.method, margin)
         window_weights = []
-        for window, share in zip(windows, shares, strict=True):
+        for window, share in zip(layout.windows, layout.shares, strict=True):
             sent = send(share.float(), like.device)
             window_weights.append(sent * crop(weight, window.box))
         return Step(
             index=index,
             area=area,
             model_weight=weight,
-            windows=windows,
-            shares=shares,
+            windows=layout.windows,
+            shares=layout.shares,
             window_weights=tuple(window_weights),
         )
+
+    def lay_out(self, index: int, area: Box | None = None) -> Layout:
+        """Return the windows of a step with their shares (area None: the whole canvas)."""
+        area = self.plan.canvas if area is None else area
+        windows = self.windows(index, area)
+        margin = self.tiling.overlap * self.tiling.unit // 2
+        shares = compute_shares(windows, (area.height, area.width), self.plan.method, margin)
+        return Layout(index=index, area=area, windows=windows, shares=shares)
 
     def windows(self, index: int, area: Box | None = None) -> tuple[Window, ...]:
         """Return the windows of a step, relative to the area (None: the whole canvas)."""
@@ -404,7 +419,7 @@ class Run:
         return self._plans[area][index]
 
     def group_windows(
-        self, cond_ids: Sequence[Hashable], step: Step
+        self, cond_ids: Sequence[Hashable], step: Layout
     ) -> dict[tuple[int, ...], list[int]]:
         """Return the numbers of a step's windows by the conds of a call that count in them.
 

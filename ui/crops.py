@@ -11,7 +11,7 @@ from torch import Tensor
 from ..quadtree import FrameTrees, Quadtree
 from ..tree.blocks import GRID_PX
 from ..tree.crops import choose_crops, stretch
-from ..utils import ceil_div
+from ..utils import Box, ceil_div
 
 
 def cut_crops(
@@ -33,21 +33,31 @@ def cut_crops(
         )
     image = images[len(images) // 2]
     height, width = image.shape[:2]
+    boxes = place_crops(trees, height, width, most=most, size_px=size_px)
+    crops = [_reduce(image[box.slices], size_px) for box in boxes]
+    return crops, mark_crops(boxes, height, width)
+
+
+def place_crops(
+    trees: Sequence[Quadtree], height: int, width: int, *, most: int, size_px: int
+) -> list[Box]:
+    """Return where the crops of `cut_crops` lie on an image of height x width px."""
     trees[0].check_fits(height, width, "image", "px")
     cells = ceil_div(height, GRID_PX), ceil_div(width, GRID_PX)
     denoise = torch.stack([tree.denoise_map(*cells) for tree in trees]).amax(0)
     # With a cell more on every side: the image's cells need not end where leaves do.
     refined = F.max_pool2d(denoise[None], 3, stride=1, padding=1)[0] > 0
     least_share = size_px / 2 / max(height, width)
-    crops, masks = [], []
-    for box in choose_crops(refined, most, least_share):
-        in_px = stretch(box, cells, (height, width))
-        crops.append(_reduce(image[in_px.slices], size_px))
-        mask = torch.zeros(1, height, width)
-        rows, columns = in_px.slices
-        mask[:, rows, columns] = 1
-        masks.append(mask)
-    return crops, masks
+    boxes = choose_crops(refined, most, least_share)
+    return [stretch(box, cells, (height, width)) for box in boxes]
+
+
+def mark_crops(boxes: Sequence[Box], height: int, width: int) -> list[Tensor]:
+    """Return a mask [1, height, width] for each box: 1 inside of it."""
+    masks = [torch.zeros(1, height, width) for _ in boxes]
+    for mask, box in zip(masks, boxes, strict=True):
+        mask[0][box.slices] = 1
+    return masks
 
 
 def _reduce(crop: Tensor, size_px: int) -> Tensor:

@@ -139,8 +139,15 @@ def is_input(kind: str, name: str) -> bool:
     """Tell whether a node's class has an input of this name; an unknown class has any."""
     import nodes  # ComfyUI's own
 
+    return kind not in nodes.NODE_CLASS_MAPPINGS or name.partition(".")[0] in list_inputs(kind)
+
+
+def list_inputs(kind: str) -> dict[str, Any]:
+    """Return the inputs of a node's class, each with its type first; none of an unknown class."""
+    import nodes  # ComfyUI's own
+
     node_class = nodes.NODE_CLASS_MAPPINGS.get(kind)
-    return node_class is None or name.partition(".")[0] in _list_inputs(node_class)
+    return _list_inputs(node_class) if node_class else {}
 
 
 def _list_inputs(node_class: Any) -> dict[str, Any]:

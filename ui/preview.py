@@ -301,12 +301,12 @@ def answer_request(request: Any) -> dict[str, Any]:
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        answer |= describe_price(whole, workflow, str(request.get("node")))
+        answer |= describe_price(whole, applier, str(request.get("node")))
     if request.get("steps"):
         denoise = _mean_denoise(tree, len(answer["denoise"]))
         leaves = tree.leaves[: len(denoise)]
         node_id = str(request.get("node"))
-        answer["plan"] = describe_steps(whole, leaves, denoise, workflow, node_id)
+        answer["plan"] = describe_steps(whole, leaves, denoise, applier, node_id)
     return answer
 
 
@@ -368,10 +368,10 @@ def _mean_denoise(tree: Quadtree, count: int) -> list[float]:
     return means
 
 
-def describe_price(tree: Quadtree, workflow: Workflow, node: str) -> dict[str, Any]:
+def describe_price(tree: Quadtree, applier: Applier, node: str) -> dict[str, Any]:
     """Return the price of the runs with the tree of a node, or why they would end with an error."""
     try:
-        price = estimate_price(tree, workflow, node)
+        price = estimate_price(tree, applier, node)
     except ValueError as error:
         return {"problem": str(error)}
     return {

@@ -10,15 +10,20 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from torch import Tensor
+
 from ..quadtree import Quadtree
-from ..sampling.cost import Sampling, estimate_cost
+from ..sampling.cost import ONE_PROMPT, Masks, Sampling, estimate_cost
 from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings
 from ..sampling.run import Mode
 from ..sampling.steps import CALLS_PER_STEP
 from ..utils import ceil_div, count_latent_frames
 from ..velocity import SCHEDULES
 from ..windows.blending import METHODS
+from .conditioning import PromptReader
+from .crops import mark_crops, place_crops
 from .model_files import MODELS, find_geometry, name_model
+from .passing import Applier
 from .sizes import LATENT_INPUTS, Size, SizeFinder
 from .workflow import Link, Node, Workflow
 
@@ -36,7 +41,7 @@ SETTINGS = {
 CHOICES: dict[str, Collection[str]] = {"method": METHODS, "schedule": SCHEDULES}
 # What may be unknown; the panel has words for each.
 NO_RUN, MODEL, SIZE, STEPS, NOISE_MASK = "run", "model", "size", "steps", "noise mask"
-SIGMAS = "sigmas"
+SIGMAS, PROMPTS = "sigmas", "prompts"
 # Nodes that make sigmas of as many steps as their input says; the second kind of that many times
 # its denoise. Others may make more or fewer.
 SCHEDULERS = {
@@ -73,7 +78,7 @@ class ComingRun:
     sampling: Sampling
     size: Size  # in cells
     frames: int  # in px, of the clip that the tree was built from
-    conds: int
+    prompts: Masks
     model: str
     assumed: frozenset[str]
     sampler: str | None = None  # the number of its node
@@ -82,12 +87,15 @@ class ComingRun:
     def cells(self) -> int:
         """What is evaluated without the node, as in `Price`."""
         frames = count_latent_frames(self.frames, self.geometry.frames_per_latent)
-        return self.size[0] * self.size[1] * frames * sum(self.sampling.calls) * self.conds
+        return self.size[0] * self.size[1] * frames * sum(self.sampling.calls) * len(self.prompts)
 
 
-def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price:
-    """Return the price of the runs with the tree of the node `visualizer`, together."""
-    runs = list_runs(tree, workflow, visualizer)
+def estimate_price(tree: Quadtree, applier: Applier, visualizer: str) -> Price:
+    """Return the price of the runs with the tree of the node `visualizer`, together.
+
+    `applier` has the workflow, and computes the masks of prompts.
+    """
+    runs = list_runs(tree, applier, visualizer)
     evaluated = [run.cells * _estimate_share(tree, run) for run in runs]
     return Price(
         share=sum(evaluated) / sum(run.cells for run in runs),
@@ -98,9 +106,9 @@ def estimate_price(tree: Quadtree, workflow: Workflow, visualizer: str) -> Price
     )
 
 
-def list_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> list[ComingRun]:
+def list_runs(tree: Quadtree, applier: Applier, visualizer: str) -> list[ComingRun]:
     """Return the runs with the tree of the node `visualizer`; a typical one where none follows."""
-    return list(find_runs(tree, workflow, visualizer)) or [_typical_run(tree)]
+    return list(find_runs(tree, applier, visualizer)) or [_typical_run(tree)]
 
 
 def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
@@ -113,6 +121,7 @@ def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
         height=height,
         width=width,
         frames=run.geometry.count_frames(tree.frames),
+        prompts=run.prompts,
     )
 
 
@@ -123,7 +132,7 @@ def _typical_run(tree: Quadtree) -> ComingRun:
         sampling=Sampling(steps=TYPICAL_STEPS),
         size=_own_size(tree, TYPICAL),
         frames=tree.frames,
-        conds=1,
+        prompts=ONE_PROMPT,
         model="",
         assumed=frozenset({NO_RUN}),
     )
@@ -147,8 +156,9 @@ def remember_model(hidden: Any, geometry: Geometry) -> str | None:
     return name_model(loader)
 
 
-def find_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> Iterator[ComingRun]:
+def find_runs(tree: Quadtree, applier: Applier, visualizer: str) -> Iterator[ComingRun]:
     """Yield the runs of all samplers that sample with the tree of the node `visualizer`."""
+    workflow = applier.workflow
     for sampler in workflow.nodes.values():
         if sampler.link(*LATENT_INPUTS) is None:
             continue
@@ -156,13 +166,14 @@ def find_runs(tree: Quadtree, workflow: Workflow, visualizer: str) -> Iterator[C
         patched = [node for node in nodes if node.kind == "QuadtreeDiffusion"]
         origin = patched[0].origin("quadtree") if patched else None  # the last one acts
         if origin is not None and origin.number == visualizer:
-            yield _read_run(tree, workflow, nodes, patched[0], visualizer)
+            yield _read_run(tree, applier, nodes, patched[0], visualizer)
 
 
 def _read_run(
-    tree: Quadtree, workflow: Workflow, nodes: list[Node], patched: Node, visualizer: str
+    tree: Quadtree, applier: Applier, nodes: list[Node], patched: Node, visualizer: str
 ) -> ComingRun:
     """Return the run of the sampler `nodes[0]`; the others are those that its model comes from."""
+    workflow = applier.workflow
     sampler, loader = nodes[0], nodes[-1]
     assumed = set()
     geometry = find_geometry(loader)
@@ -193,18 +204,40 @@ def _read_run(
         mode = _read_mode(sampler, latent)
     if latent is not None and _has_noise_mask(workflow, latent):
         assumed.add(NOISE_MASK)
-    cfg = next((node.number_of("cfg") for node in nodes if node.number_of("cfg") is not None), 1)
+    prompts, guessed = _read_prompts(tree, applier, nodes, visualizer, finder)
+    if guessed:
+        assumed.add(PROMPTS)
     return ComingRun(
         settings=_read_settings(patched),
         geometry=geometry,
         sampling=replace(sampling, mode=mode),
         size=size or _own_size(tree, geometry),
         frames=tree.frames,
-        conds=1 if cfg == 1 else 2,
+        prompts=prompts,
         model=name_model(loader),
         assumed=frozenset(assumed),
         sampler=sampler.number,
     )
+
+
+def _read_prompts(
+    tree: Quadtree, applier: Applier, nodes: list[Node], visualizer: str, finder: SizeFinder
+) -> tuple[Masks, bool]:
+    """Return the masks of a run's prompts, and whether some may count in fewer cells than that."""
+
+    def cut_crops(node: Node) -> list[Tensor] | None:
+        origin, size = node.origin("quadtree"), finder.find_image(node.link("image"))
+        most, size_px = node.number_of("max_crops"), node.number_of("crop_size")
+        is_ours = origin is not None and origin.number == visualizer
+        if not is_ours or not most or not size_px or size is None:
+            return None
+        boxes = place_crops([tree], *size, most=int(most), size_px=int(size_px))
+        return mark_crops(boxes, *size)
+
+    cfg = next((found for node in nodes if (found := node.number_of("cfg")) is not None), 1)
+    reader = PromptReader(applier, cut_crops)
+    masks = [options.get("mask") for _, options in reader.read_sampler(nodes, cfg)]
+    return masks or [None] * (1 if cfg == 1 else 2), reader.guessed
 
 
 def _read_settings(node: Node) -> Settings:

@@ -11,29 +11,29 @@ from typing import Any
 import torch
 
 from ..quadtree import Leaf, Quadtree
-from ..sampling.cost import plan_run
+from ..sampling.cost import measure_steps, plan_run
 from ..sampling.run import Run, build_denoise_maps
 from ..utils import Box
+from .passing import Applier
 from .price import list_runs
-from .workflow import Workflow
 
 
 def describe_steps(
     tree: Quadtree,
     leaves: Sequence[Leaf],
     denoise: Sequence[float],
-    workflow: Workflow,
+    applier: Applier,
     visualizer: str,
 ) -> dict[str, Any]:
     """Return the steps of the first run with the tree of the node `visualizer`.
 
     `leaves` are those that are shown, of the tree or of one of its frames, and `denoise` is theirs,
-    with the mask applied. `windows` has x0, y0, x1 and y1 of
-    each window in px of the image, one flat list per step; `shares` are the cells that a model call
-    of the step evaluates, in thousandths of all; `held` counts the steps that hold each leaf;
+    with the mask applied. `windows` has x0, y0, x1 and y1 of each window in px of the image, one
+    flat list per step; `shares` are the cells that a model call of the step evaluates, in
+    thousandths of all, of all prompts; `held` counts the steps that hold each leaf;
     `sampler` is the number of the sampler's node, or None where no sampler follows.
     """
-    coming = list_runs(tree, workflow, visualizer)[0]
+    coming = list_runs(tree, applier, visualizer)[0]
     height, width = coming.size
     maps = build_denoise_maps([tree], coming.settings, coming.geometry, height, width)
     run = plan_run(maps, coming.settings, coming.geometry, coming.sampling)
@@ -41,9 +41,7 @@ def describe_steps(
     scale = tree.width / width, tree.height / height
     return {
         "windows": [_list_px(step, scale) for step in boxes],
-        "shares": [
-            round(1000 * sum(box.extent for box in step) / (height * width)) for step in boxes
-        ],
+        "shares": [round(1000 * share) for share in measure_steps(run, coming.prompts)],
         "held": _count_held_steps(run, leaves, denoise, coming.settings.keep_below_px),
         "sampler": coming.sampler,
     }

@@ -13,6 +13,7 @@ const ASSUMED = {
   steps: "20 steps",
   sigmas: "sigmas of that many steps", // unknown nodes change them
   "noise mask": "no noise mask",
+  prompts: "every prompt everywhere",
 };
 
 /** Returns the price in the server's answer for the status line; empty while it has none. */

@@ -11,12 +11,12 @@ import { translate } from "./quadtree_texts.js";
 
 // What comes through inputs of these types does not change the price.
 const PRICELESS_TYPES = new Set([
-  ...["CONDITIONING", "CLIP", "VAE", "CONTROL_NET", "STYLE_MODEL"],
+  ...["CLIP", "VAE", "CONTROL_NET", "STYLE_MODEL"],
   ...["CLIP_VISION", "CLIP_VISION_OUTPUT"],
 ]);
 // Random seeds change with every run, and would ask for the same price again.
 const SEEDS = new Set(["seed", "noise_seed"]);
-const SKIPPED_NAMES = new Set(["control_after_generate", "regions"]);
+const VISUALIZER = "QuadtreeVisualizer";
 const PLAIN = new Set(["number", "boolean"]);
 const LONGEST_TEXT = 512;
 const MOST_NODES = 2048; // the server's limit, too
@@ -63,8 +63,15 @@ function addMissing(found, others) {
   for (const [key, value] of others) if (!found.has(key)) found.set(key, value);
 }
 
+/** Returns whether an input is none of the run's, or is what was painted, which is sent beside. */
+const isOwn = (name, node) =>
+  name === "control_after_generate" || (name === "regions" && node.comfyClass === VISUALIZER);
+
 /** Returns whether an input of a sampler, or of what leads to it, does not change the price. */
-const isPriceless = (name, type) => SEEDS.has(name) || PRICELESS_TYPES.has(type);
+function isPriceless(name, type, node) {
+  const isText = type === "STRING" && node.outputs?.some((output) => output.type === "CONDITIONING");
+  return isText || SEEDS.has(name) || PRICELESS_TYPES.has(type);
+}
 
 /** Adds a node, and all that leads to it but through inputs that `skips`, to `found`. */
 function collect(node, hosts, found, skips) {
@@ -75,7 +82,7 @@ function collect(node, hosts, found, skips) {
   checkCount(found);
   const names = [...(node.inputs ?? []), ...(node.widgets ?? [])].map(({ name }) => name);
   for (const name of new Set(names)) {
-    if (SKIPPED_NAMES.has(name) || skips(name, findInput(node, name)?.type)) continue;
+    if (isOwn(name, node) || skips(name, findInput(node, name)?.type, node)) continue;
     const value = readInput(node, name, hosts);
     if (value?.node) {
       inputs[name] = [pathOf(value.node, value.hosts), value.slot];

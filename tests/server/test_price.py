@@ -176,6 +176,113 @@ def test_the_price_follows_what_is_downstream(changing, running, object_info):
     assert price["assumed"] == []
 
 
+def add(prompt, name, kind, **inputs):
+    """Add a node, and return the link to its first output."""
+    prompt[name] = {"class_type": kind, "inputs": inputs}
+    return [name, 0]
+
+
+def add_prompts(prompt, name, conditioning, prompts, regions, strength=1.0):
+    inputs = {"conditioning": conditioning, "prompts": prompts, "regions": regions}
+    return add(prompt, name, "QuadtreePrompts", **inputs, feather=64, strength=strength)
+
+
+def add_mask(prompt):
+    """The part of a file that was painted in the mask editor, and the rest of it."""
+    add(prompt, "painted", "LoadImage", image="painted.png")
+    return ["painted", 1], add(prompt, "rest", "InvertMask", mask=["painted", 1])
+
+
+def set_mask(prompt, name, conditioning, mask):
+    values = {"strength": 1.0, "set_cond_area": "default"}
+    return add(prompt, name, "ConditioningSetMask", conditioning=conditioning, mask=mask, **values)
+
+
+def prompt_two_crops(prompt, text):
+    tree = demo.find_node(prompt, "QuadtreeVisualizer")
+    image = prompt[tree]["inputs"]["image"]
+    inputs = {"image": image, "quadtree": [tree, 1], "max_crops": 2, "crop_size": 256}
+    add(prompt, "crops", "QuadtreeCrops", **inputs)
+    both = add(prompt, "both", "CreateList", **{"inputs.input0": text, "inputs.input1": text})
+    return add_prompts(prompt, "prompts", text, both, ["crops", 1])
+
+
+def prompt_two_regions(prompt, text):
+    mask, rest = add_mask(prompt)
+    both = add(prompt, "both", "CreateList", **{"inputs.input0": text, "inputs.input1": text})
+    masks = add(prompt, "masks", "CreateList", **{"inputs.input0": mask, "inputs.input1": rest})
+    return add_prompts(prompt, "prompts", text, both, masks)
+
+
+def prompt_a_region_in_a_chain(prompt, text):
+    mask, rest = add_mask(prompt)
+    first = add_prompts(prompt, "first", text, text, mask, strength=0.5)
+    return add_prompts(prompt, "second", first, text, rest)
+
+
+def combine_masked_prompts(prompt, text):
+    mask, _ = add_mask(prompt)
+    masked = set_mask(prompt, "masked", text, mask)
+    return add(prompt, "joined", "ConditioningCombine", conditioning_1=masked, conditioning_2=text)
+
+
+def combine_prompts(prompt, text):
+    return add(prompt, "joined", "ConditioningCombine", conditioning_1=text, conditioning_2=text)
+
+
+PROMPTS = (
+    prompt_two_regions,
+    prompt_two_crops,
+    prompt_a_region_in_a_chain,
+    combine_masked_prompts,
+)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("prompting", PROMPTS, ids=lambda prompting: prompting.__name__)
+def test_the_price_counts_the_prompts_where_they_count(prompting, cfg, running, object_info):
+    prompt = build_prompt("demo", object_info)
+    sample_in_narrow_windows(prompt)
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    sampler |= {"cfg": cfg, "steps": 3}
+    everywhere = ask_price(running, prompt)["cost"]
+    sampler["positive"] = prompting(prompt, sampler["positive"])
+    percent = run_percent(running, prompt)
+    price = ask_price(running, prompt)
+    assert 100 * price["cost"] == pytest.approx(percent, abs=NEAR_PERCENT)
+    assert price["cost"] < 0.97 * everywhere and price["assumed"] == []
+
+
+def test_prompts_without_masks_take_their_time_and_no_other_share(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    one = ask_price(running, prompt)
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    sampler["positive"] = combine_prompts(prompt, sampler["positive"])
+    two = ask_price(running, prompt)
+    assert two["cost"] == one["cost"] and two["assumed"] == []
+    assert two["cells"] == pytest.approx(2 * one["cells"])
+
+
+def test_a_prompt_of_a_part_that_is_not_followed_is_named(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    text = sampler["positive"]
+    area = {"width": 64, "height": 64, "x": 0, "y": 0, "strength": 1.0}
+    sampler["positive"] = add(prompt, "area", "ConditioningSetArea", conditioning=text, **area)
+    assert ask_price(running, prompt)["assumed"] == ["prompts"]
+    sampler["positive"] = set_mask(prompt, "masked", text, ["elsewhere", 0])
+    assert ask_price(running, prompt)["assumed"] == ["prompts"]
+
+
+def test_too_few_prompts_for_the_regions_are_said_before_the_run(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    link = prompt_two_regions(prompt, sampler["positive"])
+    prompt["both"]["inputs"]["inputs.input2"] = sampler["positive"]
+    sampler["positive"] = link
+    assert "3 prompts came for 2 regions" in ask_price(running, prompt)["problem"]
+
+
 def test_what_the_workflow_does_not_tell_is_named(running, object_info):
     prompt = build_prompt("demo", object_info)
     alone = demo.select_needed(prompt, demo.find_node(prompt, "QuadtreeVisualizer"))
