@@ -41,9 +41,12 @@ def crop(value: Tensor, box: Box) -> Tensor:
 
 
 def stack_windows(value: Tensor, boxes: Sequence[Box], conds: int) -> Tensor:
-    """Crop [conds * B, ..., H, W] to boxes of one shape, as [conds * windows * B, ..., h, w]."""
+    """Crop [conds * B, ..., H, W] to boxes of one shape, as [conds * windows * B, ..., h, w].
+
+    The result is a copy: what is called may write into it, and windows overlap.
+    """
     if len(boxes) == 1:
-        return crop(value, boxes[0])
+        return crop(value, boxes[0]).clone()
     value = value.unflatten(0, (conds, -1))
     return torch.stack([crop(value, box) for box in boxes], dim=1).flatten(0, 2)
 
@@ -57,9 +60,9 @@ def unstack_windows(value: Tensor, *, windows: int, conds: int) -> list[Tensor]:
 
 
 def repeat_rows(value: Tensor, *, windows: int, conds: int) -> Tensor:
-    """Repeat [conds * B, ...] for each window, as [conds * windows * B, ...]."""
+    """Repeat [conds * B, ...] for each window, as [conds * windows * B, ...]; it is a copy."""
     if windows == 1:
-        return value
+        return value.clone()
     value = value.unflatten(0, (conds, -1))
     return value[:, None].expand(-1, windows, *value.shape[1:]).flatten(0, 2)
 

@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
 from quadtree_pack.testing.support import (
     Spy,
     error,
@@ -195,6 +196,24 @@ def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(entry, entry.latent(), model=patched(entry, half_kept(32, 40), model=model, batch=1))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["noisy", "timestep", "text"])
+def test_what_a_wrapper_writes_into_its_tensors_does_not_reach_the_next_window(name):
+    def writing(apply_model, args):
+        given = {"noisy": args["input"], "timestep": args["timestep"]}
+        given["text"] = args["c"]["c_crossattn"]
+        given[name].mul_(0.8)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    entry = local("sd15")
+    latent = entry.latent(HEIGHT, WIDTH)
+    model = entry.model.clone()
+    model.set_model_unet_function_wrapper(writing)
+    plain = sample(entry, latent, model=model, steps=3)
+    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model, overlap_px=64)
+    assert error(plain, sample(entry, latent, steps=3)) > 0.01
+    assert error(sample(entry, latent, model=tiled, steps=3), plain) < 1e-5
 
 
 def test_what_a_window_s_model_call_writes_into_its_options_does_not_reach_the_next():
