@@ -16,27 +16,25 @@ from ..tree.detail import LARGEST_PX
 from .files import RequestError, resolve_path
 from .workflow import Link, Node, Workflow
 
-# The input through which each node gets the image, by the node's id. From KJNodes and Essentials as
-# well, where they are installed.
+# The input through which each node gets the image, by the node's id: those of ComfyUI, and of
+# KJNodes, Essentials and rgthree where they are installed.
 IMAGE_INPUTS = {
-    "ImageScale": "image",
-    "ImageScaleBy": "image",
-    "ImageScaleToTotalPixels": "image",
-    "ImageScaleToMaxDimension": "image",
     "ResizeImageMaskNode": "input",
-    "ImageCrop": "image",
-    "ImageFlip": "image",
-    "ImageRotate": "image",
-    "ImageInvert": "image",
-    "ImageSharpen": "image",
-    "ImageBlur": "image",
-    "ImageQuantize": "image",
-    "ImageResizeKJ": "image",
-    "ImageResizeKJv2": "image",
-    "ImageResize+": "image",
+    **dict.fromkeys(
+        (
+            *("ImageScale", "ImageScaleBy", "ImageScaleToTotalPixels", "ImageScaleToMaxDimension"),
+            *("ImageCrop", "ImageFlip", "ImageRotate", "ImageInvert"),
+            *("ImageSharpen", "ImageBlur", "ImageQuantize"),
+            *("ImageResizeKJ", "ImageResizeKJv2", "ImagePass", "GetImageSizeAndCount"),
+            *("ImageResize+", "ImageCrop+", "ImageFlip+"),
+            *("ImageRemoveAlpha+", "ImageDesaturate+", "ImageCASharpening+"),
+            *("Image Resize (rgthree)", "Image Inset Crop (rgthree)"),
+        ),
+        "image",
+    ),
 }
 LATENT_NODES = ("LatentUpscale", "LatentUpscaleBy", "LatentCrop", "LatentRotate")
-METHODS = ("upscale_method", "scale_method", "interpolation")  # inputs that choose how to resize
+BY_PIXELS = ("lanczos", "bislerp")  # methods to resize that need the pixels themselves
 # Nodes that load a file, by its input's name, and those that combine images and masks.
 LOADERS = {"LoadImage": "image", "LoadImageMask": "image", "LoadImageOutput": "image"}
 COMBINERS = {
@@ -213,8 +211,8 @@ def predict_latent_size(
 
 
 def _use_simple_methods(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values that resize by a method that needs no pixels."""
-    return {name: "bilinear" if name in METHODS else value for name, value in values.items()}
+    """Return values that resize to the same size by a method that needs no pixels."""
+    return {name: "bilinear" if one in BY_PIXELS else one for name, one in values.items()}
 
 
 def _predict(
@@ -222,21 +220,30 @@ def _predict(
 ) -> tuple[int, int]:
     """Return the height and width that the node would make, without computing a pixel.
 
-    A node that cannot do that, as some of other packs, counts as one that keeps the size.
+    A node that looks at pixels, such as one that chooses colours, counts as one that keeps the
+    size.
     """
-    simple = _use_simple_methods(values)
-    image = torch.empty(1, height, width, 3, device="meta")
-    try:
-        made = _call(node_class, {**simple, IMAGE_INPUTS[node]: image})[0].shape
-        return made[1], made[2]
-    except (RuntimeError, NotImplementedError, TypeError):
-        return height, width
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes long to import
+
+    # On the device "meta" ComfyUI's nodes would run, but not those that move their result to the
+    # CPU, as KJNodes' do.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        image = torch.empty(1, height, width, 3)
+        try:
+            made = _call(node_class, {**_use_simple_methods(values), IMAGE_INPUTS[node]: image})
+        except (RuntimeError, NotImplementedError):
+            return height, width
+    return made[0].shape[1], made[0].shape[2]
 
 
 def _call(node_class: Any, values: dict[str, Any]) -> Sequence[Any]:
-    """Return the outputs of a node of either kind."""
-    if hasattr(node_class, "execute"):
+    """Return the outputs of a node, whichever of ComfyUI's two interfaces it has.
+
+    What ComfyUI hands to a node beside its inputs, such as its id, is None.
+    """
+    if hasattr(node_class, "define_schema"):
         output = node_class.execute(**values)
-    else:
-        output = getattr(node_class(), node_class.FUNCTION)(**values)
-    return getattr(output, "args", output)
+        return getattr(output, "args", output)
+    hidden = dict.fromkeys(node_class.INPUT_TYPES().get("hidden", ()))
+    output = getattr(node_class(), node_class.FUNCTION)(**hidden, **values)
+    return output["result"] if isinstance(output, dict) else output

@@ -23,10 +23,12 @@ from quadtree_pack.sampling.cost import Sampling, estimate_cost
 from quadtree_pack.sampling.model import TYPICAL, Settings
 from quadtree_pack.testing.node_values import DIFFUSION, VISUALIZER
 from quadtree_pack.testing.photos import sample_photo
+from quadtree_pack.testing.seen_through import THROUGH
 from quadtree_pack.testing.tiny_models import ZOO
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tree.detail import BlockSums
 from quadtree_pack.ui.building import build_tree
+from quadtree_pack.ui.passing import IMAGE_INPUTS
 
 
 def half_busy(batch=1, height=256, width=320):
@@ -496,3 +498,7 @@ def test_the_facts_are_those_of_the_tree():
     assert QuadtreeInfo.execute(trees, 4).args[4] != cost
     whole = QuadtreeInfo.execute((*trees, *visualize(half_busy(), max_denoise=0.0)[1]), 20).args
     assert whole[2] == pytest.approx((kept + 1) / 2) and whole[4] == pytest.approx(cost / 2)
+
+
+def test_every_node_that_the_panel_sees_through_is_tried_on_the_server():
+    assert {"ImageInvert", *(kind for kind, _ in THROUGH)} == set(IMAGE_INPUTS)

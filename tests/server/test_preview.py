@@ -4,6 +4,7 @@ It gives the same tree as a run, and a clear message for everything that it cann
 """
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from quadtree_pack import demo
 from quadtree_pack.testing.demo import running_server
+from quadtree_pack.testing.seen_through import LANCZOS, THROUGH
 
 AUTOMATIC = {"content_threshold": 0, "min_tile_size": 0, "max_tile_size": 0}
 VALUES = {
@@ -40,6 +42,8 @@ def base(tmp_path_factory):
     (base / "input" / "link.png").symlink_to(base / "secret.png")
     (base / "output").mkdir()
     photo.save(base / "output" / "made.png")
+    (base / "custom_nodes").mkdir()
+    shutil.copy(demo.ROOT / "testing" / "stand_ins.py", base / "custom_nodes")
     return base
 
 
@@ -256,24 +260,6 @@ def test_with_a_budget_the_answer_names_the_threshold_whose_tree_it_is(running):
     )
 
 
-THROUGH = [
-    ("ImageScaleBy", {"upscale_method": "lanczos", "scale_by": 1.5}),
-    ("ImageScale", {"upscale_method": "bicubic", "width": 512, "height": 0, "crop": "disabled"}),
-    ("ImageScale", {"upscale_method": "area", "width": 320, "height": 320, "crop": "center"}),
-    (
-        "ResizeImageMaskNode",
-        {
-            "resize_type": "scale by multiplier",
-            "resize_type.multiplier": 0.7,
-            "scale_method": "area",
-        },
-    ),
-    ("ImageSharpen", {"sharpen_radius": 1, "sigma": 1.0, "alpha": 1.0}),
-    ("ImageCrop", {"width": 300, "height": 200, "x": 20, "y": 30}),
-    ("ImageRotate", {"rotation": "90 degrees"}),
-]
-
-
 @pytest.mark.parametrize(("kind", "inputs"), THROUGH)
 def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
     through = [("ImageInvert", {}), (kind, {**inputs, "control_after_generate": "fixed"})]
@@ -294,6 +280,41 @@ def test_an_image_passes_through_nodes_as_in_a_run(running, kind, inputs):
     same = ("width", "height", "count", "sides", "tiles", "denoise", "detail")
     assert {part: live[part] for part in same} == {part: of_run[part] for part in same}
     assert live["picture"]["type"] == "temp" and live["picture"] != of_run["picture"]
+
+
+def price_of(running, kind, inputs):
+    """What the panel tells of a run that samples an image behind a node of this kind."""
+    body = load("a.jpg", [(kind, inputs)])
+    body["workflow"]["v"]["inputs"]["image"] = ["load", 0]
+    links = {
+        "vae": ("VAELoader", {"vae_name": "vae.safetensors"}),
+        "latent": ("VAEEncode", {"pixels": ["n0", 0], "vae": ["vae", 0]}),
+        "model": ("UNETLoader", {"unet_name": "model.safetensors"}),
+        "tree": ("QuadtreeDiffusion", {"model": ["model", 0], "quadtree": ["v", 1]}),
+        "sampler": (
+            "KSampler",
+            {"model": ["tree", 0], "latent_image": ["latent", 0], "steps": 20, "cfg": 1.0},
+        ),
+    }
+    body["workflow"] |= {
+        name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in links.items()
+    }
+    return ask(running, {**body, **VALUES, "cost": True})[1]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), THROUGH)
+def test_the_price_counts_the_size_that_a_node_will_make(running, kind, inputs):
+    made = ask(running, {"image": "a.jpg", "through": [(kind, inputs)], **VALUES})[1]
+    scale = {"width": made["width"], "height": made["height"], "crop": "disabled", **LANCZOS}
+    price, same = price_of(running, kind, inputs), price_of(running, "ImageScale", scale)
+    assert price["cells"] == same["cells"] and price["assumed"] == same["assumed"]
+
+
+def test_of_a_size_that_only_a_run_computes_the_price_says_so(running):
+    sides = {"width": ["load", 3], "height": 512, "crop": "disabled", **LANCZOS}
+    known = {**sides, "width": 512}
+    guessed = set(price_of(running, "ImageScale", sides)["assumed"])
+    assert guessed - set(price_of(running, "ImageScale", known)["assumed"]) == {"size"}
 
 
 LARGE = {"upscale_method": "lanczos", "width": 16384, "height": 16384, "crop": "disabled"}
