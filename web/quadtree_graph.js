@@ -81,8 +81,8 @@ function followLink(graph, link, hosts) {
     return inner ? followLink(node.subgraph, inner, [...hosts, node]) : undefined;
   }
   if (node.isVirtualNode) {
-    const setter = findSetter(graph, node);
-    if (setter) return follow(setter.inputs?.[0]);
+    const setter = findSetter(node, hosts);
+    if (setter) return readInput(setter.node, setter.node.inputs[0].name, setter.hosts);
     return node.inputs?.length ? follow(node.inputs[0]) : node.widgets?.[0]?.value;
   }
   if (node.comfyClass?.startsWith("Primitive")) return readInput(node, "value", hosts);
@@ -106,9 +106,18 @@ function bypassInput(node, slot) {
   return [node.inputs[slot], ...node.inputs].find(fits);
 }
 
-/** Returns the Set node that a Get node of KJNodes names, or undefined. */
-function findSetter(graph, node) {
-  if (node.type !== "GetNode") return undefined;
-  const name = node.widgets?.[0]?.value;
-  return graph.nodes.find((one) => one.type === "SetNode" && one.widgets?.[0]?.value === name);
+/**
+ * Returns {node, hosts} for the Set node that a Get node of KJNodes names: of its own graph, or else
+ * of the nearest around it. Undefined for other nodes, and where there is none.
+ */
+function findSetter(getter, hosts) {
+  if (getter.type !== "GetNode") return undefined;
+  const name = getter.widgets?.[0]?.value;
+  const isNamed = (node) => node.type === "SetNode" && node.widgets?.[0]?.value === name;
+  for (let depth = hosts.length; depth >= 0; depth--) {
+    const { graph } = hosts[depth] ?? getter;
+    const node = graph.nodes.find(isNamed);
+    if (node) return { node, hosts: hosts.slice(0, depth) };
+  }
+  return undefined;
 }

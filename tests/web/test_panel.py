@@ -306,38 +306,61 @@ def test_a_switch_passes_on_what_it_chooses(page):
     page.line("^This image is computed during the run")
 
 
-def test_set_and_get_nodes_are_seen_through(page):
+SET_AND_GET = """([loader, visualizer]) => {
+    for (const kind of ["SetNode", "GetNode"]) {
+        class Joint extends LiteGraph.LGraphNode {
+            constructor() {
+                super(kind);
+                this.isVirtualNode = true;
+                if (kind === "SetNode") this.addInput("IMAGE", "*");
+                this.addOutput("IMAGE", "*");
+                this.addWidget("text", "Constant", "photo", () => {});
+            }
+        }
+        LiteGraph.registerNodeType(kind, Joint);
+    }
+    const [set, get] = ["SetNode", "GetNode"].map((kind) => LiteGraph.createNode(kind));
+    app.graph.add(set);
+    app.graph.add(get);
+    const node = app.graph.getNodeById(visualizer);
+    node.disconnectInput(0);
+    app.graph.getNodeById(loader).connect(0, set, 0);
+    get.connect(0, node, 0);
+}"""
+
+
+def load_set_and_get(page):
     """As KJNodes defines them: the browser alone knows them, and joins them by a name."""
     page.load()
     page.line(COST)
-    page.page.evaluate(
-        """([loader, visualizer]) => {
-            for (const kind of ["SetNode", "GetNode"]) {
-                class Joint extends LiteGraph.LGraphNode {
-                    constructor() {
-                        super(kind);
-                        this.isVirtualNode = true;
-                        if (kind === "SetNode") this.addInput("IMAGE", "*");
-                        this.addOutput("IMAGE", "*");
-                        this.addWidget("text", "Constant", "photo", () => {});
-                    }
-                }
-                LiteGraph.registerNodeType(kind, Joint);
-            }
-            const [set, get] = ["SetNode", "GetNode"].map((kind) => LiteGraph.createNode(kind));
-            app.graph.add(set);
-            app.graph.add(get);
-            const node = app.graph.getNodeById(visualizer);
-            node.disconnectInput(0);
-            app.graph.getNodeById(loader).connect(0, set, 0);
-            get.connect(0, node, 0);
-        }""",
-        [LOADER, VISUALIZER],
-    )
+    page.page.evaluate(SET_AND_GET, [LOADER, VISUALIZER])
+
+
+def test_set_and_get_nodes_are_seen_through(page):
+    load_set_and_get(page)
     page.page.wait_for_timeout(1000)
     page.line(COST)
     page.set("content_threshold", 50.0)
     page.line(COST)
+
+
+def test_a_get_node_in_a_subgraph_finds_the_set_node_outside(page):
+    load_set_and_get(page)
+    page.page.evaluate(
+        """(visualizer) => {
+            const get = app.graph.nodes.find((node) => node.type === "GetNode");
+            const inside = new Set([get, app.graph.getNodeById(visualizer)]);
+            const { node } = app.graph.convertToSubgraph(inside);
+            app.canvas.openSubgraph(node.subgraph, node);
+        }""",
+        VISUALIZER,
+    )
+    page.page.wait_for_selector(".qt-line")
+    page.line(COST)
+    assert page.page.evaluate(
+        "() => !app.canvas.graph.nodes.some((node) => node.type === 'SetNode')"
+    )
+    page.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
 
 def test_bypassed_nodes_and_reroutes_are_seen_through(page):
