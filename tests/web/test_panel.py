@@ -496,27 +496,47 @@ def test_a_node_that_is_placed_has_room_for_the_picture(page):
     )
 
 
-def test_nothing_is_drawn_while_idle_also_with_thousands_of_leaves(page):
+IDLE_MS = 1500
+COUNT_WORK = """(milliseconds) => {
+    const counts = { drawings: 0, requests: 0, frames: 0 };
+    const [prototype, { fetchApi }] = [CanvasRenderingContext2D.prototype, app.api];
+    const [clear, request] = [prototype.clearRect, window.requestAnimationFrame];
+    prototype.clearRect = function (...values) {
+        if (this.canvas.closest?.(".qt-view")) counts.drawings++;
+        return clear.apply(this, values);
+    };
+    app.api.fetchApi = function (route, ...rest) {
+        if (route.startsWith("/quadtree")) counts.requests++;
+        return fetchApi.call(this, route, ...rest);
+    };
+    window.requestAnimationFrame = function (...values) {
+        if (new Error().stack.includes("quadtree")) counts.frames++;
+        return request.apply(this, values);
+    };
+    return new Promise((done) => setTimeout(() => {
+        prototype.clearRect = clear;
+        app.api.fetchApi = fetchApi;
+        window.requestAnimationFrame = request;
+        done(counts);
+    }, milliseconds));
+}"""
+
+
+def test_an_idle_panel_draws_and_asks_nothing_also_with_thousands_of_leaves(page):
     page.load(workflow(values=[1.0, 8, 1024, 0.2, 0.8, 2, ""]))
     page.line(r"^\d{4,} tiles.*model cost", timeout=30_000)
     assert tiles(page) > 4000
     page.page.wait_for_timeout(500)
+    counts = page.page.evaluate(COUNT_WORK, IDLE_MS)
+    assert counts == {"drawings": 0, "requests": 0, "frames": 0}
     page.page.evaluate(
-        """() => {
-            window.__drawn = 0;
-            const prototype = CanvasRenderingContext2D.prototype;
-            window.__clear ??= prototype.clearRect;
-            prototype.clearRect = function (...values) {
-                if (this.canvas.closest?.(".qt-view")) window.__drawn++;
-                return window.__clear.apply(this, values);
-            };
-        }"""
+        """(id) => setTimeout(() => {
+            app.graph.getNodeById(id).widgets.find((one) => one.name === "max_denoise").value = 0.7;
+        }, 300)""",
+        VISUALIZER,
     )
-    page.page.wait_for_timeout(1500)
-    drawn = page.page.evaluate(
-        "() => { CanvasRenderingContext2D.prototype.clearRect = window.__clear; return window.__drawn; }"
-    )
-    assert drawn == 0
+    counts = page.page.evaluate(COUNT_WORK, IDLE_MS)
+    assert min(counts.values()) > 0, "it does work once something has changed"
 
 
 def test_looking_asks_no_other_node_to_serialize_itself(page):
