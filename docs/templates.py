@@ -177,9 +177,22 @@ def choose(flow: Workflow, image: Output, **values: Any) -> Output:
 
 def refine(flow: Workflow, tree: Output, vae: Output, image: Output, **sampler: Any) -> Output:
     """Sample the image, encoded here, with a model that follows the quadtree, and decode it."""
+    return decode(flow, resample(flow, tree, vae, image, **sampler), vae)
+
+
+def refine_in_parts(
+    flow: Workflow, tree: Output, vae: Output, image: Output, **sampler: Any
+) -> Output:
+    """Refine an image with a VAE that decodes only what has changed, into the image itself."""
+    samples = resample(flow, tree, vae, image, **sampler)
+    links = {"samples": samples, "vae": vae, "quadtree": tree, "original": image}
+    return flow.add("QuadtreeVAEDecode", color="own", **links)[0]
+
+
+def resample(flow: Workflow, tree: Output, vae: Output, image: Output, **sampler: Any) -> Output:
     model = patch(flow, tree, sampler.pop("model"))
     (latent,) = flow.add("VAEEncodeTiled", pixels=image, vae=vae, tile_size=1024)
-    return decode(flow, sample(flow, model, latent, **sampler), vae)
+    return sample(flow, model, latent, **sampler)
 
 
 def patch(flow: Workflow, tree: Output, model: Output) -> Output:
@@ -219,11 +232,20 @@ def prefix(flow: Workflow) -> str:
     return flow.name.lower().replace("-", "_").replace("quadtree_", "quadtree/", 1)
 
 
-def upscale(flow: Workflow, vae: Output, model: Output, enlarged: Output, **parts: Any) -> None:
-    """Refine an enlarged image by the quadtree of the small one, and show the result."""
+def upscale(flow: Workflow, vae: Output, model: Output, enlarged: Output, **parts: Any) -> Output:
+    """Refine an enlarged image by the quadtree of the small one, show the result, and return the
+    quadtree."""
     tree = choose(flow, parts.pop("image"))
     refined = refine(flow, tree, vae, enlarged, model=model, **parts)
     show(flow, enlarged, compose(flow, tree, enlarged, refined))
+    return tree
+
+
+def describe_tree(flow: Workflow, tree: Output, steps: int) -> None:
+    """Show as text what a quadtree holds, and what a run of so many steps costs with it."""
+    flow.group(0, "What is kept, and what it costs")
+    text, *_ = flow.add("QuadtreeInfo", color="own", quadtree=tree, steps=steps)
+    flow.add("PreviewAny", source=text, height=480)
 
 
 # --- The templates --------------------------------------------------------------------------------
@@ -234,6 +256,9 @@ regions (blue tiles) keep the pixels of the enlarged image, and cost nothing.
 
 *coverage* in **Quadtree Visualizer** is the share of the detail that is refined: 0.98 for more, \
 0.8 for less. Its panel shows the tiles and the price before anything is queued."""
+TOLD = "After a run, **Quadtree Info** tells the same in numbers."
+IN_PARTS = """\
+**Quadtree VAE Decode** decodes only what has changed, and keeps the image's pixels elsewhere."""
 FACE = """\
 Right-click **Load Image**, choose *Open in MaskEditor* and paint over the face: inverted, the \
 mask is 0 there, so **Quadtree Composite** returns the face pixel for pixel. Elsewhere, detail \
@@ -262,7 +287,8 @@ that it touches. Any other captioner that takes an image list fits.
 Encode nodes with Create List, in the order of the crops."""
 CLIP = """\
 All frames share one tree by their detail and motion (*batch* of **Quadtree Visualizer** is \
-clip): the still background (blue tiles) keeps its own pixels in every frame and costs nothing.
+clip): the still background (blue tiles) keeps its own pixels in every frame and costs nothing, \
+also in **Quadtree VAE Decode**, which decodes only what has changed.
 
 Select a clip of 1 + 4n frames, such as 81, in **Load Video**: Wan drops frames that fill no \
 latent frame. The panel shows the tree once the workflow has run."""
@@ -320,7 +346,8 @@ def describe(flow: Workflow, image: Output, tree: Output, clip: Output, rest: Ou
 def write_qwen_image(flow: Workflow) -> None:
     flow.note(
         "Upscale with Qwen-Image, refining the detail and keeping calm regions",
-        f"{KEPT} The Lightning LoRA needs 4 steps; without it, take 20 steps and a cfg of 4.",
+        f"{KEPT} {IN_PARTS} The Lightning LoRA needs 4 steps; without it, take 20 steps and a "
+        "cfg of 4.",
     )
     model, vae = load_parts(flow, "qwen", "qwen vae")
     (clip,) = flow.add("CLIPLoader", clip_name=MODELS["qwen text"], type="qwen_image")
@@ -329,8 +356,9 @@ def write_qwen_image(flow: Workflow) -> None:
     image, _ = load_image(flow, "The image, enlarged")
     enlarged = enlarge(flow, image)
     texts = write_prompts(flow, clip)
+    tree = choose(flow, image)
     run = {"steps": 4, "cfg": 1.0, "denoise": 0.5}
-    upscale(flow, vae, model, enlarged, image=image, **texts, **run)
+    show(flow, enlarged, refine_in_parts(flow, tree, vae, enlarged, model=model, **texts, **run))
 
 
 def write_flux(flow: Workflow) -> None:
@@ -349,12 +377,13 @@ SDXL_RUN = {"steps": 24, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "k
 
 
 def write_sdxl(flow: Workflow) -> None:
-    flow.note("Upscale with SDXL, refining the detail and keeping calm regions", KEPT)
+    flow.note("Upscale with SDXL, refining the detail and keeping calm regions", f"{KEPT} {TOLD}")
     model, clip, vae = load_checkpoint(flow, "sdxl")
     image, _ = load_image(flow, "The image, enlarged")
     enlarged = enlarge(flow, image)
     texts = write_prompts(flow, clip)
-    upscale(flow, vae, model, enlarged, image=image, **texts, **SDXL_RUN, denoise=0.5)
+    tree = upscale(flow, vae, model, enlarged, image=image, **texts, **SDXL_RUN, denoise=0.5)
+    describe_tree(flow, tree, SDXL_RUN["steps"])
 
 
 def write_face(flow: Workflow) -> None:
@@ -412,8 +441,7 @@ def write_wan(flow: Workflow) -> None:
     texts = write_prompts(flow, clip, FILM)
     tree = choose(flow, frames, batch="clip")
     run = {"steps": 4, "cfg": 1.0, "denoise": 0.4}
-    refined = refine(flow, tree, vae, enlarged, model=model, **texts, **run)
-    after = compose(flow, tree, enlarged, refined)
+    after = refine_in_parts(flow, tree, vae, enlarged, model=model, **texts, **run)
     flow.group(3, "Result")
     (film,) = flow.add("CreateVideo", images=after, fps=fps, audio=audio)
     flow.add("SaveVideo", video=film, filename_prefix=prefix(flow), height=RESULT_PX)

@@ -14,6 +14,7 @@ from quadtree_pack.demo.prompts import SEEDS, WIDGET_TYPES
 
 GAP_PX, PADDING_PX, TITLE_PX, GROUP_GAP_PX = 50, 20, 80, 60
 SLOT_PX, WIDGET_PX, FRAME_PX = 24, 28, 34  # heights in a node, as Nodes 2.0 has them
+ANY = "*"  # the kind of an input that takes every other
 OWN_PACK, CORE = "quadtree-diffusion", "comfy-core"
 GROUP_COLOR = "#3f789e"
 COLORS = {  # node, and its background
@@ -154,7 +155,7 @@ class Workflow:
         return node
 
     def _link(self, source: Output, node: dict, entry: Entry) -> int:
-        if source.kind != entry.kind:
+        if entry.kind not in (source.kind, ANY):
             raise ValueError(f"{node['type']}.{entry.name} takes {entry.kind}, not {source.kind}.")
         number = len(self.links) + 1
         target = [node["id"], len(node["inputs"])]

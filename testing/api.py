@@ -47,7 +47,7 @@ STAND_INS = {
     ("ControlNetApplyAdvanced", 0): "positive",
     ("ControlNetApplyAdvanced", 1): "negative",
 }
-SHOWS = ("SaveImage", "SaveVideo", "ImageCompare")
+SHOWS = ("SaveImage", "SaveVideo", "ImageCompare", "PreviewAny")
 
 
 def with_tiny_model(prompt):

@@ -13,6 +13,7 @@ import urllib.request
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from quadtree_pack import demo
@@ -132,7 +133,7 @@ def test_every_link_joins_two_slots_of_its_type_that_know_it(graph):
         entry = (graph["outputs"] if target == OUTPUTS else nodes[target]["inputs"])[target_slot]
         assert number in (output["linkIds"] if source == INPUTS else output["links"])
         assert number in entry["linkIds"] if target == OUTPUTS else number == entry["link"]
-        assert output["type"] == entry["type"] == kind
+        assert output["type"] == kind and entry["type"] in (kind, "*")
 
 
 @graphs
@@ -278,8 +279,8 @@ def own_templates():
 # --- They run: the demo's tiny model in the place of the files that are not here ------------------
 
 
-def saved_size(running, run):
-    """Width and height of the picture that a run saved."""
+def saved_picture(running, run):
+    """The picture that a run saved."""
     (place,) = (
         image
         for output in run.outputs.values()
@@ -290,7 +291,7 @@ def saved_size(running, run):
         {"filename": place["filename"], "subfolder": place["subfolder"], "type": "output"}
     )
     with urllib.request.urlopen(f"{running.url}/view?{query}") as answer:
-        return Image.open(io.BytesIO(answer.read())).size
+        return Image.open(io.BytesIO(answer.read())).convert("RGB")
 
 
 ENLARGED, AS_IT_WAS, HALVED = (960, 640), (480, 320), (240, 160)
@@ -305,21 +306,64 @@ SIZES = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_to_its_picture(name, running, object_info):
     prompt = with_tiny_model(demo.prompt_from_workflow(EXAMPLES[name], object_info))
-    assert {"QuadtreeVisualizer", "QuadtreeDiffusion", "QuadtreeComposite", "ImageCompare"} <= {
-        node["class_type"] for node in prompt.values()
-    }
+    kinds = {node["class_type"] for node in prompt.values()}
+    assert {"QuadtreeVisualizer", "QuadtreeDiffusion", "ImageCompare"} <= kinds
+    assert {"QuadtreeComposite", "QuadtreeVAEDecode"} & kinds, "kept pixels are the original's"
     run = demo.run_prompt(running.url, prompt)
     size = SIZES.get(name, ENLARGED)
     if size:
-        assert saved_size(running, run) == size
+        assert saved_picture(running, run).size == size
     compared = run.outputs[demo.find_node(prompt, "ImageCompare")]
     assert len(compared["a_images"]) == len(compared["b_images"]) > 0
+
+
+def test_every_node_is_in_a_template():
+    """But for the one that needs other machines."""
+    used = {node["type"] for graph in EXAMPLES.values() for node in graph["nodes"]}
+    assert set(NODES) - used == {"QuadtreeCluster"}
+
+
+def test_the_template_that_tells_what_is_kept_tells_it(running, object_info):
+    prompt = with_tiny_model(
+        demo.prompt_from_workflow(EXAMPLES["Quadtree-SDXL-upscale"], object_info)
+    )
+    run = demo.run_prompt(running.url, prompt)
+    (text,) = run.outputs[demo.find_node(prompt, "PreviewAny")]["text"]
+    assert re.search(r"kept.*\d+%", text) and "24 steps" in text, text
+
+
+FACE = (10, 90, 60, 230)  # left, top, right and bottom in px; full of detail
+
+
+def refine_with_face(running, object_info, picture):
+    """The pixels that "keep the face" makes of an input picture, [H, W, 3]."""
+    graph = EXAMPLES["Quadtree-keep-the-face"]
+    prompt = with_tiny_model(demo.prompt_from_workflow(graph, object_info))
+    prompt[demo.find_node(prompt, "LoadImage")]["inputs"]["image"] = picture
+    return np.asarray(saved_picture(running, demo.run_prompt(running.url, prompt)))
+
+
+def test_keep_the_face_keeps_every_pixel_of_the_painted_face(base, running, object_info):
+    """And refines around it, and the face too where it is not painted."""
+    picture = Image.open(demo.DEMO / "photo.png").convert("RGB")
+    alpha = Image.new("L", picture.size, 255)
+    alpha.paste(0, FACE)  # what was painted in the mask editor
+    original = np.asarray(picture).copy()
+    picture.putalpha(alpha)
+    picture.save(base / "input" / "face.png")
+    left, top, right, bottom = FACE
+    face = np.s_[top:bottom, left:right]
+    kept = refine_with_face(running, object_info, "face.png")
+    assert np.array_equal(kept[face], original[face])
+    assert not np.array_equal(kept, original)
+    refined = refine_with_face(running, object_info, "example.png")
+    assert (refined[face] != original[face]).any(-1).mean() > 0.3
 
 
 def test_the_blueprint_runs_with_the_values_of_its_own_widgets(running, object_info):
     assert BLUEPRINT["nodes"][0]["widgets_values"][0] == 2.0, "scale_by"
     prompt = open_blueprint(object_info, steps=2)
-    assert saved_size(running, demo.run_prompt(running.url, prompt)) == (960, 640)
+    assert saved_picture(running, demo.run_prompt(running.url, prompt)).size == (960, 640)
 
 
 # --- The tree that they show ----------------------------------------------------------------------
