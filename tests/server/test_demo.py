@@ -1,5 +1,6 @@
 """`python dev.py demo` and `serve` themselves, with their data in a folder of the test."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from quadtree_pack import demo
 from quadtree_pack.demo import commands, folders
+from quadtree_pack.testing.shipped import EXAMPLES
 
 
 @pytest.mark.slow
@@ -32,6 +34,13 @@ def test_the_demo_refines_its_photo_and_leaves_pictures(tmp_path, monkeypatch, c
     )
 
 
+# The pictures that the templates load.
+LOADED = {
+    node["widgets_values"][0]
+    for graph in EXAMPLES.values()
+    for node in graph["nodes"]
+    if node["type"] == "LoadImage"
+}
 SERVE = """
 import sys
 sys.path[0] = sys.argv[1]
@@ -43,7 +52,7 @@ sys.exit(commands.run(["--serve"]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl+C to a whole console")
-def test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted(tmp_path):
+def test_serve_leaves_a_server_with_workflow_and_pictures_until_it_is_interrupted(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", SERVE, demo.ROOT, tmp_path],
         stdout=subprocess.PIPE,
@@ -55,10 +64,19 @@ def test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted(tmp_pat
             with urllib.request.urlopen(f"{url}/system_stats") as answer:
                 stats = json.load(answer)
             saved = list(tmp_path.rglob(f"{demo.TEMPLATE}.json"))
+            sizes = {name: read_size(url, name) for name in LOADED}
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert stats["system"]["comfyui_version"] and saved
+    with Image.open(demo.DEMO / "photo.png") as photo:
+        assert sizes == {"example.png": photo.size}
+
+
+def read_size(url, name):
+    """Return the size of an input picture, as the browser gets it to show it in Load Image."""
+    with urllib.request.urlopen(f"{url}/api/view?filename={name}&type=input") as answer:
+        return Image.open(io.BytesIO(answer.read())).size
 
 
 def read_address(process):
