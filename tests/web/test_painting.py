@@ -364,7 +364,7 @@ def test_what_is_painted_is_hatched_in_white_until_it_is_erased(page):
 def test_a_legend_names_the_colours_and_the_hatching(page):
     page.load()
     legend = page.page.locator(".qt-legend").first
-    assert legend.is_visible()
+    legend.wait_for()
     assert legend.locator("span").all_text_contents()[:2] == ["kept to regenerated", "painted"]
     assert legend.locator("i.qt-scale, i.qt-hatch").count() == 2
 
