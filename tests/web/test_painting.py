@@ -361,12 +361,14 @@ def test_what_is_painted_is_hatched_in_white_until_it_is_erased(page):
     page.page.wait_for_function(f"plain => ({WHITE})() <= plain", arg=plain)
 
 
-def test_a_legend_names_the_colours_and_the_hatching(page):
+def test_a_legend_names_the_colours_until_a_tool_takes_its_place(page):
     page.load()
-    legend = page.page.locator(".qt-legend").first
-    legend.wait_for()
-    assert legend.locator("span").all_text_contents()[:2] == ["kept to regenerated", "painted"]
-    assert legend.locator("i.qt-scale, i.qt-hatch").count() == 2
+    page.line(COST)
+    entries = page.page.locator(".qt-tools span:has(i.qt-scale, i.qt-hatch)")
+    entries.first.wait_for()
+    assert entries.all_text_contents() == ["kept to regenerated", "painted"]
+    take(page, "Keep")
+    entries.first.wait_for(state="hidden")
 
 
 def test_the_tiles_can_be_made_transparent(page):
