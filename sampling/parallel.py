@@ -195,7 +195,7 @@ def move_call(call: ModelCall, device: torch.device) -> ModelCall:
         if key in options:
             options[key] = options[key].to(device)
     options["multigpu_thread_device"] = device
-    # ComfyUI would move the user's own patches; each device has stand-ins for those of SPREAD.
+    # ComfyUI would move the user's own patches; each device has stand-ins of its own.
     movable, unmoved = {}, {}
     for name, listed in options.get("patches", {}).items():
         unmoved[name] = [patch if is_spread(patch) else None for patch in listed]

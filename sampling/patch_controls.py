@@ -1,5 +1,5 @@
 """Controls that are patches of the model: ControlNets and their kind of Qwen, Z-Image, Wan, Anima
-and SUPIR.
+and SUPIR, and USO's style reference.
 
 Such a patch encodes its picture at the size of what the model sees, so in windows it would squeeze
 the whole picture into each. Here ComfyUI's own code prepares the picture for the canvas, once per
@@ -131,7 +131,7 @@ def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hin
 
 def is_spread(entry: Any) -> bool:
     """Tell whether an entry has a stand-in on every device, with a network of its own."""
-    return type(_find_patch(entry)).__name__ in SPREAD
+    return type(_find_patch(entry)).__name__ in STAND_INS
 
 
 def stays_on_its_device(options: Options) -> bool:
@@ -141,10 +141,12 @@ def stays_on_its_device(options: Options) -> bool:
 
 
 def _find_patch(entry: Any) -> Any:
-    """Return the object that is registered: itself, by a method, or by (class, method)."""
+    """Return the object that is registered: itself, by a method, by (class, method), or by a
+    listener that asks it for what it computed."""
     if isinstance(entry, tuple):
         entry = entry[-1]
-    return getattr(entry, "__self__", entry)
+    entry = getattr(entry, "__self__", entry)
+    return entry.patch if type(entry).__name__ in LISTENERS else entry
 
 
 def _with_patch(entry: Any, patch: Any) -> Any:
@@ -153,6 +155,10 @@ def _with_patch(entry: Any, patch: Any) -> Any:
         return entry
     if isinstance(entry, tuple):
         return *entry[:-1], _with_patch(entry[-1], patch)
+    if type(entry).__name__ in LISTENERS:
+        listener = copy.copy(entry)
+        listener.patch = patch
+        return listener
     return MethodType(entry.__func__, patch) if isinstance(entry, MethodType) else patch
 
 
@@ -213,11 +219,13 @@ def _stand_in_for_uni3c(patch: Any, windows: Windows) -> Any:
 
 
 def _stand_in_for_lllite(patch: Any, windows: Windows) -> Any:
-    """Return what hands an AnimaLLLitePatch's tokens on to the patches that look them up by it."""
+    """Return a copy of an AnimaLLLitePatch, which its listeners look tokens up by."""
     windows = windows.pad()
+    network = windows.find_network(patch).model
 
     def encode() -> Tensor:
         alone = copy.copy(patch)
+        alone.model_patch = SimpleNamespace(model=network)
         found: dict[Any, Tensor] = {}
         alone.strength = 1.0  # with 0 it does not encode
         alone({"x": windows.noisy, "transformer_options": {"model_patch_data": found}})
@@ -227,23 +235,9 @@ def _stand_in_for_lllite(patch: Any, windows: Windows) -> Any:
         tokens = windows.repeat_to_rows(windows.prepare(patch, encode))
         return windows.cropper.crop_tokens(tokens).to(image.dtype)
 
-    network = patch.model_patch.model
-    of_windows = copy.copy(patch)
-    of_windows.model_patch = SimpleNamespace(
-        model=SimpleNamespace(
-            encode_conditioning=crop_tokens,
-            cond_in_channels=network.cond_in_channels,
-            inpaint_masked_input=getattr(network, "inpaint_masked_input", False),
-        )
-    )
-
-    def stand_in(args: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = of_windows(args)
-        found = args["transformer_options"]["model_patch_data"]
-        if of_windows in found:  # at the steps that it is for
-            found[patch] = found.pop(of_windows)
-        return result
-
+    stand_in = copy.copy(patch)
+    stand_in.model_patch = SimpleNamespace(model=copy.copy(network))
+    stand_in.model_patch.model.encode_conditioning = crop_tokens
     return stand_in
 
 
@@ -252,6 +246,8 @@ def _stand_in_for_supir(patch: Any, windows: Windows) -> Any:
     hint, canvas = patch.hint_latent, grid_of(windows.noisy)
     _check_supir(grid_of(hint), canvas)
     stand_in = copy.copy(patch)
+    stand_in.model_patch = windows.find_network(patch)
+    stand_in.project_modules = stand_in.model_patch.model.project_modules
     stand_in.hint_latent = windows.cropper.crop_grid(windows.repeat_to_rows(hint))
     stand_in.cached_features = None
     return stand_in
@@ -266,6 +262,14 @@ def _check_supir(hint: Grid, canvas: Grid) -> None:
         )
 
 
+def _stand_in_for_uso(patch: Any, windows: Windows) -> Any:
+    """Return a copy of a UsoStyleProjectorPatch, whose picture is seen whole."""
+    stand_in = copy.copy(patch)
+    stand_in.model_patch = windows.find_network(patch)
+    stand_in.encoded_image = windows.prepare(patch, lambda: patch.encoded_image)
+    return stand_in
+
+
 STAND_INS: dict[str, Callable[[Any, Windows], Any]] = {
     "DiffSynthCnetPatch": partial(
         _stand_in_for_encoder, stop="control_block", crop=Cropper.crop_tokens, padded=False
@@ -276,6 +280,7 @@ STAND_INS: dict[str, Callable[[Any, Windows], Any]] = {
     "WanUni3CCnetPatch": _stand_in_for_uni3c,
     "AnimaLLLitePatch": _stand_in_for_lllite,
     "SUPIRPatch": _stand_in_for_supir,
+    "UsoStyleProjectorPatch": _stand_in_for_uso,
 }
-# Of these each device gets a network of its own.
-SPREAD = frozenset({"DiffSynthCnetPatch", "ZImageControlPatch", "WanUni3CCnetPatch"})
+# Patches that ask another, which they keep as `patch`, for its network and what it encoded.
+LISTENERS = frozenset({"AnimaLLLiteAttentionPatch", "AnimaLLLiteMLPPatch"})
