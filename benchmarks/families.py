@@ -28,12 +28,12 @@ family's real architecture.
   for bit
 - **window batches**: several windows in a batch equal one window at a time
 - the other columns: with a network that works cell by cell, windows equal the run without the
-  node, one window at a time and several in a batch. **ControlNet** tries some in a chain and for a
-  part of the steps; **patch control** a ControlNet that patches the model, as DiffSynth's does;
-  **attention mask** a mask in a patch of attention, as IP-Adapter's; **area** prompts for
-  overlapping areas; **mask** prompts by masks; **references** reference latents of the image's size
-  and of another one; **inpaint** a noise mask; **context windows** ComfyUI's, over the frames of a
-  clip or over a batch of images
+  node, one window at a time and several in a batch; the largest difference is at most 0.00001 of
+  the largest value. **ControlNet** tries some in a chain and for a part of the steps; **patch
+  control** a ControlNet that patches the model, as DiffSynth's does; **attention mask** a mask in a
+  patch of attention, as IP-Adapter's; **area** prompts for overlapping areas; **mask** prompts by
+  masks; **references** reference latents of the image's size and of another one; **inpaint** a
+  noise mask; **context windows** ComfyUI's, over the frames of a clip or over a batch of images
 - **EasyCache**: with ComfyUI's, kept regions are unchanged, bit for bit, and one window over the
   whole image equals the run without the node
 - **several GPUs**: as after ComfyUI's MultiGPU node, two devices (both of them the CPU) share the
@@ -57,8 +57,8 @@ Families that have none of these are left out.
   Cache** is left out of windows, so they equal the crops without the cache, with the reference
   treated as the node asks for
 
-yes = the largest difference is at most 0.00001 of the largest value (references: 0.00005); a dash =
-ComfyUI does not offer it: without this pack, too, the node fails or changes nothing.
+yes = the largest difference is at most 0.00001 of the largest value; a dash = ComfyUI does not
+offer it: without this pack, too, the node fails or changes nothing.
 
 """
 

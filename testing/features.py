@@ -28,7 +28,13 @@ from quadtree_pack.utils import Box
 from torch import Tensor
 
 from .crops import crops_of, sample_crops, tiled_run
-from .matrix import Case, NotOfferedError, equal_on_a_pointwise_network, names_of_entries
+from .matrix import (
+    TOLERANCE,
+    Case,
+    NotOfferedError,
+    equal_on_a_pointwise_network,
+    names_of_entries,
+)
 from .support import error, forget_lost_models
 from .tiny_models.building import (
     CANVAS,
@@ -87,7 +93,7 @@ def equal_on_crops(
         raise NotOfferedError
     entry = change(entry_on(canvas), canvas)
     tiled, spy = tiled_run(entry, latent, case.tile_px, 1, case.px, **options)
-    assert error(tiled, plain) < 1e-5
+    assert error(tiled, plain) < TOLERANCE
     assert {shape[-2:] for shape in spy.shapes} == {(side, side)}
 
 

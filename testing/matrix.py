@@ -52,7 +52,9 @@ from .tiny_models import ZOO
 from .tiny_models.building import Entry, clean_latent, sample
 
 RUN = {"steps": 2, "cfg": 3.0, "denoise": 0.6}
-STILL = {"steps": 3, "cfg": 3.0, "denoise": 0.8}
+# From the middle of the noise: at SVD's sigma of 700, float32 rounds by more than the tolerance.
+STILL = {"steps": 3, "cfg": 3.0, "denoise": 0.6}
+TOLERANCE = 1e-5  # of the largest value
 
 
 class Case:
@@ -144,7 +146,7 @@ def equal_on_a_pointwise_network(
         free = free_cells(tree, case.latent)
         settings = {"tile_px": tile_px, "batch": batch, "overlap_px": overlap * case.px}
         tiled = case.sample(case.tiled(tree, model, **settings), **STILL, **options)
-        assert error(tiled[..., free], plain[..., free]) < 5e-5  # rounding grows from step to step
+        assert error(tiled[..., free], plain[..., free]) < TOLERANCE
         assert torch.equal(tiled[..., ~free], case.latent[..., ~free])
 
 

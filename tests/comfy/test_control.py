@@ -128,7 +128,7 @@ def test_the_vae_encodes_a_hint_once_per_run(name):
         assert vae.calls == run
 
 
-@pytest.mark.parametrize("name", ["sd15", "flux"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux", "flux on latents", "qwen"])
 def test_a_control_costs_what_the_windows_cost(name, monkeypatch):
     entry, _ = controlled(name)
     network = control_of(name).control_model
