@@ -20,12 +20,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .quadtree import Quadtree
+from .sampling.audio import Audio, Packing, check_cache, split_audio
 from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
 from .sampling.contents import name_owner, reaches
 from .sampling.control import defer
 from .sampling.estimates import add_restoring, mark_estimate
-from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_batch
+from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_calls
 from .sampling.frames import (
     add_guide_frames,
     count_frames,
@@ -33,7 +34,7 @@ from .sampling.frames import (
     fit_maps,
     free_empty_frames,
 )
-from .sampling.guides import count_guide_frames
+from .sampling.guides import Guides
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
@@ -134,32 +135,37 @@ class TiledDiffusion:
         """Open the run, and copy what no step freed from the caller's own latent (OUTER_SAMPLE)."""
         options = executor.class_obj.model_options
         inner = self._stand_before_model(options)
-        _check_latent(latent, executor.class_obj.model_patcher)
-        guides = count_guide_frames(getattr(executor.class_obj, "conds", {}), latent)
-        refuse_options({**options, "model_function_wrapper": inner}, latent, guides=guides)
-        clean = self._clean_for(latent)
+        model = executor.class_obj.model_patcher
+        audio = self._find_audio(model, latent, noise_mask, kwargs.get("latent_shapes"))
+        video, _ = split_audio(audio, latent)
+        _check_latent(latent, video)
+        guides = Guides.of(getattr(executor.class_obj, "conds", {}), video)
+        refuse_options(
+            {**options, "model_function_wrapper": inner},
+            video,
+            guides=guides.frames,
+            packed=audio is not None,
+        )
+        clean = self._clean_for(video)
         # A mask that a function redraws at every step (Differential Diffusion) says nothing about
         # the whole run.
         redrawn = "denoise_mask_function" in options
-        geometry = replace(
-            self.geometry,
-            compiled=is_compiled(executor.class_obj.model_patcher),
-            cached=find_cache(options.get("transformer_options", {})) is not None,
-        )
+        geometry = self._fit_geometry(model, options, guides.block)
         values = read_sigmas(sigmas)
         if (zeros := count_leading_zeros(values)) and runs_core(sampler):
             info("the sigmas of this run begin with 0, which is left out.")
             sigmas, values = sigmas[zeros:], values[zeros:]
         rise = describe_rise(values)
         run = self.open_run(
-            noise,
-            latent,
-            None if redrawn else noise_mask,
+            split_audio(audio, noise)[0],
+            video,
+            None if redrawn or noise_mask is None else split_audio(audio, noise_mask)[0],
             geometry,
             inner,
             rises=bool(rise),
-            guides=guides,
+            guides=guides.frames,
         )
+        run.audio = audio
         if rise:
             run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
         carrier = options.setdefault("transformer_options", {})
@@ -173,18 +179,14 @@ class TiledDiffusion:
 
         late = change_inner(sampler, follow_inner)
         try:
-            with self._share(run, options, executor.class_obj.model_patcher):
+            with self._share(run, options, model):
                 samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
         finally:
             del carrier[KEY]
         if not run.clock.started:
             return samples
-        _report(run)
-        self.tell(run.summarize())
-        # Windows that a cache skipped are not in the tally, but they are in the price.
-        if self.measured is not None and run.tally.cells and not run.tally.skipped:
-            self.measured(run.tally.cells // len(noise), time.monotonic() - run.started_s)
-        if run.plan.mode is not Mode.PRESERVE:
+        self._close(run, len(noise))
+        if not run.preserves:
             return samples
         restore = self._make_restore(run, clean)
         if run.estimate is not None:
@@ -207,7 +209,7 @@ class TiledDiffusion:
         """Ask for the memory of the largest batch, not of the latent (PREPARE_SAMPLING)."""
         run = _find_run(model_options or {})
         if run is not None:
-            batched = shape_batch(shape, run.tiling, run.batch)
+            batched = shape_calls(run, shape, run.batch)
             shape = min(batched, list(shape), key=math.prod)
         # By its name, as core passes it: other wrappers look for it there.
         return executor(model, shape, conds, *args, model_options=model_options, **kwargs)
@@ -228,14 +230,16 @@ class TiledDiffusion:
         """Start the run: note its sigmas and the clean latent in model space (SAMPLER_SAMPLE)."""
         run = _find_run(extra_args["model_options"])
         if run is not None:
-            batch, clean = None, latent
+            batch, (clean, audio) = None, split_audio(run.audio, latent)
             values = read_sigmas(sigmas)
             if self.settings.batch == 0 and run.tiling.batch > 1:
-                batch = fit_batch(guider.inner_model, run.tiling, noise)
+                batch = fit_batch(guider.inner_model, run, noise)
             if self.clean_latent is not None:
-                clean = self._clean_for(latent).to(latent)
+                clean = self._clean_for(clean).to(latent)
                 clean = guider.inner_model.process_latent_in(clean)
             run.start(values, clean, batch, self._schedule_of(values))
+            if run.audio is not None:
+                run.audio.start(run, audio)
             sampler = executor.class_obj
             callback = run.clock.follow(
                 run.watch(callback),
@@ -257,9 +261,10 @@ class TiledDiffusion:
         run = _find_run(model_options)
         if run is None:
             return denoised
-        if run.plan.mode is Mode.PRESERVE and run.clean is not None:
-            held = run.step(sigma, noisy).model_weight == 0
-            denoised = torch.where(held, run.clean.to(denoised), denoised)
+        if run.audio is None:
+            denoised = run.hold(denoised, sigma)
+        else:
+            denoised = run.audio.hold(run, denoised, sigma)
         run.clock.note_call()
         return denoised
 
@@ -283,6 +288,7 @@ class TiledDiffusion:
         for team in run.teams:
             model_options = team.prepare(sigma, model_options)
         deferred: list[list[Conds] | None] = []
+        canvas, _ = split_audio(run.audio, noisy)
         for group in conds:
             deferred.append(group and [defer(cond, run.get_proxy) for cond in group])
             for cond in group or ():
@@ -290,9 +296,9 @@ class TiledDiffusion:
                 if is_remade(cond):
                     run.memory.sources[cond["uuid"]] = Source(model, cond)
                 if "area" in cond:
-                    run.place_area(cond["uuid"], locate_area(cond["area"], noisy))
+                    run.place_area(cond["uuid"], locate_area(cond["area"], canvas))
                 run.note_references(cond)
-        with run.taking(find_context(model_options, noisy)):
+        with run.taking(find_context(model_options, canvas)):
             return executor(model, deferred, noisy, sigma, model_options)
 
     @report_errors
@@ -303,7 +309,10 @@ class TiledDiffusion:
             run = self._open_run_without_hooks(call["input"])
         if run.plan.owner is not self:
             return call_model(self.previous, apply_model, call)
-        return Evaluator(run, apply_model, self.tell).denoise(call)
+        evaluator = Evaluator(run, apply_model, self.tell)
+        if run.audio is not None:
+            return evaluator.denoise_packed(call, run.audio)
+        return evaluator.denoise(call)
 
     # ---- what the hooks need
 
@@ -347,6 +356,9 @@ class TiledDiffusion:
             if cluster is not None:
                 cluster.note_unsendable("LoRA by hooks")
             return []
+        if run.audio is not None and cluster is not None:
+            cluster.note_unsendable("a video's audio")
+            cluster = None
         teams = [Devices.of(model_options, run.get_hand), cluster]
         return [team for team in teams if team is not None]
 
@@ -391,6 +403,14 @@ class TiledDiffusion:
             self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
         return run
 
+    def _close(self, run: Run, images: int) -> None:
+        """Tell what a run of so many images has cost."""
+        _report(run)
+        self.tell(run.summarize())
+        # Windows that a cache skipped are not in the tally, but they are in the price.
+        if self.measured is not None and run.tally.cells and not run.tally.skipped:
+            self.measured(run.tally.cells // images, time.monotonic() - run.started_s)
+
     def _make_restore(self, run: Run, clean: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what copies kept cells from the caller's own latent into a result of the run.
 
@@ -402,10 +422,37 @@ class TiledDiffusion:
             kept = kept | ~run.plan.open
 
         def restore(result: Tensor) -> Tensor:
-            chosen = expand_to_rank(kept, result.ndim).to(result.device)
-            return torch.where(chosen, clean.to(result), result)
+            video, audio = split_audio(run.audio, result)
+            chosen = expand_to_rank(kept, video.ndim).to(video.device)
+            video = torch.where(chosen, clean.to(video), video)
+            if run.audio is None or audio is None:
+                return video
+            return run.audio.packing.join(video, run.audio.restore(run, audio))
 
         return restore
+
+    def _fit_geometry(self, model: ModelPatcher, options: Options, block: int) -> Geometry:
+        """Return the geometry for a run, whose windows begin on blocks of so many cells a side."""
+        return replace(
+            self.geometry,
+            unit=math.lcm(self.geometry.unit, block),
+            compiled=is_compiled(model),
+            cached=find_cache(options.get("transformer_options", {})) is not None,
+        )
+
+    def _find_audio(
+        self, model: ModelPatcher, latent: Tensor, noise_mask: Tensor | None, shapes: Any
+    ) -> Audio | None:
+        """Return the audio that is packed in a latent behind a video; None of other latents."""
+        packing = Packing.of(model.model, shapes)
+        if packing is None:
+            check_cache(model.model, find_cache(model.model_options.get("transformer_options", {})))
+            return None
+        info(
+            "every window hears the whole audio, which becomes the mean of what they make of it; "
+            "to keep it, give it a noise mask of 0."
+        )
+        return Audio(packing, latent, noise_mask, noisy=self.clean_latent is not None)
 
     def _schedule_of(self, sigmas: Sequence[float]) -> list[float] | None:
         """Return all_sigmas; None for a run whose sigmas rise, which is no part of them."""
@@ -456,6 +503,8 @@ class TiledDiffusion:
 
     def _open_run_without_hooks(self, noisy: Tensor) -> Run:
         """Return a run for a sampler that bypasses core's hooks: nothing is preserved."""
+        if noisy.ndim < 4:
+            raise _refuse_packed(noisy.shape)
         warn(
             "the model is called outside of core's sampling hooks, so nothing can be preserved; "
             "windows only."
@@ -520,16 +569,20 @@ def _find_run(options: Options) -> Run | None:
     return options.get("transformer_options", {}).get(KEY)
 
 
-def _check_latent(latent: Tensor, model: ModelPatcher) -> None:
-    """Raise ValueError unless the latent can be cut into windows."""
-    if latent.ndim < 4:
-        raise ValueError(
-            f"{type(model.model).__name__} samples a packed latent of shape {tuple(latent.shape)} "
-            "(several latents in one, as LTX-2's video with audio), where no cell has a place in a "
-            "picture; and the audio listens to all of the video, which no window of Quadtree "
-            "Diffusion holds. Sample it without this node, then take it apart with Separate AV "
-            "Latent and refine the video alone."
-        )
+def _refuse_packed(shape: Sequence[int]) -> ValueError:
+    """Return the error for a latent without a picture, or whose picture nobody tells."""
+    return ValueError(
+        f"The latent that is sampled has shape {tuple(shape)} (audio, a 3D model, or several "
+        "latents packed in one), where no cell has a place in a picture, so Quadtree Diffusion "
+        "cannot cut it into windows. Sample it without this node. Of packed latents it takes "
+        "LTX-2's video with audio, with ComfyUI's own samplers."
+    )
+
+
+def _check_latent(latent: Tensor, video: Tensor) -> None:
+    """Raise ValueError unless a latent, and the video or image in it, can be cut into windows."""
+    if video.ndim < 4:
+        raise _refuse_packed(latent.shape)
     if latent.numel() == 0:
         raise ValueError(
             f"The latent that is sampled has shape {tuple(latent.shape)}; it must not be empty."

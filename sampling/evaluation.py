@@ -20,6 +20,7 @@ from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from ..windows.tiling import Tiling
 from .attention_guidance import AreaScores, find_variable
+from .audio import SHAPES, Audio, Packing
 from .board import Hand
 from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
@@ -62,6 +63,13 @@ class Evaluator:
         self.apply_model = apply_model
         self.inner = run.plan.inner
         self.tell = tell
+        self.heard: dict[Box, Tensor] = {}  # the audio beside each window of the call
+
+    def denoise_packed(self, call: ModelCall, audio: Audio) -> Tensor:
+        """Return the denoised latent [rows, 1, values] of a call on a video with its audio."""
+        unpacked = audio.unpack(call)
+        video = self.denoise(unpacked)
+        return audio.packing.join(video, audio.blend(self.run, unpacked, self.heard))
 
     def denoise(self, call: ModelCall) -> Tensor:
         """Return the denoised latent [rows, C, ..., H, W] for `call["input"]` of the same shape.
@@ -73,6 +81,7 @@ class Evaluator:
         areas = _find_areas(self.run, call)
         _check_images(self.run, call)
         while True:
+            self.heard.clear()
             try:
                 return self._denoise_areas(call, areas)
             except Exception as error:
@@ -240,12 +249,12 @@ class Evaluator:
             features = control.evaluate_windows([whole], self.run.tiling.unit, call)
             call = {**call, "c": {**call["c"], "control": features}}
         self.run.expect_batches([1])
+        boxes = [step.windows[0].box]
         if step.area == self.run.plan.canvas:
-            denoised = self._call(self.inner, self.apply_model, call)
+            denoised = self._call(self.inner, self.apply_model, call, boxes)
         else:
-            whole = step.windows[0].box
-            denoised = self._call_with_cache(self.inner, self.apply_model, call, step, whole)
-        self._report(denoised, step, windows=1, done=[step.windows[0].box.extent])
+            denoised = self._call_with_cache(self.inner, self.apply_model, call, step, boxes)
+        self._report(denoised, step, windows=1, done=[boxes[0].extent])
         return denoised
 
     def _evaluate_batches(
@@ -327,7 +336,7 @@ class Evaluator:
         inner = self.inner
         if inner is not None and len(boxes) == 1:
             inner = cutter_of(call, self.run.memory).cut(inner, boxes[0])
-        return self._call_with_cache(inner, apply_model, window_call, step, boxes[0])
+        return self._call_with_cache(inner, apply_model, window_call, step, boxes)
 
     def _call_with_cache(
         self,
@@ -335,21 +344,38 @@ class Evaluator:
         apply_model: ModelFunction,
         call: ModelCall,
         step: Step,
-        box: Box,
+        boxes: Sequence[Box],
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
-        call = self.run.caches.give_own(call, (step.area, box, self.run.frames), step.index)
-        return self._call(inner, apply_model, call)
+        call = self.run.caches.give_own(call, (step.area, boxes[0], self.run.frames), step.index)
+        return self._call(inner, apply_model, call, boxes)
 
     def _call(
-        self, inner: ModelFunctionWrapper | None, apply_model: ModelFunction, call: ModelCall
+        self,
+        inner: ModelFunctionWrapper | None,
+        apply_model: ModelFunction,
+        call: ModelCall,
+        boxes: Sequence[Box],
     ) -> Tensor:
         """Answer a model call, and note it where EasyCache did so in the network's place."""
         had_kept = has_kept(call)  # before the call, which keeps what it evaluates
-        denoised = call_model(inner, apply_model, call)
+        audio = self.run.audio
+        if audio is None:
+            denoised = call_model(inner, apply_model, call)
+        else:
+            packed = audio.pack(call)
+            denoised = self._note_heard(call_model(inner, apply_model, packed), packed, boxes)
         if had_kept and is_skipping(call):
             self.run.tally.count_skipped(denoised)
         return denoised
+
+    def _note_heard(self, denoised: Tensor, packed: ModelCall, boxes: Sequence[Box]) -> Tensor:
+        """Return the video of a packed call's result, and note the audio beside each window."""
+        video, heard = Packing(*packed["c"][SHAPES]).split(denoised)
+        conds = len(packed["cond_or_uncond"])
+        parts = unstack_windows(heard, windows=len(boxes), conds=conds)
+        self.heard.update(zip(boxes, parts, strict=True))
+        return video
 
     def _report(self, denoised: Tensor, step: Step, *, windows: int, done: Sequence[int]) -> None:
         """Count the model call that gave [rows, C, ..., h, w], and tell how far the step is."""
@@ -414,8 +440,16 @@ def shape_batch(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]
     return [rows * windows, *middle, min(tile, height), min(tile, width)]
 
 
-def fit_batch(model: BaseModel, tiling: Tiling, noise: Tensor) -> int:
+def shape_calls(run: Run, shape: Sequence[int], windows: int) -> list[int]:
+    """Return the shape of so many of a run's largest windows, as the model takes them."""
+    if run.audio is None:
+        return shape_batch(shape, run.tiling, windows)
+    packing = run.audio.packing
+    return packing.pack_shape(shape_batch([shape[0], *packing.video[1:]], run.tiling, windows))
+
+
+def fit_batch(model: BaseModel, run: Run, noise: Tensor) -> int:
     """Return how many of the largest windows fit the free memory at once, with two conds each."""
-    window = model.memory_required(shape_batch(noise.shape, tiling, 2))
+    window = model.memory_required(shape_calls(run, noise.shape, 2))
     free = comfy.model_management.get_free_memory(noise.device)
     return max(1, min(MOST_WINDOWS, int(free / (CORE_MEMORY_FACTOR * window))))

@@ -64,6 +64,10 @@ WHOLE_ENTRIES = (
     "ofs",
     "image_only_indicator",
     "disable_time_r",
+    "quadtree_audio",  # see audio.py
+    "audio_denoise_mask",
+    "ref_audio",
+    "latent_shapes",
 )
 # What belongs to the cells of the canvas.
 LATENT_ENTRIES = (
@@ -277,12 +281,22 @@ CONTEXT_WITH_GUIDES = Refusal(
 )
 
 
-def refuse_options(model_options: Options, latent: Tensor, *, guides: int = 0) -> None:
+# It takes a part of the audio with a part of the frames.
+CONTEXT_WITH_AUDIO = Refusal(
+    _is_cut, "Context windows cut the audio that is packed with a video", "Remove one of the two."
+)
+
+
+def refuse_options(
+    model_options: Options, latent: Tensor, *, guides: int = 0, packed: bool = False
+) -> None:
     """Raise ValueError if the model's options hold what does not work with windows of a latent.
 
-    `guides` counts the LTXV guide frames at its end.
+    `guides` counts the LTXV guide frames at its end; it may be `packed` with an audio.
     """
-    for refused in (*REFUSALS, CONTEXT_WITH_GUIDES) if guides else REFUSALS:
+    with_guides = [CONTEXT_WITH_GUIDES] if guides else []
+    with_audio = [CONTEXT_WITH_AUDIO] if packed else []
+    for refused in (*REFUSALS, *with_guides, *with_audio):
         if refused.is_in(model_options, latent):
             raise ValueError(
                 f"{refused.what}, which does not work together with Quadtree Diffusion. "

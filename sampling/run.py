@@ -36,6 +36,7 @@ from .references import AUTOMATIC, References
 from .steps import StepClock, place_stage
 
 if TYPE_CHECKING:
+    from .audio import Audio
     from .parallel import Team
 
 
@@ -182,6 +183,7 @@ class Run:
         self.tiling = tiling
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
+        self.audio: Audio | None = None  # that is packed behind a video
         self.estimate: Tensor | None = None  # that the sampler's callback was given last
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.masks = CondMasks()
@@ -343,7 +345,8 @@ class Run:
         return self.plan.freedom(self.first_step + index, self.all_steps)
 
     def find_release(self, sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> Tensor:
-        """Return the step of these sigmas that releases each cell, int64 in the shape of denoise.
+        """Return the step of these sigmas that releases each cell, int64 in the shape of denoise,
+        or [B or 1, 1, values] of a packed latent.
 
         It is 0 for cells that are free from the start, and the number of steps for those that are
         held to the end. See `start` for the arguments; the run need not have started.
@@ -352,7 +355,7 @@ class Run:
         release = torch.zeros_like(self.plan.denoise, dtype=torch.long)
         for index in range(first, first + len(sigmas) - 1):
             release += self.plan.freedom(index, steps) == 0
-        return release
+        return release if self.audio is None else self.audio.release(release)
 
     def kept(self) -> Tensor:
         """Return the cells that no step frees, bool in the shape of the plan's denoise."""
@@ -473,6 +476,17 @@ class Run:
     # ---- the blend of the model's estimate with the base
 
     @property
+    def preserves(self) -> bool:
+        return self.plan.mode is Mode.PRESERVE
+
+    def hold(self, denoised: Tensor, sigma: Tensor) -> Tensor:
+        """Return an estimate [B, C, ..., H, W] with the clean latent where `sigma` holds it."""
+        if not self.preserves or self.clean is None:
+            return denoised
+        held = self.step(sigma, denoised).model_weight == 0
+        return torch.where(held, self.clean.to(denoised), denoised)
+
+    @property
     def images(self) -> int:
         """The images of the latent; 1 where none of them has anything of its own."""
         clean_rows = 1 if self.clean is None else len(self.clean)
@@ -499,7 +513,7 @@ class Run:
         return self._base(noisy, step.area).expand_as(noisy) * (1 - step.model_weight)
 
     def _base(self, noisy: Tensor, area: Box) -> Tensor:
-        if self.plan.mode is not Mode.PRESERVE or self.clean is None:
+        if not self.preserves or self.clean is None:
             return noisy
         return take_frames(crop(self.clean, area), self.frames).to(noisy)
 

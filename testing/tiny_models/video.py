@@ -308,13 +308,13 @@ def ltxv() -> Entry:
     )
 
 
-def ltxav() -> Entry:
+def ltx2() -> Entry:
     """LTX-2 on a video alone. Its text is as its connectors put it out, for video and audio."""
 
     def make_cond(seed: int) -> list:
         return [[gauss((1, 20, 2 * TOKENS), seed), {}]]
 
-    return Entry("ltxav", build(supported.LTXAV, LTXAV), make_cond, frames=2)
+    return Entry("ltx2", build(supported.LTXAV, LTXAV), make_cond, frames=2)
 
 
 def cosmos() -> Entry:

@@ -26,6 +26,7 @@ CROSS_SECTION = [
     "wan21_vace",
     "wan21_camera",
     "cosmos_predict2",
+    "ltx2",
     "pid",
     "hidream_o1",
 ]
@@ -47,6 +48,8 @@ def is_refused(family, column, clip):
     """Areas with masks between tokens; context windows cut a batch of images in no other way."""
     if column == "context windows":
         return not clip
+    if column == "EasyCache":  # which looks for an audio, and fails without this pack, too
+        return family == "ltx2"
     return column == "area" and family in ("flux_redux", "pid")
 
 

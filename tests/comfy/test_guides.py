@@ -6,6 +6,7 @@ guide's token that another cell's window gets, or that has another place, shows.
 
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_lt import LTXVAddGuide, LTXVCropGuides
 from quadtree_pack.quadtree import FrameTrees
@@ -20,7 +21,7 @@ from quadtree_pack.testing.support import (
     tree_of,
 )
 from quadtree_pack.testing.tiny_models.building import clean_latent, sample
-from quadtree_pack.testing.tiny_models.video import ltxav, ltxv
+from quadtree_pack.testing.tiny_models.video import ltx2, ltxv
 from quadtree_pack.tiled_diffusion import attach
 
 HEIGHT, WIDTH, FRAMES = 16, 24, 3  # of the clip, in cells; frames in px are 17
@@ -131,7 +132,7 @@ GUIDES = {
 }
 
 
-@pytest.mark.parametrize("family", [ltxv, ltxav], ids=["LTXV", "LTX-2"])
+@pytest.mark.parametrize("family", [ltxv, ltx2], ids=["LTXV", "LTX-2"])
 @pytest.mark.parametrize("guides", GUIDES.values(), ids=GUIDES)
 def test_guides_in_windows_are_as_without_windows(guides, family):
     scene = Scene(*guides, family=family)
@@ -148,7 +149,7 @@ def test_guides_in_windows_are_as_without_windows(guides, family):
     assert error(samples[..., free], plain[..., free]) < 1e-5
 
 
-@pytest.mark.parametrize("family", [ltxv, ltxav], ids=["LTXV", "LTX-2"])
+@pytest.mark.parametrize("family", [ltxv, ltx2], ids=["LTXV", "LTX-2"])
 @pytest.mark.parametrize("guides", [[], [{"strength": 0.6}]], ids=["no guide", "a guide"])
 def test_a_noise_mask_within_frames_holds_in_windows_that_share_a_call(guides, family):
     """LTX-2 asks the first row of a call whether its mask is one number for each frame."""
@@ -244,9 +245,81 @@ def test_an_empty_clip_with_guides_is_the_plain_run():
     assert error(scene.sample(tiled, denoise=1.0), plain) < 1e-5
 
 
-def test_guides_of_another_resolution_are_refused_in_words():
-    scene = Scene({}, {"downscale": 2, "seed": 1})
-    with pytest.raises(ValueError, match=r"another resolution .* with LTXVCropGuides"):
+def block_model(scene, side=4):
+    """A clone whose tokens see, in self-attention, those of their own block of cells only.
+
+    Its positions turn slowly: at ComfyUI's speed their rounding shows, up to 3e-4.
+    """
+    network, blocks = scene.entry.model.model.diffusion_model, []
+    generate = network.freq_grid_generator
+    network.freq_grid_generator = lambda _theta, *others: generate(10.0, *others)
+
+    def note_blocks(executor, noisy, sigma, *args, **entries):
+        rows, columns = (torch.arange(length) // side for length in noisy.shape[-2:])
+        every = (rows[:, None] * len(columns) + columns).expand(noisy.shape[2], -1, -1)
+        shown = entries["denoise_mask"][0].amin(0) >= 0
+        blocks[:] = [every[shown.expand_as(every)]]
+        return executor(noisy, sigma, *args, **entries)
+
+    def own_block(attention, q, k, v, heads, *args, mask=None, **options):
+        if k.shape[1] == TEXT:
+            return attention(q, k, v, heads, *args, mask=mask, **options)
+        (seen,) = blocks
+        of_guides = mask is not None and mask.shape[2] > 1
+        asking = seen[-q.shape[1] :] if of_guides else seen[: q.shape[1]]
+        apart = torch.zeros(len(asking), len(seen)).masked_fill(asking[:, None] != seen, -1e9)
+        return attention(q, k, v, heads, *args, mask=apart if mask is None else mask + apart)
+
+    model = scene.entry.model.clone()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "blocks", note_blocks)
+    options = model.model_options.setdefault("transformer_options", {})
+    options["optimized_attention_override"] = own_block
+    return model
+
+
+SPARSE = {
+    "half": [{"downscale": 2, "strength": 1.0, "seed": 1}],
+    "half and whole": [{}, {"downscale": 2, "strength": 0.7, "seed": 1}],
+    "half, a quarter and a mask": [
+        {"downscale": 2, "seed": 1, "mask": ramp(*FULL)},
+        {"downscale": 4, "frame": 8, "strength": 0.6, "seed": 2, "mask": ramp(67, 101)},
+    ],
+}
+
+
+@pytest.mark.parametrize("family", [ltxv, ltx2], ids=["LTXV", "LTX-2"])
+@pytest.mark.parametrize("guides", SPARSE.values(), ids=SPARSE)
+def test_guides_of_a_lower_resolution_are_as_without_windows(guides, family):
+    scene = Scene(*guides, family=family)
+    model = block_model(scene)
+    plain = scene.sample(model)
+    shown = (scene.mask >= 0).expand_as(scene.latent)
+    for settings in ({"batch": 1}, {"batch": 24, "overlap_px": 4 * PX}):
+        spy = Spy(scene.tiled(everything(), model, **settings))
+        assert error(scene.sample(spy.model)[shown], plain[shown]) < 1e-5
+        assert {shape[-2:] for shape in spy.shapes} == {(8, 8)}
+    tree = half_kept(HEIGHT, WIDTH, PX)
+    free = free_cells(tree, scene.latent)
+    samples = scene.sample(scene.tiled(tree, model))
+    assert torch.equal(samples[..., ~free], scene.latent[..., ~free])
+    other = Scene(*[{**guide, "seed": 7} for guide in guides], family=family)
+    frames = slice(0, FRAMES)
+    assert error(other.sample(model)[:, :, frames], plain[:, :, frames]) > 1e-3
+
+
+def test_windows_begin_on_the_blocks_of_guides():
+    scene = Scene({"downscale": 4, "seed": 1})
+    spy = Spy(scene.tiled(tree_of([[1.0]], HEIGHT, WIDTH, PX), tile_px=12 * PX, overlap_px=2 * PX))
+    scene.sample(spy.model)
+    assert all(side % 4 == 0 for shape in spy.shapes for side in shape[-2:])
+
+
+def test_an_area_that_divides_the_block_of_a_guide_is_refused_in_words():
+    scene = Scene({"downscale": 2, "seed": 1})
+    text, values = scene.entry.positive[0]
+    area = {"area": (HEIGHT, WIDTH - 3, 0, 3), "strength": 1.0}
+    scene.entry.positive = [[text, values], [text, {**values, **area}]]
+    with pytest.raises(ValueError, match=r"2 x 2 cells that a conditioning area divides"):
         scene.sample(scene.tiled(everything()))
 
 
