@@ -60,6 +60,11 @@ def build_for_images(images: Tensor, masks: Masks, **options: Any) -> Built:
     return Built(trees, list(choices), sums[0])
 
 
+def join_frames(clip: ClipSums, batch: str) -> BlockSums:
+    """Return the sums of all frames that a tree of CLIPS follows."""
+    return average_frames(clip) if batch == "clip" else find_busiest(clip)
+
+
 def build_for_clip(clip: ClipSums, masks: Masks, **options: Any) -> Built:
     """Build one tree for all frames, by the detail and motion of the whole clip."""
     return _build_one(clip, average_frames(clip), masks, options)

@@ -33,7 +33,7 @@ def resolve_path(name: Any) -> Path:
     if not inside:
         raise RequestError("This file lies outside of ComfyUI's folders.")
     if not exists:
-        raise RequestError("This image file is missing. Choose another in Load Image.", 404)
+        raise RequestError("This file is missing. Choose another in the node that loads it.", 404)
     return real
 
 

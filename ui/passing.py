@@ -36,7 +36,12 @@ IMAGE_INPUTS = {
 LATENT_NODES = ("LatentUpscale", "LatentUpscaleBy", "LatentCrop", "LatentRotate")
 BY_PIXELS = ("lanczos", "bislerp")  # methods to resize that need the pixels themselves
 # Nodes that load a file, by its input's name, and those that combine images and masks.
-LOADERS = {"LoadImage": "image", "LoadImageMask": "image", "LoadImageOutput": "image"}
+LOADERS = {
+    **{"LoadImage": "image", "LoadImageMask": "image", "LoadImageOutput": "image"},
+    "LoadVideo": "file",
+}
+FRAMES_OF = "GetVideoComponents"
+VIDEO_NODES = ("Video Slice", FRAMES_OF)
 COMBINERS = {
     *["InvertMask", "GrowMask", "FeatherMask", "ThresholdMask", "CropMask", "MaskComposite"],
     *["MaskToImage", "ImageToMask", "JoinImageWithAlpha", "SplitImageWithAlpha"],
@@ -52,18 +57,29 @@ class PassingError(ValueError):
 
 
 class Applier:
-    """Computes outputs of a workflow; each node is applied once."""
+    """Computes outputs of a workflow; each node is applied once.
 
-    def __init__(self, workflow: Workflow) -> None:
-        self.workflow = workflow
+    `clip` asks for all images of a file, as the frames of a clip; else its first one is enough.
+    """
+
+    def __init__(self, workflow: Workflow, *, clip: bool = False) -> None:
+        self.workflow, self.clip = workflow, clip
         self.outputs: dict[str, Any] = {}  # by node; None while it is being computed
 
     def compute(self, link: Link | None) -> Tensor:
-        """Return the image or mask that a link gives, of the first image of a batch.
+        """Return the images or masks that a link gives, see `clip`.
 
-        Raises PassingError where only a run can compute it, and RequestError for a file that is
+        Raises PassingError where only a run can compute them, and RequestError for a file that is
         missing or cannot be read.
         """
+        found = self._take(link)
+        if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4) or not len(found):
+            kind = self.workflow.nodes[link.node].kind if link else "This input"
+            raise PassingError(f"{kind} gives no image. Queue the workflow once.")
+        return found
+
+    def _take(self, link: Link | None) -> Any:
+        """Return what a link gives; None where it gives nothing."""
         node = link and self.workflow.nodes.get(link.node)
         if link is None or node is None:
             raise PassingError(ONLY_BY_RUN)
@@ -71,22 +87,21 @@ class Applier:
             self.outputs[node.number] = None
             self.outputs[node.number] = self._apply(node)
         made = self.outputs[node.number]
-        found = made[link.slot] if made is not None and link.slot < len(made) else None
-        if not isinstance(found, Tensor) or found.ndim not in (2, 3, 4):
-            raise PassingError(f"{node.kind} gives no image. Queue the workflow once.")
-        return found
+        return made[link.slot] if made is not None and link.slot < len(made) else None
 
     def _apply(self, node: Node) -> Sequence[Any]:
         """Return the outputs of a node."""
         import nodes  # ComfyUI's own
 
         kind, node_class = node.kind, nodes.NODE_CLASS_MAPPINGS.get(node.kind)
-        known = kind in LOADERS or kind in IMAGE_INPUTS or kind in COMBINERS
+        known = kind in LOADERS or kind in IMAGE_INPUTS or kind in COMBINERS or kind in VIDEO_NODES
         if not known or node_class is None:
             raise PassingError(f"{kind} is computed during the run. Queue the workflow once.")
         plain = _select_inputs(node_class, _nest(node.plain()))
         if kind in LOADERS:
-            return _load(node, node_class, plain)
+            return self._load(node, node_class, plain)
+        if kind in VIDEO_NODES:
+            return self._apply_to_video(node, node_class, plain)
         linked = [name for name, value in node.inputs.items() if isinstance(value, list)]
         images = {name: self.compute(node.link(name)) for name in linked}
         try:
@@ -98,15 +113,40 @@ class Applier:
         except Exception as error:  # of another pack's node, or of values that do not fit
             raise PassingError(f"{kind} cannot be applied before the run: {error}") from None
 
+    def _load(self, node: Node, node_class: Any, plain: dict[str, Any]) -> Sequence[Any]:
+        """Return the outputs of a node that loads a file; RequestError if it cannot."""
+        name = node.value(LOADERS[node.kind])
+        if name == "":  # as in a template
+            raise PassingError("No file is chosen in the node that loads it.")
+        resolve_path(name)
+        try:
+            outputs = _call(node_class, plain)
+        except Exception:  # of any decoder; its message may contain a path
+            raise RequestError("This file cannot be read as an image.", 415) from None
+        first_only = not self.clip and node.kind != "LoadVideo"  # which has read nothing yet
+        return [one[:1] for one in outputs] if first_only else outputs
 
-def _load(node: Node, node_class: Any, plain: dict[str, Any]) -> Sequence[Any]:
-    """Return the outputs of a node that loads a file; RequestError if it cannot."""
-    resolve_path(node.value(LOADERS[node.kind]))
-    try:
-        outputs = _call(node_class, plain)
-    except Exception:  # of any decoder; its message may contain a path
-        raise RequestError("This file cannot be read as an image.", 415) from None
-    return [one[:1] for one in outputs]
+    def _apply_to_video(self, node: Node, node_class: Any, plain: dict[str, Any]) -> Sequence[Any]:
+        """Return the outputs of a node that shortens a video or gives its frames.
+
+        Raises PassingError for too many frames, and RequestError for a file that cannot be read.
+        """
+        video = self._take(node.link("video"))
+        try:
+            if node.kind != FRAMES_OF:
+                return _call(node_class, {**plain, "video": video})
+            if not self.clip:
+                frame_s = 1 / float(video.get_frame_rate())
+                video = video.as_trimmed(0, frame_s, strict_duration=False)
+            count, (width, height) = video.get_frame_count(), video.get_dimensions()
+            if count * width * height <= MOST_PX:
+                return [video.get_components().images]
+        except Exception:  # of any decoder; its message may contain a path
+            raise RequestError("This file cannot be read as a video.", 415) from None
+        raise PassingError(
+            f"The video has {count} frames of {width} x {height} px, too many for the preview. "
+            "Queue the workflow once."
+        )
 
 
 def _check_size(
@@ -117,10 +157,11 @@ def _check_size(
     if image is None:
         return
     height, width = _predict(kind, node_class, plain, *image.shape[1:3])
-    if not 0 < height * width <= MOST_PX or max(height, width) > LARGEST_PX:
+    if not 0 < len(image) * height * width <= MOST_PX or max(height, width) > LARGEST_PX:
+        made = "an image" if len(image) == 1 else f"{len(image)} images"
         raise PassingError(
-            f"{kind} makes an image of {width} x {height} px, too large for the preview. Queue "
-            "the workflow once."
+            f"{kind} makes {made} of {width} x {height} px, too large for the preview. Queue the "
+            "workflow once."
         )
 
 

@@ -26,7 +26,7 @@ from ..tree.masks import MASK_MODES
 from ..tree.regions import Painting
 from ..utils import LOG, PREFIX, ceil_div, warn
 from .building import build_tree, find_curve, find_smallest_side
-from .clips import BATCHES, CLIPS, IMAGES
+from .clips import BATCHES, CLIPS, IMAGES, join_frames
 from .files import RequestError, resolve_path
 from .frames import LARGEST_CLIP, FrameTree, KeptClip, build_for_frame
 from .inputs import check_choice, check_visualizer_inputs
@@ -152,7 +152,7 @@ class Source(NamedTuple):
     origin: str
 
 
-def find_source(request: dict[str, Any], node: Node | None, applier: Applier) -> Source:
+def find_source(request: dict[str, Any], node: Node | None, applier: Applier, batch: str) -> Source:
     """Return the image that reaches a node, the best of what is known.
 
     Raises RequestError where nothing is known, and PassingError with the reason why only a run can
@@ -163,7 +163,7 @@ def find_source(request: dict[str, Any], node: Node | None, applier: Applier) ->
         return Source(_recall_run(key), "run")
     link = node.link("image")  # None where a switch waits for the run
     try:
-        return Source(_compute_live(applier, link), "live")
+        return Source(_compute_live(applier, link, batch), "live")
     except PassingError as error:
         shown = request.get("shown")
         is_current = bool(shown) and _is_current(shown, applier.workflow, link)
@@ -200,12 +200,12 @@ def _recall_run(key: Any) -> Kept:
     return kept
 
 
-def _compute_live(applier: Applier, link: Link | None) -> Kept:
-    """Return what is kept of the image of a link, which is computed if it is new."""
+def _compute_live(applier: Applier, link: Link | None, batch: str = IMAGES) -> Kept:
+    """Return what is kept of the images of a link, which are computed if they are new."""
     if link is None:
         raise PassingError(ONLY_BY_RUN)
     token = _sign_pixels(applier, link)
-    return KEPT.get(("live", token), lambda: _keep(applier.compute(link)[0], token))
+    return KEPT.get(("live", token, batch), lambda: _keep(applier.compute(link), token, batch))
 
 
 def _sign_pixels(applier: Applier, link: Link) -> str:
@@ -236,9 +236,14 @@ def _load_shown(name: Any) -> tuple[Applier, Link]:
     return Applier(shown), Link("shown", 0)
 
 
-def _keep(image: torch.Tensor, token: str) -> Kept:
-    sums = BlockSums.of_image(image, edges=True, octaves=True)
-    return Kept(sums, save_picture(image, token), token)
+def _keep(images: torch.Tensor, token: str, batch: str) -> Kept:
+    """Return what is kept of the first of some images, or of all frames of a clip."""
+    picture = save_picture(images[0], token)
+    if batch == IMAGES or len(images) == 1:
+        return Kept(BlockSums.of_image(images[0], edges=True, octaves=True), picture, token)
+    clip = CLIP.get(token, lambda: ClipSums.of_frames(images))
+    frames = KeptClip.of_frames(images, token)
+    return Kept(join_frames(clip, batch), picture, token, len(images), frames)
 
 
 class KnownMask(NamedTuple):
@@ -281,21 +286,22 @@ def answer_request(request: Any) -> dict[str, Any]:
     mode = check_choice("mask_mode", request.get("mask_mode", "multiply"), MASK_MODES)
     workflow = Workflow.of_request(request.get("workflow") or {})
     node = workflow.nodes.get(str(request.get("node")))
-    applier = Applier(workflow)
+    batch = check_choice("batch", request.get("batch", IMAGES), BATCHES)
+    applier = Applier(workflow, clip=batch in CLIPS)
     try:
-        kept, origin = find_source(request, node, applier)
+        kept, origin = find_source(request, node, applier, batch)
     except PassingError as error:
         return {"unknown": str(error)}
     mask = find_mask(node, applier, kept)
     regions = painting.select_regions(kept.sums.width, kept.sums.height)
     options = {"regions": regions or (), "mask_mode": mode, **limits}
-    tree, whole, found = build_shown_tree(request, kept, mask and mask.mask, options)
+    tree, whole, found = build_shown_tree(request, kept, batch, mask and mask.mask, options)
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["coverage_curve"] = find_curve(kept.sums, **limits)
     answer["found"] = found
     answer["origin"] = origin
-    answer |= describe_frame(request, kept)
+    answer |= describe_frame(request, kept, batch)
     answer["mask"] = mask and mask.picture
     answer["notice"] = (
         None if regions is not None else "painted on an image of another shape: regions ignored"
@@ -311,10 +317,13 @@ def answer_request(request: Any) -> dict[str, Any]:
 
 
 def build_shown_tree(
-    request: dict[str, Any], kept: Kept, mask: torch.Tensor | None, options: dict[str, Any]
+    request: dict[str, Any],
+    kept: Kept,
+    batch: str,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
 ) -> FrameTree:
     """Build the tree of what is kept; that of the frame that is asked for, where frames are."""
-    batch = check_choice("batch", request.get("batch", IMAGES), BATCHES)
     clip = CLIP.get(kept.token) if kept.clip and batch in CLIPS else None
     if clip is None or kept.clip is None:
         tree, choice = build_tree(kept.sums, mask=mask, **options)
@@ -323,9 +332,9 @@ def build_shown_tree(
     return build_for_frame(clip, batch, frame, mask, **options)
 
 
-def describe_frame(request: dict[str, Any], kept: Kept) -> dict[str, Any]:
+def describe_frame(request: dict[str, Any], kept: Kept, batch: str) -> dict[str, Any]:
     """Return the picture of the frame that is asked for, and which frames there are."""
-    is_clip = request.get("batch", IMAGES) in CLIPS
+    is_clip = batch in CLIPS
     answer = {"other_batch": kept.images > 1 and is_clip != (kept.clip is not None)}
     if kept.clip is None or not is_clip:
         return {**answer, "picture": kept.picture, "frames": None}

@@ -85,8 +85,14 @@ const ZH = {
   "sigmas of that many steps": "sigma 的步数与此相同",
   "image must be the name of a file, as Load Image shows it.": "图像必须是“加载图像”中显示的文件名。",
   "This file lies outside of ComfyUI's folders.": "该文件不在 ComfyUI 的文件夹内。",
-  "This image file is missing. Choose another in Load Image.": "找不到该图像文件。请在“加载图像”中另选一个。",
+  "This file is missing. Choose another in the node that loads it.": "找不到该文件。请在加载它的节点中另选一个。",
+  "No file is chosen in the node that loads it.": "加载文件的节点中没有选择文件。",
   "This file cannot be read as an image.": "该文件无法作为图像读取。",
+  "This file cannot be read as a video.": "该文件无法作为视频读取。",
+  "The video has {count} frames of {width} x {height} px, too many for the preview. Queue the workflow once.":
+    "视频有 {count} 帧，每帧 {width} x {height} px，对预览来说过多。请先运行一次工作流。",
+  "{node} makes {count} images of {width} x {height} px, too large for the preview. Queue the workflow once.":
+    "{node} 生成 {count} 张 {width} x {height} px 的图像，对预览来说过大。请先运行一次工作流。",
   "This run's image is no longer kept. Queue the workflow once.": "该次运行的图像已不再保留。请先运行一次工作流。",
   "{node} gives no image. Queue the workflow once.": "{node} 不输出图像。请先运行一次工作流。",
   "{node} cannot be applied before the run: {reason}": "{node} 无法在运行前应用：{reason}",
@@ -210,9 +216,15 @@ const JA = {
   "sigmas of that many steps": "シグマが同じステップ数",
   "image must be the name of a file, as Load Image shows it.": "画像は「画像を読み込む」が示すファイル名でなければなりません。",
   "This file lies outside of ComfyUI's folders.": "このファイルは ComfyUI のフォルダーの外にあります。",
-  "This image file is missing. Choose another in Load Image.":
-    "画像ファイルがありません。「画像を読み込む」で別のものを選んでください。",
+  "This file is missing. Choose another in the node that loads it.":
+    "ファイルがありません。読み込むノードで別のものを選んでください。",
+  "No file is chosen in the node that loads it.": "読み込むノードでファイルが選ばれていません。",
   "This file cannot be read as an image.": "このファイルは画像として読み込めません。",
+  "This file cannot be read as a video.": "このファイルは動画として読み込めません。",
+  "The video has {count} frames of {width} x {height} px, too many for the preview. Queue the workflow once.":
+    "動画は {width} x {height} px のフレームが {count} 枚あり、プレビューには多すぎます。ワークフローを一度実行してください。",
+  "{node} makes {count} images of {width} x {height} px, too large for the preview. Queue the workflow once.":
+    "{node} が作る {width} x {height} px の画像 {count} 枚は、プレビューには大きすぎます。ワークフローを一度実行してください。",
   "This run's image is no longer kept. Queue the workflow once.":
     "この実行の画像はもう保持されていません。ワークフローを一度実行してください。",
   "{node} gives no image. Queue the workflow once.": "{node} は画像を出力しません。ワークフローを一度実行してください。",

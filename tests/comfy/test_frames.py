@@ -1,15 +1,22 @@
-"""After a run with a clip, the panel gets the tree and the picture of any of its frames."""
+"""The panel gets the tree and the picture of any frame of a clip: of a file before a run, and of
+any clip after it."""
 
 import folder_paths
 import pytest
 import torch.nn.functional as F
+from comfy_api.latest import InputImpl
+from comfy_extras.nodes_video import GetVideoComponents, LoadVideo, VideoSlice
 from PIL import Image
 from quadtree_pack.nodes import QuadtreeVisualizer
 from quadtree_pack.quadtree import FrameTrees
-from quadtree_pack.testing.clips import object_clip, soft_wall
+from quadtree_pack.testing.clips import object_clip, save_clip, soft_wall
+from quadtree_pack.ui import passing
+from quadtree_pack.ui.files import RequestError
 from quadtree_pack.ui.frames import MOST_SHOWN, list_shown_frames
 from quadtree_pack.ui.preview import answer_request
 from torchvision.transforms.functional import pil_to_tensor
+
+import nodes
 
 FRAMES = 33
 AUTOMATIC = {
@@ -121,3 +128,69 @@ def test_few_frames_of_a_long_clip_are_shown_and_no_tree_is_left_out_of_a_short_
     assert shown[-1] >= 0.9 * (count - 4) and (
         count > 150 or len(shown) == 1 + -(-(count - 1) // 4)
     )
+
+
+# --- Before a run ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file of a video, and the nodes that read it."""
+    for kind in (LoadVideo, VideoSlice, GetVideoComponents):
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, kind.define_schema().node_id, kind)
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    save_clip(tmp_path / "moving.mp4", 13)
+    return tmp_path / "moving.mp4"
+
+
+def ask_about(file, batch, *through, **request):
+    """Ask for the tree of a video's frames, through nodes that the picture passes on its way."""
+    workflow = {"load": {"class_type": "LoadVideo", "inputs": {"file": file.name}}}
+    last, name = "load", "video"
+    for kind, inputs in (*through, ("QuadtreeVisualizer", {})):
+        workflow[kind] = {"class_type": kind, "inputs": {**inputs, name: [last, 0]}}
+        last, name = kind, "video" if kind == "Video Slice" else "image"
+    shown = {"node": "QuadtreeVisualizer", "workflow": workflow, "batch": batch}
+    return answer_request({**AUTOMATIC, **shown, **request})
+
+
+FRAMES_OF_IT = ("GetVideoComponents", {})
+
+
+@pytest.mark.parametrize("batch", ["clip", "clip maximum", "clip per frame"])
+def test_before_a_run_each_frame_of_a_file_has_the_tree_and_picture_that_a_run_gives(
+    file, temporary, batch
+):
+    frames = InputImpl.VideoFromFile(str(file)).get_components().images
+    trees, _ = run(frames, AUTOMATIC, batch)
+    for place, frame in enumerate(list_shown_frames(13)):
+        answer = ask_about(file, batch, FRAMES_OF_IT, frame=place)
+        tree = trees[frame] if isinstance(trees, FrameTrees) else trees[0]
+        assert answer["tiles"] == tiles_of(tree) and answer["denoise"] == denoise_of(tree)
+        assert answer["frames"] == {"shown": [0, 1, 5, 9], "count": 13}
+        assert answer["origin"] == "live" and not answer["other_batch"]
+        assert find_nearest(temporary / answer["picture"]["filename"], frames) == frame
+
+
+def test_before_a_run_the_frames_pass_nodes_as_in_the_run(file):
+    slice_it = ("Video Slice", {"start_time": 0.0, "duration": 5 / 8, "strict_duration": False})
+    twice = ("ImageScaleBy", {"upscale_method": "area", "scale_by": 2.0})
+    answer = ask_about(file, "clip", slice_it, FRAMES_OF_IT, twice)
+    assert answer["frames"]["count"] == 5
+    assert (answer["width"], answer["height"]) == (384, 256)
+
+
+def test_of_single_images_the_panel_reads_the_first_frame_alone(file, monkeypatch):
+    frames = InputImpl.VideoFromFile(str(file)).get_components().images
+    (tree,), _ = run(frames[:1], AUTOMATIC, "images")
+    monkeypatch.setattr(passing, "MOST_PX", frames[0, ..., 0].numel())
+    answer = ask_about(file, "images", FRAMES_OF_IT)
+    assert answer["tiles"] == tiles_of(tree) and answer["frames"] is None
+    answer = ask_about(file, "clip", FRAMES_OF_IT)
+    assert answer["unknown"].startswith("The video has 13 frames of 192 x 128 px, too many")
+
+
+def test_a_file_that_is_no_video_is_refused_in_words(file):
+    file.write_bytes(b"no video")
+    with pytest.raises(RequestError, match="cannot be read as a video"):
+        ask_about(file, "clip", FRAMES_OF_IT)

@@ -129,7 +129,6 @@ def test_files_in_comfyui_s_folders_are_found(running, name):
         ("link.png", 400),
         ("//host/share.png", 400),
         ("a\0.png", 400),
-        ("", 400),
         (3, 400),
         (None, 400),
         (["a.jpg"], 400),
@@ -149,6 +148,11 @@ def test_other_files_are_refused_in_words_without_a_path(running, base, name, st
         and "/etc" not in answer["error"]
         and len(answer["error"]) > 15
     )
+
+
+def test_a_node_whose_file_is_not_chosen_is_no_error(running):
+    status, answer = ask(running, {"image": "", **VALUES})
+    assert (status, answer) == (200, {"unknown": "No file is chosen in the node that loads it."})
 
 
 def test_an_absolute_path_is_refused(running, base):

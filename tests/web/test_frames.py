@@ -1,4 +1,4 @@
-"""The slider for the frames of a clip, once a run has shown them."""
+"""The slider for the frames of a clip: of a file before a run, of any clip after one."""
 
 import pytest
 from quadtree_pack.testing.frontend import DEFAULTS, LOADER, VISUALIZER, node, workflow
@@ -63,3 +63,26 @@ def test_a_single_picture_has_no_slider_for_frames(page):
     page.load(workflow(values=AUTOMATIC))
     page.line("model cost")
     assert page.page.locator(".qt-frames").first.is_hidden()
+
+
+def test_frames_of_a_video_have_a_slider_before_a_run(page):
+    graph = workflow(values=[*AUTOMATIC[:-2], "clip per frame", "custom"])
+    graph["nodes"] = [graph["nodes"][1]]
+    parts = [("images", "IMAGE", [2]), ("audio", "AUDIO", []), ("fps", "FLOAT", [])]
+    graph["nodes"] += [
+        node(3, "LoadVideo", [], [("VIDEO", "VIDEO", [1])], values=("example.mp4", "image")),
+        node(4, "GetVideoComponents", [("video", "VIDEO", 1)], parts),
+    ]
+    graph["links"] = [[1, 3, 0, 4, 0, "VIDEO"], [2, 4, 0, VISUALIZER, 0, "IMAGE"]]
+    graph["nodes"][0]["inputs"][0]["link"] = 2
+    page.load(graph)
+    slider = page.page.get_by_label("Frame of the clip").first
+    slider.wait_for()
+    assert slider.get_attribute("max") == "1"
+    text = page.page.locator(".qt-frames span").first
+    assert text.text_content() == "frame 1 of 5"
+    slider.fill("1")
+    page.page.wait_for_function(
+        "() => document.querySelector('.qt-view img').src.includes('_1.jpg')"
+    )
+    assert text.text_content() == "frame 2 of 5"
