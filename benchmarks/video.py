@@ -12,8 +12,8 @@ all cells of all frames that are not; **evaluated**, the share of the model's ce
 whether what a frame keeps equals its input to the bit, in the latents of both models and, composed,
 in the px; **flicker**, the mean change of the change from frame to frame in still px, where they
 are kept, and where they are refined, there over that of the run without the pack; **seams**, of
-windows, 1 = invisible; **switching**, the share of still cells that begin or end to be kept from
-one frame to the next.
+windows, and **time seams**, where the trees of frames change, 1 = invisible; **switching**, the
+share of still cells that begin or end to be kept from one frame to the next.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ BLUR = 3  # times smaller, and enlarged again
 STEPS, DENOISE = 8, 0.5
 CELL = measures.CELL_PX
 STILL = 0.5 / 255  # px that change less from one frame to the next stand still
-COLUMNS = ("object", "kept", "evaluated", "equal", "flicker kept", "flicker", "seams", "switching")
+COLUMNS = (
+    *("object", "kept", "evaluated", "equal", "flicker kept", "flicker", "seams"),
+    *("time seams", "switching"),
+)
 
 
 def run() -> list[dict]:
@@ -164,6 +168,7 @@ def measure(clip: Tensor, plain: Refined, trees: tuple) -> dict[str, Any]:
         "flicker kept": mean_of(flicker, kept_still),
         "flicker": mean_of(flicker, refined_still) / usual if usual else 0.0,
         "seams": measure_seams(clip, mine, plain, free),
+        "time seams": measure_time_seams(clip, composed, plain.frames, trees, ~kept_px),
         "switching": mean_of(kept.diff(dim=0).double(), still_cells),
     }
 
@@ -203,6 +208,29 @@ def measure_seams(clip: Tensor, mine: Refined, plain: Refined, free: Tensor) -> 
             changes = (one.frames[frame] - clip[frame] for one in (mine, plain))
             found.append(measures.window_seam_index(*changes, lines, free[frame]))
     return sum(found) / len(found) if found else 1.0
+
+
+def measure_time_seams(
+    clip: Tensor, composed: Tensor, plain: Tensor, trees: tuple, refined: Tensor
+) -> float:
+    """Return the seam index of the places in time where the trees of frames change.
+
+    It is that of `window_seam_index` along the axis of time: the change's difference from frame to
+    frame there over that elsewhere, in px that are refined in either frame, and that over the same
+    of the run without the pack. 1 where one tree serves all frames, or each has another.
+    """
+    each = trees if len(trees) > 1 else trees * len(clip)
+    borders = torch.tensor([one is not other for one, other in pairwise(each)])
+    if borders.all() or not borders.any():
+        return 1.0
+    where = refined[1:] | refined[:-1]
+
+    def contrast(frames: Tensor) -> float:
+        steps = (frames - clip).diff(dim=0).abs().mean(-1)
+        at, elsewhere = (mean_of(steps[part], where[part]) for part in (borders, ~borders))
+        return at / elsewhere
+
+    return contrast(composed) / contrast(plain)
 
 
 def keeps_latent_frames(clip: Tensor, trees: tuple) -> bool:

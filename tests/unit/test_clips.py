@@ -1,5 +1,8 @@
 """Trees of clips: what moves is detail, what stands still is measured as in a still."""
 
+import math
+import weakref
+
 import pytest
 import torch
 from quadtree_pack.quadtree import FrameTrees
@@ -63,25 +66,36 @@ def test_white_noise_shows_the_same_in_space_and_in_time():
     assert torch.allclose(sum_motion(*noise).sum((0, 1)), space, rtol=0.1)
 
 
-def test_the_sums_of_frames_are_read_one_by_one():
-    class Counting:
-        def __init__(self, clip):
-            self.clip, self.read = clip, []
+class FrameFile:
+    """A clip whose frames are made when they are read, as from a file; counts those in memory."""
 
-        def __len__(self):
-            return len(self.clip)
+    def __init__(self, count, height, width):
+        self.count, self.size, self.read, self.alive = count, (height, width, 3), [], []
 
-        def __getitem__(self, number):
-            self.read.append(number)
-            return self.clip[number]
+    def __len__(self):
+        return self.count
 
-        def __iter__(self):
-            return (self[number] for number in range(len(self)))
+    def __getitem__(self, number):
+        frame = torch.rand(self.size, generator=torch.Generator().manual_seed(number))
+        self.read.append(number)
+        self.alive.append(weakref.ref(frame))
+        return frame
 
-    clip = Counting(moving())
-    sums = sum_frames(clip)
-    next(sums)
-    assert max(clip.read) == 1
+    def __iter__(self):
+        return (self[number] for number in range(self.count))
+
+    def count_alive(self):
+        return sum(frame() is not None for frame in self.alive)
+
+
+def test_frames_are_read_one_by_one_and_two_are_in_memory_at_a_time():
+    clip = FrameFile(12, 128, 192)
+    sums = []
+    for number, one in enumerate(sum_frames(clip), 1):
+        sums.append(one)
+        assert max(clip.read) <= number and clip.count_alive() <= 3
+    frame_bytes = 4 * math.prod(clip.size)
+    assert ClipSums(192, 128, sums).bytes < len(clip) * frame_bytes / 8
 
 
 @pytest.mark.parametrize("batch", CLIPS)
