@@ -49,7 +49,7 @@ from .sampling.protocols import (
     Source,
 )
 from .sampling.remaking import is_remade
-from .sampling.rules import refuse_options
+from .sampling.rules import OBJECT_PATCHES, refuse_options
 from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     announce,
@@ -141,7 +141,7 @@ class TiledDiffusion:
         _check_latent(latent, video)
         guides = Guides.of(getattr(executor.class_obj, "conds", {}), video)
         refuse_options(
-            {**options, "model_function_wrapper": inner},
+            {**options, "model_function_wrapper": inner, OBJECT_PATCHES: model.object_patches},
             video,
             guides=guides.frames,
             packed=audio is not None,

@@ -6,12 +6,13 @@ follows), `cropping` (crop a tensor to windows), `pace` (the seconds that are le
 (EasyCache for each window), `cond_masks` (where masked prompts count), `run` (plan, state and
 tally), `cost` (predicts a run's cost without ComfyUI), `history` (multistep samplers forget what
 was held), `estimates` (keep the last estimate exact), `rules` (the tables: how each entry is
-cropped, and what is refused), `contents` (what patches of other packs hold), `patches` (cut masks
-in them), `patch_controls` (ControlNets that patch the model), `remaking` (what ComfyUI makes for
-the canvas' size), `guides` (LTXV's guide frames), `audio` (LTX-2's, packed with its video),
-`conditioning` (crop a whole call), `control` (ControlNets), `board` (who evaluates which batch),
-`parallel` (several devices) and `evaluation` (evaluate the windows and blend them). `prompts` is
-used before a run: it masks the prompts of regions.
+cropped, and what is refused), `contents` (what patches of other packs hold), `keeping` (what they
+keep of windows), `patches` (cut masks in them), `patch_controls` (ControlNets that patch the
+model), `remaking` (what ComfyUI makes for the canvas' size), `guides` (LTXV's guide frames),
+`audio` (LTX-2's, packed with its video), `conditioning` (crop a whole call), `control`
+(ControlNets), `board` (who evaluates which batch), `parallel` (several devices) and `evaluation`
+(evaluate the windows and blend them). `prompts` is used before a run: it masks the prompts of
+regions.
 
 May import tree, windows, quadtree, velocity and utils.
 """

@@ -37,9 +37,9 @@ from .protocols import (
     ids_of_conds,
 )
 from .rules import (
-    has_foreign_patch,
-    has_foreign_wrapper,
+    has_foreign,
     has_kv_cache,
+    list_foreign,
     needs_one_row,
     reads_first_row,
 )
@@ -49,7 +49,8 @@ MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it n
 # Core evaluates together what its own estimate, times this, says fits the free memory
 # (`comfy.samplers._calc_cond_batch`).
 CORE_MEMORY_FACTOR = 1.5
-PATCHES = "patches"  # in `RunMemory.warned`: what patches hold was looked at
+# In `RunMemory.warned`: what patches hold was looked at, and what they keep of windows was found.
+PATCHES, KEPT = "patches", "kept"
 
 
 class Evaluator:
@@ -177,6 +178,7 @@ class Evaluator:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
         total = self.run.begin_blend(noisy, step)
         single = self._needs_single(call)
+        self._note_kept(call, step)
         scores = AreaScores(call)
         done: list[int] = []
         for counting, numbers in groups.items():
@@ -236,10 +238,24 @@ class Evaluator:
                     "window sees all of it; if the result looks wrong, remove that node, or set "
                     "tile_size to the image's longer side"
                 )
-        foreign = has_foreign_wrapper(options, self.inner) or has_foreign_patch(options)
-        if foreign or needs_one_row(options) or reads_first_row(call["c"]):
+        if has_foreign(options, self.inner) or needs_one_row(options) or reads_first_row(call["c"]):
             return True
         return bool(cutter.find_masks([options, self.inner]))
+
+    def _note_kept(self, call: ModelCall, step: Step) -> None:
+        """Report what another pack keeps of the windows of earlier steps, once."""
+        options = call["c"].get("transformer_options", {})
+        if KEPT in self.run.memory.warned or not has_foreign(options, self.inner):
+            return
+        sizes = [(window.box.height, window.box.width) for window in step.windows]
+        found = self.run.keep_watch.find(list_foreign(options, self.inner), sizes)
+        for owner in {one.owner for one in found}:
+            self.run.memory.warned.add(KEPT)
+            self.run.note(
+                f"{owner or 'a patch'} keeps what it saw of one window, and another may get it; if "
+                "the result looks wrong, remove that node, or set tile_size to the image's longer "
+                "side"
+            )
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
         """Return what the model makes of a whole area in one window."""

@@ -6,6 +6,7 @@ and an option that does not work together with windows one in REFUSALS.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -124,7 +125,9 @@ MODEL_WRAPPERS = ("apply_model", "diffusion_model")
 FRAMES_DIM = 2  # of a video's latent [B, C, T, H, W]
 
 # In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
-CACHE_WORDS = ("cache", "rel_l1_thresh")
+CACHE_WORDS = ("cache", "rel_l1_thresh", "taylorseer", "tgate", "t_gate")
+# Where `refuse_options` looks for what is patched on the model's own objects.
+OBJECT_PATCHES = "object_patches"
 
 
 def name_patches(transformer_options: Options) -> set[str]:
@@ -183,21 +186,40 @@ def reads_first_row(c: Conds) -> bool:
     )
 
 
-def has_foreign_wrapper(
+def has_foreign(
     transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
 ) -> bool:
-    """Tell whether another pack wraps the model or its network; `function_wrapper` is one such."""
-    return not all(map(comes_with_comfyui, _list_wrappers(transformer_options, function_wrapper)))
+    """Tell whether another pack wraps the model or its network, or patches what is inside of it.
+
+    `function_wrapper` is one such wrapper.
+    """
+    return bool(_list_foreign_functions(transformer_options, function_wrapper))
 
 
-def has_foreign_patch(transformer_options: Options) -> bool:
-    """Tell whether a patch of another pack gets what is inside the network."""
+def _list_foreign_functions(
+    transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
+) -> list[Any]:
+    functions = _list_wrappers(transformer_options, function_wrapper)
+    functions += _list_patch_functions(transformer_options)
+    return [each for each in functions if not comes_with_comfyui(each)]
+
+
+def list_foreign(
+    transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
+) -> list[Any]:
+    """Return what other packs set on a model: patches, wrappers and options of their own."""
+    of_functions = ("patches", "patches_replace", "wrappers")
+    options = [value for key, value in transformer_options.items() if key not in of_functions]
+    return [*_list_foreign_functions(transformer_options, function_wrapper), *options]
+
+
+def _list_patch_functions(transformer_options: Options) -> list[Any]:
+    """Return the patches that add to what a network computes, and those that replace a part."""
     keyed = transformer_options.get("patches_replace", {}).values()
     patches = _list_patches(transformer_options)
     patches += [patch for one in keyed for patch in one.values()]
     # One of ComfyUI's may also be a tuple of a class and a method.
-    functions = [patch[-1] if isinstance(patch, tuple) else patch for patch in patches]
-    return not all(map(comes_with_comfyui, functions))
+    return [patch[-1] if isinstance(patch, tuple) else patch for patch in patches]
 
 
 def _list_wrappers(
@@ -222,13 +244,22 @@ class Refusal(NamedTuple):
 def _has_foreign_cache(model_options: Options, _latent: Tensor) -> bool:
     """Tell by its names whether a pack keeps what blocks returned, as TeaCache and others do."""
     options = model_options.get("transformer_options", {})
-    wrappers = _list_wrappers(options, model_options.get("model_function_wrapper"))
+    wrapper = model_options.get("model_function_wrapper")
+    objects = model_options.get(OBJECT_PATCHES, {}).values()
+    functions = _list_foreign_functions(options, wrapper)
+    functions += [each for each in objects if not comes_with_comfyui(each)]
     named = [key for key in options if isinstance(key, str) and key != "easycache"]
-    for wrapper in wrappers:
-        if not comes_with_comfyui(wrapper):
-            module = getattr(wrapper, "__module__", "").replace("\\", "/").rpartition("/")[2]
-            named.append(f"{module}.{getattr(wrapper, '__qualname__', '')}")
+    named += [_name_in_full(each) for each in functions]
     return any(word in name.lower() for name in named for word in CACHE_WORDS)
+
+
+def _name_in_full(function: Any) -> str:
+    """Return the last part of a function's or an object's module, and its name there."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    module = (getattr(named, "__module__", None) or "").replace("\\", "/").rpartition("/")[2]
+    return f"{module}.{named.__qualname__}"
 
 
 def _cuts_images(model_options: Options, latent: Tensor) -> bool:
@@ -292,7 +323,8 @@ def refuse_options(
 ) -> None:
     """Raise ValueError if the model's options hold what does not work with windows of a latent.
 
-    `guides` counts the LTXV guide frames at its end; it may be `packed` with an audio.
+    With them may come the patcher's OBJECT_PATCHES. `guides` counts the LTXV guide frames at the
+    latent's end; it may be `packed` with an audio.
     """
     with_guides = [CONTEXT_WITH_GUIDES] if guides else []
     with_audio = [CONTEXT_WITH_AUDIO] if packed else []

@@ -28,6 +28,7 @@ from .caches import WindowCaches
 from .cond_masks import CondMasks
 from .cropping import RunMemory, crop
 from .frames import take_frames
+from .keeping import KeepWatch
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
 from .placing import WHOLE, Part
@@ -189,6 +190,7 @@ class Run:
         self.masks = CondMasks()
         self.memory = RunMemory(references=References(references))
         self.caches = WindowCaches()
+        self.keep_watch = KeepWatch()
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
         self.single = False  # one window in each call, so that they are shared out evenly

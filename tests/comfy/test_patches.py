@@ -369,7 +369,32 @@ def cache_around_the_network(model):
     model.add_wrapper_with_key("diffusion_model", "fast", wrapper)
 
 
-@pytest.mark.parametrize("cache", [tea_cache, block_cache, cache_around_the_network])
+class CachedTransformer:
+    """Stands in for a cache that replaces blocks."""
+
+    def __call__(self, args, extra):
+        return extra["original_block"](args)
+
+
+def cache_in_blocks(model):
+    model.set_model_patch_replace(CachedTransformer(), "dit", "double_block", 0)
+
+
+def cache_on_the_network(model):
+    def teacache_forward(*args, **options):
+        return type(network).forward(network, *args, **options)
+
+    network = model.model.diffusion_model
+    model.add_object_patch("diffusion_model.forward", functools.partial(teacache_forward))
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        *(tea_cache, block_cache, cache_around_the_network),
+        *(cache_in_blocks, cache_on_the_network),
+    ],
+)
 def test_caches_of_other_packs_are_refused_in_words(cache):
     """They keep one residual for the model, and a window would get that of another."""
     entry = local("sd15_fine")
@@ -378,3 +403,53 @@ def test_caches_of_other_packs_are_refused_in_words(cache):
     tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model)
     with pytest.raises(ValueError, match=r"cache .* Use LazyCache"):
         sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
+
+
+class Keeping:
+    """Returns every second time what it kept of the time before, as caches do."""
+
+    def __init__(self):
+        self.kept, self.times = None, 0
+
+    def replace(self, q, k, v, options):
+        self.times += 1
+        if self.kept is None or self.times % 2:
+            self.kept = v.mean(1, keepdim=True) * torch.sigmoid(q)
+        return self.kept
+
+    def wrap(self, apply_model, call):
+        self.times += 1
+        if self.kept is None or self.times % 2:
+            self.kept = apply_model(call["input"], call["timestep"], **call["c"])
+        return self.kept
+
+
+def kept_in_a_block(model):
+    model.set_model_attn2_replace(Keeping().replace, "input", 1)
+
+
+def kept_by_a_wrapper(model):
+    model.set_model_unet_function_wrapper(Keeping().wrap)
+
+
+@pytest.mark.parametrize("how", [kept_in_a_block, kept_by_a_wrapper])
+def test_what_a_patch_keeps_of_windows_is_told_once_and_shown_on_the_node(how, caplog):
+    entry, told = local("sd15_fine"), []
+    model = entry.model.clone()
+    how(model)
+    tree, settings = tree_of([[1.0]], HEIGHT, WIDTH), Settings(tile_px=128, overlap_px=0)
+    tiled = attach(model, [tree], settings, progress=told.append)
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=4)
+    assert caplog.text.count("Keeping keeps what it saw of one window") == 1
+    assert "Warning: Keeping keeps" in told[-1]
+
+
+@pytest.mark.parametrize("how", [replacing, remembering, function_wrapper])
+def test_a_patch_that_keeps_nothing_of_windows_is_not_reported(how, caplog):
+    entry = local("sd15_fine")
+    model = with_mask(how, entry.model, make_mask(HEIGHT * PX, WIDTH * PX))
+    tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model)
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=4)
+    assert not caplog.records
