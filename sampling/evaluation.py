@@ -42,6 +42,7 @@ from .rules import (
     list_foreign,
     needs_one_row,
     reads_first_row,
+    refuse_blocks,
 )
 from .run import Run, Step
 
@@ -78,6 +79,7 @@ class Evaluator:
         Goes on with fewer or smaller windows after running out of memory, and raises that error
         only where there are none.
         """
+        refuse_blocks(call["c"].get("transformer_options", {}))
         self.run.tally.count_canvas(call["input"])
         areas = _find_areas(self.run, call)
         _check_images(self.run, call)

@@ -109,10 +109,14 @@ RULES: dict[str, Rule] = {
 CROPPED_BY_CORE = frozenset({"c_concat", "image_cond"})
 LEFT_BY_CORE = (frozenset(LATENT_ENTRIES) - CROPPED_BY_CORE) | {"reference_latent"}
 
-# Patches that look at a picture of the whole image, by their class: how the user knows them.
+# Patches and wrappers that look at a picture of the whole image, by their class: how the user
+# knows them.
 UNCUT_PATCHES = {
     "MultiTalkGetAttnMapPatch": "MultiTalk's masks",
+    "MultiTalkApplyModelWrapper": "InfiniteTalk's first frames",
 }
+# Where ComfyUI's sampler ar_video keeps what the model saw of earlier blocks of frames.
+BLOCKWISE = "ar_state"
 # Flux KV Cache keeps what references look like beside one window, in the two patches that it sets.
 # Without them references are evaluated with each window; the rest of the node only tells how.
 KV_CACHE_PATCHES = frozenset({"KV_Attn_Input", "FluxKVCache"})
@@ -163,9 +167,20 @@ def leave_out_kv_cache(transformer_options: Options) -> Options:
 
 
 def refuse_patches(transformer_options: Options) -> None:
-    """Raise ValueError if a patch needs the whole image."""
-    for name in UNCUT_PATCHES.keys() & name_patches(transformer_options):
+    """Raise ValueError if a patch or a wrapper needs the whole image."""
+    wrappers = {type(wrapper).__name__ for wrapper in _list_wrappers(transformer_options, None)}
+    for name in UNCUT_PATCHES.keys() & (name_patches(transformer_options) | wrappers):
         raise refusal(UNCUT_PATCHES[name], "Remove it")
+
+
+def refuse_blocks(transformer_options: Options) -> None:
+    """Raise ValueError for a call on a block of frames that hears those before it."""
+    if BLOCKWISE in transformer_options:
+        raise ValueError(
+            "Sampler AR Video samples a clip in blocks of frames, each of which hears all of those "
+            "before it, which no window of Quadtree Diffusion does. Sample without this node, and "
+            "refine the finished clip with another sampler."
+        )
 
 
 def needs_one_row(transformer_options: Options) -> bool:

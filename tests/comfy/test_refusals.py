@@ -4,16 +4,22 @@ import logging
 
 import comfy.sample
 import comfy.samplers
+import comfy.supported_models as supported
 import pytest
 import torch
+from comfy.ldm.wan.model_multitalk import MultiTalkApplyModelWrapper
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_ar_video import SamplerARVideo
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.testing.support import (
     Spy,
     half_kept,
     patched,
+    tree_of,
 )
 from quadtree_pack.testing.tiny_models import entry_of
-from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.testing.tiny_models.building import Entry, build, cond, sample
+from quadtree_pack.testing.tiny_models.video import WAN
 from quadtree_pack.tiled_diffusion import attach
 
 
@@ -59,6 +65,36 @@ def test_conditioning_that_would_go_to_every_window_uncut_is_refused():
     entry = entry_of("flux")
     with pytest.raises(ValueError, match="cannot cut GLIGEN boxes"):
         sample(entry, entry.latent(), model=gligen(patched(entry, half_kept(32, 40))))
+
+
+def test_the_first_frames_of_infinite_talk_are_refused_where_windows_are_cut():
+    entry = entry_of("wan21_t2v")
+    latent = entry.latent()
+    model = entry.model.clone()
+    first_frames = MultiTalkApplyModelWrapper(latent[:, :, :1])
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "MultiTalk_apply_model", first_frames)
+    tree = tree_of([[1.0]], *latent.shape[-2:])
+    plain = sample(entry, latent, model=model, steps=2)
+    whole = patched(entry, tree, model=model, tile_px=0)
+    assert torch.equal(sample(entry, latent, model=whole, steps=2), plain)
+    with pytest.raises(ValueError, match="cannot cut InfiniteTalk's first frames into windows"):
+        sample(entry, latent, model=patched(entry, tree, model=model), steps=2)
+
+
+def test_a_clip_that_is_sampled_in_blocks_of_frames_is_refused():
+    model = build(supported.WAN21_CausalAR_T2V, WAN)
+    entry = Entry("wan21_causal", model, lambda seed: cond(16, seed), frames=2)
+    latent = torch.zeros_like(entry.latent())
+    sampler = SamplerARVideo.execute(1).args[0]
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "simple", steps=2
+    )
+    run = (1.0, sampler, sigmas, entry.positive, entry.negative, latent)
+    noise = comfy.sample.prepare_noise(latent, 1)
+    for tile_px in (128, 0):
+        tiled = patched(entry, tree_of([[1.0]], *latent.shape[-2:]), tile_px=tile_px)
+        with pytest.raises(ValueError, match="Sampler AR Video samples a clip in blocks"):
+            comfy.sample.sample_custom(tiled, noise, *run, disable_pbar=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
