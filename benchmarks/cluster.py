@@ -34,7 +34,7 @@ PHOTO, DENOISE = "coffee", (0.2, 0.8)
 SIDES_PX = (4096, 8192, 16384)
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 LATENCY_S = 0.013  # per call, between two nodes
-CHANNELS, BYTES = 16, 4  # of a window on its way, there and back
+CHANNELS, BYTES = 16, 2  # of a window on its way, there and back, in bfloat16
 # Gbit/s, and whether halves take part.
 NETWORKS = ((10.0, False), (25.0, False), (1.0, False), (10.0, True))
 

@@ -7,12 +7,10 @@ The workers outlive a run, so that models stay loaded: there is one `Crew` for t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from comfy.controlnet import ControlLora, ControlNet
@@ -22,8 +20,7 @@ import nodes
 
 from ..sampling.board import Board, Hand
 from ..sampling.conditioning import crop_entries
-from ..sampling.control import DeferredControl, crop_hint
-from ..sampling.cropping import Cropper
+from ..sampling.control import DeferredControl
 from ..sampling.parallel import HERE, TEAM, Task, move_value
 from ..sampling.protocols import ModelCall, ModelFunction, Options
 from ..sampling.remaking import has_gligen
@@ -38,32 +35,17 @@ from .identity import (
     identify_control,
     list_patches,
 )
+from .job import Job, SentControl
 from .joining import is_named, join
 from .packing import Packed, UnsendableError, digest_of, pack, pack_array
 from .places import count_local, find_places
 from .remote import ClosedError, LostError, Remote, say
+from .rounding import find_dtype
 
 SHARED_BYTES = 32_768  # what is larger, and the same for all windows, is sent once per run
 # Of the transformer options only these are of a call; the others are the worker's own.
 CALL_OPTIONS = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
 JOIN_TIMEOUT_S = 10.0  # for a thread to see that its run has ended
-
-
-class SentControl(NamedTuple):
-    """A ControlNet as workers find it, how it is applied, and its hint for the canvas."""
-
-    digest: str
-    settings: dict[str, Any]
-    hint: Tensor
-
-
-class Job(NamedTuple):
-    """A step to take part in: its batches, and what their messages have in common."""
-
-    board: Board[Tensor]
-    task: Task
-    message: dict[str, Any]
-    controls: list[SentControl]
 
 
 class Crew:
@@ -307,8 +289,9 @@ class ClusterRun:
         except CREW.ray.exceptions.RayError as error:
             self.note_unsendable(f"a step's data ({say(error)})")
             return
+        dtype = find_dtype(self.model, call, self.run.plan.inner)
         with self._changed:
-            self._job = Job(board, _task_on_cpu(task, here), message, controls)
+            self._job = Job(board, task, here, message, controls, dtype, self.model)
             self._changed.notify_all()
 
     def finish(self) -> None:
@@ -419,9 +402,7 @@ class ClusterRun:
         """Let a worker that is ready take part in every step, until the run ends."""
         job = self._await_job(None)
         while job is not None:
-            pack_batch = functools.partial(_pack_batch, job)
-            hand = self._hand_of(remote)
-            remote.work_through(job.board, hand, job.task, pack_batch, is_closed)
+            remote.work_through(job, self._hand_of(remote), is_closed)
             job = self._await_job(job)
 
     def _await_job(self, latest: Job | None) -> Job | None:
@@ -432,36 +413,6 @@ class ClusterRun:
 
     def _hand_of(self, remote: Remote) -> Hand:
         return self.run.get_hand(remote.name)
-
-
-def _task_on_cpu(task: Task, here: ModelCall) -> Task:
-    """Return a task whose windows are cropped on the CPU."""
-    moved = dataclasses.replace(task, call=here)
-    moved.__dict__["device"] = task.device  # where results belong
-    return moved
-
-
-def _pack_batch(job: Job, number: int) -> dict[str, Any]:
-    """Return the message about one batch of windows."""
-    task, message = job.task, job.message
-    boxes = task.boxes[number]
-    cropped = crop_entries(task.call, boxes, unit=task.unit, memory=task.memory)
-    conds = len(message["conds"])
-    cropper = Cropper(task.call["input"], boxes, conds=conds, unit=task.unit)
-    controls = [
-        (control.digest, control.settings, crop_hint(control.hint, cropper))
-        for control in job.controls
-    ]
-    whole = {key[1] for key, _ in message["whole"][1]}
-    cut = {key: value for key, value in cropped["c"].items() if key not in whole}
-    return {
-        **message,
-        "boxes": [tuple(box) for box in boxes],
-        "input": pack(cropped["input"]),
-        "timestep": pack(cropped["timestep"]),
-        "cut": pack(cut),
-        "controls": pack(controls),
-    }
 
 
 def _is_same(cropped: Any, value: Any) -> bool:

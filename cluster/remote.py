@@ -10,14 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from ..sampling.board import Board, Hand
-from ..sampling.parallel import Task
+from ..sampling.board import Hand
 from ..utils import info
 from .branch import Prompt
 from .identity import Identity, compare
-from .packing import unpack
+from .job import Job
 
 POLL_S = 0.1
 IN_FLIGHT = 2  # batches on a worker: it computes one while the next one travels
@@ -142,15 +139,9 @@ class Remote:
                 self._sleep(RETRY_S, is_closed)  # its node may be gone, or full
                 return
 
-    def work_through(
-        self,
-        board: Board[Tensor],
-        hand: Hand,
-        task: Task,
-        pack_batch: Callable[[int], dict[str, Any]],
-        is_closed: Callable[[], bool],
-    ) -> None:
+    def work_through(self, job: Job, hand: Hand, is_closed: Callable[[], bool]) -> None:
         """Evaluate what the board hands out; LostError where the worker cannot go on."""
+        board = job.board
         flying: deque[tuple[int, Any]] = deque()
 
         def is_over() -> bool:
@@ -162,12 +153,13 @@ class Remote:
                     number = board.take(hand, wait=not flying)
                     if number is None:
                         break
-                    flying.append((number, self.actor.evaluate.remote(pack_batch(number))))
+                    flying.append((number, self.actor.evaluate.remote(job.pack_batch(number))))
                 if not flying:
                     return
                 number, awaited = flying[0]
-                patience_s = _choose_patience(hand, task.costs[number])
-                result = unpack(self._ask(awaited, patience_s, is_over)).to(task.device)
+                patience_s = _choose_patience(hand, job.task.costs[number])
+                answer = self._ask(awaited, patience_s, is_over)
+                result = job.unpack_result(number, answer)
                 flying.popleft()
                 self.starts = 1
                 board.deliver(hand, number, result)

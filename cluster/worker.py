@@ -36,6 +36,7 @@ from ..windows.memory import is_oom
 from .branch import SINK, SINK_ID, Prompt
 from .identity import Identity, get_versions, identify, identify_control
 from .packing import pack, unpack
+from .rounding import evaluate_network
 
 
 class Sink:
@@ -166,7 +167,10 @@ class WorkerRun:
         comfy.sampler_helpers.cleanup_models({}, self.models)
 
     def evaluate(self, message: dict[str, Any]) -> Tensor:
-        """Return the denoised windows [rows, C, ..., h, w] on the CPU."""
+        """Return the denoised windows [rows, C, ..., h, w] on the CPU.
+
+        Of windows that were rounded on their way, return what the network makes of them.
+        """
         call, window_call = self._unpack_call(message)
         boxes = [Box(*edges) for edges in message["boxes"]]
         window_call["c"]["transformer_options"] = cut_options(
@@ -189,6 +193,8 @@ class WorkerRun:
             )
         wrapper = self.options.get("model_function_wrapper")
         with comfy.model_management.cuda_device_context(self.device):
+            if message["rounded"]:
+                return evaluate_network(self.model, window_call).cpu()
             return call_model(wrapper, self.model.apply_model, window_call).cpu()
 
     def _chain_controls(self, message: dict[str, Any]) -> Any:

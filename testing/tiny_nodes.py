@@ -5,11 +5,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .tiny_controls import flux_controlnet, sd15_controlnet
 from .tiny_models import ZOO
 from .trouble import with_trouble
 
 CONTROLS = {"sd15": sd15_controlnet, "flux": lambda: flux_controlnet(latent_input=True)}
+
+
+def in_bf16(model: Any) -> Any:
+    """Return a model, changed: it computes in half precision, as most large ones do."""
+    network = model.model.diffusion_model
+    network.to(torch.bfloat16)
+    network.dtype = torch.bfloat16
+    if hasattr(network, "patch_embedding"):  # Wan's, which ComfyUI keeps in full precision
+        network.patch_embedding.float()
+    return model
 
 
 class TinyModel:
@@ -19,10 +31,14 @@ class TinyModel:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - as ComfyUI names it
-        return {"required": {"family": ("STRING", {"default": "flux"})}}
+        return {
+            "required": {"family": ("STRING", {"default": "flux"})},
+            "optional": {"halved": ("BOOLEAN", {"default": False})},
+        }
 
-    def load(self, family: str) -> tuple:
-        return (ZOO[family]().model,)
+    def load(self, family: str, halved: bool = False) -> tuple:
+        model = ZOO[family]().model
+        return (in_bf16(model) if halved else model,)
 
 
 class TinyControl:

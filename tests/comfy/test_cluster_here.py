@@ -9,14 +9,19 @@ import types
 import pytest
 import torch
 from comfy.controlnet import ControlNetSD35
-from quadtree_pack.cluster import crew, joining
+from quadtree_pack.cluster import crew, joining, rounding
 from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
 from quadtree_pack.sampling.parallel import TEAM, Task
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing.support import half_kept, patched
-from quadtree_pack.testing.tiny_models import entry_of
+from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.testing.tiny_nodes import in_bf16
+
+# Families whose windows travel in half precision, and those that divide x or read it elsewhere.
+HALVED = ("flux", "flux2", "qwen_image", "sd3", "z_image", "wan21_t2v", "hunyuan_video")
+WHOLE = ("sd15", "ltxv", "cascade_c")
 
 
 def attach_without_workers(monkeypatch, workers):
@@ -79,14 +84,6 @@ def test_a_cluster_of_this_machine_is_started_again_for_more_workers(monkeypatch
 def test_a_copy_of_the_model_options_shares_the_workers():
     cluster = crew.Cluster([], ({}, []), {}, None, None)
     assert copy.deepcopy({TEAM: cluster})[TEAM] is cluster
-
-
-def test_a_task_moves_after_a_device_thread_has_asked_for_its_device():
-    call = {"input": torch.zeros(1, device="meta")}
-    task = Task(call, [], [], 1, None, None, None)
-    assert task.device.type == "meta"
-    moved = crew._task_on_cpu(task, {"input": torch.zeros(1)})
-    assert moved.call["input"].device.type == "cpu" and moved.device.type == "meta"
 
 
 def make_run(notes):
@@ -152,3 +149,26 @@ def test_a_ray_without_tokens_is_refused(monkeypatch):
     monkeypatch.setattr(joining, "import_ray", lambda: old)
     with pytest.raises(ValueError, match="knows no tokens"):
         joining.join(1)
+
+
+@pytest.mark.parametrize("family", [*HALVED, *WHOLE])
+def test_an_estimate_of_rounded_windows_is_that_of_the_model(family):
+    """Its network gets them rounded anyway, and this machine makes the rest of what it gives."""
+    entry, dtypes = entry_of(family), []
+
+    def compare(apply_model, call):
+        expected = apply_model(call["input"], call["timestep"], **call["c"])
+        model = apply_model.__self__
+        dtypes.append(rounding.find_dtype(model, call, None))
+        if dtypes[-1] is not None:
+            rounded = {**call, "input": call["input"].to(dtypes[-1])}
+            made = rounding.evaluate_network(model, rounded)
+            assert made.dtype in rounding.HALVES
+            estimate = rounding.make_estimate(model, made, call["input"], call["timestep"])
+            assert torch.equal(estimate, expected)
+        return expected
+
+    model = in_bf16(ZOO[family]().model)
+    model.set_model_unet_function_wrapper(compare)
+    sample(entry, entry.latent(), model=model, steps=2, cfg=3.0)
+    assert set(dtypes) == {torch.bfloat16 if family in HALVED else None}
