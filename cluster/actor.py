@@ -82,6 +82,10 @@ class Actor:
         """
         return self.ask("build", branch, controls)
 
+    def forget(self) -> tuple[str, Any]:
+        """Forget the model and what the nodes of its branch keep."""
+        return self.ask("forget")
+
     def evaluate(self, message: dict[str, Any]) -> tuple[str, Any]:
         """Evaluate a batch of windows; return ("ok", result), or ("error" or "oom", words)."""
         return self.ask("evaluate", message)
@@ -104,7 +108,10 @@ class Actor:
             kind = "oom" if self.worker.is_oom(error) else "error"
             # A ValueError is in words already.
             prefix = "" if type(error) is ValueError else f"{type(error).__name__}: "
-            return kind, f"{prefix}{error}"
+            words = f"{prefix}{error}"
+        if kind == "oom":  # here, since the error held what was being computed
+            self.worker.free_memory()
+        return kind, words
 
 
 def _has_other_device(torch: Any) -> bool:

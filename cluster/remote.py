@@ -23,7 +23,7 @@ IN_FLIGHT = 2  # batches on a worker: it computes one while the next one travels
 PATIENCE_S = 60.0
 FIRST_PATIENCE_S = 900.0
 SLOWER = 20.0  # than expected: a hung worker, where that is longer than PATIENCE_S
-MOST_STARTS = 3  # of a worker that ends again and again, until it has evaluated a batch
+MOST_ATTEMPTS = 3  # of a worker that ends or lacks memory, until it has evaluated a batch
 RETRY_S = 5.0  # between attempts to reach a worker
 
 
@@ -55,7 +55,7 @@ class Remote:
     def __init__(self, ray: Any, place: Place, versions: Identity) -> None:
         self.ray, self.place, self.versions = ray, place, versions
         self.actor: Any = None
-        self.starts = 0
+        self.attempts = 0  # since it evaluated a batch
         self._booting: Any = None
         self._building: Any = None
         self._branches: tuple[Prompt, list[Prompt]] | None = None
@@ -67,7 +67,7 @@ class Remote:
     def start(self) -> None:
         """Let an actor start at the worker's place; returns at once."""
         self.stop()
-        self.starts += 1
+        self.attempts += 1
         self.actor = self.place.start()
         self._booting = self.actor.boot.remote(self.place.facts)
         self._building = None
@@ -112,8 +112,14 @@ class Remote:
             if lost.awaited is None:
                 self.stop()  # the next run starts a new one, which finds what was mended
             raise
-        found = self._ask(self._building, FIRST_PATIENCE_S, is_closed)
-        self._refuse_different(found, identity)
+        try:
+            found = self._ask(self._building, FIRST_PATIENCE_S, is_closed)
+            self._refuse_different(found, identity)
+        except LostError as lost:
+            if lost.awaited is None:
+                self.actor.forget.remote()  # the next run builds again, from the files of then
+                self._branches = None
+            raise
 
     def _refuse_different(self, there: Identity, here: Identity) -> None:
         words = compare(there, here)
@@ -128,7 +134,7 @@ class Remote:
                 self.ray.get(awaited)
                 return
             except self.ray.exceptions.ActorDiedError:
-                if self.starts >= MOST_STARTS:
+                if self.attempts >= MOST_ATTEMPTS:
                     raise LostError("ends again and again, so it is not started again") from None
                 self.start()
                 awaited = self._booting
@@ -161,7 +167,7 @@ class Remote:
                 answer = self._ask(awaited, patience_s, is_over)
                 result = job.unpack_result(number, answer)
                 flying.popleft()
-                self.starts = 1
+                self.attempts = 1
                 board.deliver(hand, number, result)
         except ClosedError:
             self._drop(flying)
@@ -191,10 +197,17 @@ class Remote:
                 self.actor.ping.remote(),
             ) from None
         if kind == "oom":
-            raise LostError("ran out of memory and is left out of this run")
+            raise self._note_lack_of_memory()
         if kind != "ok":
             raise LostError(f"is left out: {answer}")
         return answer
+
+    def _note_lack_of_memory(self) -> LostError:
+        """Return what to raise: the worker has freed its memory, and may have enough now."""
+        if self.attempts >= MOST_ATTEMPTS:
+            return LostError("runs out of memory again and again and is left out of this run")
+        self.attempts += 1
+        return LostError("ran out of memory; its windows go to others", self.actor.ping.remote())
 
     def _wait(self, awaited: Any, seconds: float | None, is_closed: Callable[[], bool]) -> bool:
         """Wait for an answer; return whether it came. ClosedError once the run has ended."""

@@ -65,12 +65,19 @@ class Worker:
 
     def __init__(self, server: Any, threads: int | None) -> None:
         nodes.NODE_CLASS_MAPPINGS[SINK] = Sink
-        self.executor = _make_executor(server)
-        self.control_executor = _make_executor(server)  # one cache would drop the model's nodes
+        self.server = server
         if threads and comfy.model_management.get_torch_device().type == "cpu":
             torch.set_num_threads(threads)  # sums are then added up in the same order
-        self.patcher: Any = None
         self.run: WorkerRun | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the model and what the nodes of its branch keep."""
+        self.end_run()
+        self.patcher: Any = None
+        self.executor = _make_executor(self.server)
+        # Of its own: one cache would drop the model's nodes.
+        self.control_executor = _make_executor(self.server)
         self.control_branches: list[Prompt] = []
         self.unbuilt: list[Prompt] = []  # those that were not needed yet
         self.controls: dict[str, Any] = {}  # what the others make, by digest
@@ -128,6 +135,12 @@ class Worker:
             other = "its ControlNet has other weights; copy the file of this machine"
             raise ValueError("; ".join(self.failures) or other)
         return self.controls[digest]
+
+    def free_memory(self) -> None:
+        """Free all memory of the device, as ComfyUI does when it runs out of it."""
+        self.end_run()
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
 
     def end_run(self) -> None:
         """Forget what belongs to a run; the model stays loaded."""

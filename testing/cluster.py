@@ -43,6 +43,8 @@ def worker_env(base: Path) -> dict[str, str]:
         "COMFYUI_PATH": os.environ["COMFYUI_PATH"],
         "COMFYUI_OPTIONS": prepare_worker(base),
         "OMP_WAIT_POLICY": "passive",
+        # Ray's own 15 lets workers starve where other tests keep the cores busy.
+        "RAY_worker_niceness": "0",
     }
 
 

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,18 +20,19 @@ import comfy.model_management
 import comfy.utils
 import execution
 import folder_paths
+import psutil
 import pytest
 import torch
 from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from node_helpers import conditioning_set_values
-from quadtree_pack.cluster import crew, joining, remote
+from quadtree_pack.cluster import crew, joining, remote, rounding
 from quadtree_pack.cluster.branch import SINK
 from quadtree_pack.cluster.worker import Sink
 from quadtree_pack.nodes import QuadtreeCluster
 from quadtree_pack.sampling.parallel import HERE, TEAM
 from quadtree_pack.testing import cluster as loopback
-from quadtree_pack.testing import trouble
+from quadtree_pack.testing import guided, trouble
 from quadtree_pack.testing.support import half_kept, patched
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
@@ -40,7 +42,7 @@ from quadtree_pack.testing.tiny_controls import (
 )
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import gauss, sample
-from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS
+from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS, in_bf16
 
 import nodes
 
@@ -227,6 +229,26 @@ def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, s
     sample_until_all_take_part(entry, latent, together, told, expected)
 
 
+@pytest.mark.parametrize("family", ["flux", "sd15", "wan21_t2v"])
+def test_windows_of_a_model_in_half_precision_travel_in_it(machines, orders, monkeypatch, family):
+    """Those of a flow model: SD 1.5 divides the latent in float32."""
+    entry, told, dtypes = entry_of(family), [], set()
+    model = trouble.with_trouble(in_bf16(ZOO[family]().model), str(machines))
+    loader = ("TinyModel", {"family": family, "halved": True})
+    prompt = loopback.chain(loader, ("TinyTrouble", {"folder": str(machines)}))
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+
+    def note(*args):
+        dtypes.add(rounding.find_dtype(*args))
+        return rounding.find_dtype(*args)
+
+    monkeypatch.setattr(crew, "find_dtype", note)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+    assert dtypes == {None if family == "sd15" else torch.bfloat16}
+
+
 @pytest.mark.parametrize(("family", "windows_per_call"), [("flux", 2), ("flux", 4), ("sd15", 3)])
 def test_windows_that_share_calls_are_the_same_on_workers(
     machines, orders, family, windows_per_call
@@ -404,6 +426,38 @@ def test_conditioning_for_places_is_sent(machines, orders, places):
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
 
 
+def test_another_prompt_s_conditioning_is_sent_with_its_own_run(machines, orders):
+    told = []
+    model, prompt = make(machines, "flux")
+    alone = patched(entry_of("flux"), half_kept(32, 40), model=model, batch=1)
+    together = patched(
+        entry_of("flux"), half_kept(32, 40), model=share(model, prompt, told), batch=1
+    )
+    found = []
+    for seed in (11, 31, 11):
+        entry = copy.copy(entry_of("flux"))
+        entry.positive = entry.make_cond(seed)
+        found.append(sample(entry, entry.latent(), model=alone, **RUN))
+        sample_until_all_take_part(entry, entry.latent(), together, told, found[-1])
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+
+
+def test_guides_of_a_clip_are_sent_with_their_windows(machines, orders):
+    told = []
+    scene = guided.Scene({}, {"frame": 8, "strength": 0.6, "seed": 1})
+    model, prompt = make(machines, "ltxv")
+    tree = half_kept(guided.HEIGHT, guided.WIDTH, guided.PX)
+    expected = scene.sample(scene.tiled(tree, model, batch=1))
+    together = scene.tiled(tree, share(model, prompt, told), batch=1)
+    seen = set()
+    for _ in range(MOST_RUNS):
+        assert torch.equal(scene.sample(together), expected)
+        seen |= {name for name, count in windows(told).items() if count}
+        if len(seen) == 3:
+            return
+    raise AssertionError(told)
+
+
 def test_an_earlier_node_s_model_is_built_again(machines, orders):
     """As with two models in a workflow, or a node whose output ComfyUI has cached."""
     entry, told = entry_of("flux"), []
@@ -419,7 +473,7 @@ def test_an_earlier_node_s_model_is_built_again(machines, orders):
 # ---- what differs, and what cannot be sent
 
 
-def test_a_worker_with_another_file_is_left_out_in_words(machines, orders):
+def test_a_worker_with_another_file_is_left_out_until_it_has_this_one(machines, orders):
     entry, told = entry_of("flux"), []
     steps = [("LoraLoaderModelOnly", {"lora_name": OTHER_LORA, "strength_model": 1.0})]
     model, prompt = make(machines, "flux", *steps)
@@ -430,18 +484,27 @@ def test_a_worker_with_another_file_is_left_out_in_words(machines, orders):
     assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
     counted = sorted(windows(told)[worker.name] for worker in crew.CREW.remotes)
     assert counted[0] == 0 < counted[1], told
+    first, second = (machines / name / "models/loras" / OTHER_LORA for name in ("first", "second"))
+    shutil.copy(first, second)  # with the file of this machine it takes part, as the node left it
+    sample_until_all_take_part(entry, latent, together, told, expected)
 
 
-def test_a_missing_file_is_named_with_its_worker(machines, orders):
+def test_a_missing_file_is_named_with_its_worker_and_found_once_it_is_there(machines, orders):
+    entry, told = entry_of("flux"), []
     (machines / "second/models/loras" / LORA).rename(machines / "second/gone")
     try:
         steps = [("LoraLoaderModelOnly", {"lora_name": LORA, "strength_model": 0.5})]
         model, prompt = make(machines, "flux", *steps)
-        identity = share(model, prompt).model_options[TEAM].identity
+        shared = share(model, prompt, told)
+        identity = shared.model_options[TEAM].identity
         found = sorted(await_ready(worker, identity) for worker in crew.CREW.remotes)
         assert found[0] == "" and LORA in found[1]
     finally:
         (machines / "second/gone").rename(machines / "second/models/loras" / LORA)
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    sample_until_all_take_part(entry, entry.latent(), together, told, expected)
 
 
 def test_a_worker_of_another_version_is_started_again_when_it_was_updated(machines, orders):
@@ -471,31 +534,85 @@ def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog):
 # ---- faults
 
 
-def test_random_faults_change_nothing_and_leave_nothing(machines, orders, monkeypatch):
-    """Thirty, seeded: errors, lack of memory, hangs, and two processes that are killed."""
-    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
+FAULTS = ["hang"] * 10 + ["stop"] * 8 + ["oom"] * 7 + ["die"] * 5
+FAULTY_STEPS = 120
+
+
+class Saboteur:
+    """Gives each worker its next fault between two steps of a run, once the last one is over.
+
+    Steps wait while there is no worker that could have one, so that all happen in one run.
+    """
+
+    def __init__(self, machines, workers, order):
+        self.machines, self.workers, self.order = machines, workers, order
+        self.faults = random.Random(5).sample(FAULTS, len(FAULTS))
+        self.orders = {}  # the file of each worker's latest order
+        self.asked = {}  # by worker: its actor, and what that has to answer
+        self.processes = set()
+
+    def __call__(self, *_):
+        end_s = time.monotonic() + READY_S
+        while not any([self.needs_step(worker) for worker in self.workers]):
+            assert time.monotonic() < end_s, f"{len(self.faults)} faults are left"
+            time.sleep(0.02)
+
+    def needs_step(self, worker):
+        """Order a worker's next fault if it can have one; tell whether it needs the next step."""
+        if worker.name in self.orders and self.orders[worker.name].exists():
+            return True
+        process = self.ask(worker)
+        if process and worker.attempts == 1 and self.faults:
+            self.processes.add(process)
+            fault = self.faults.pop()
+            self.order(process, fault)
+            self.orders[worker.name] = self.machines / f"{process}.{fault}"
+        return process is not None  # that a process has ended is noticed in a step
+
+    def ask(self, worker):
+        """Return the number of a worker's process; 0 if it has ended, None if it is silent."""
+        actor, answer = self.asked.get(worker.name, (None, None))
+        if actor is None or actor is not worker.actor:
+            actor = worker.actor
+            if actor is None:  # it is just started again
+                return None
+            answer = actor.ping.remote()
+            self.asked[worker.name] = actor, answer
+        if not crew.CREW.ray.wait([answer], timeout=0)[0]:
+            return None
+        del self.asked[worker.name]
+        try:
+            return crew.CREW.ray.get(answer)
+        except crew.CREW.ray.exceptions.RayError:
+            return 0
+
+
+def test_thirty_faults_in_one_run_change_nothing_and_leave_nothing(machines, orders, monkeypatch):
+    """Seeded: hangs, processes that stand still, lack of memory, and processes that are killed."""
     entry, told = entry_of("flux"), []
-    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
-    with monkeypatch.context() as patient:
-        patient.setattr(remote, "FIRST_PATIENCE_S", READY_S)
-        shared = share(model, prompt, told)
-    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
-    faults = ["fail"] * 14 + ["oom"] * 10 + ["hang"] * 4 + ["die"] * 2
-    random.Random(5).shuffle(faults)
-    while faults:
-        for worker in crew.CREW.remotes:
-            orders(find_process(worker), faults.pop())
-        assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
-        assert_nothing_left()
-    for worker in crew.CREW.remotes:
-        find_process(worker)
-    monkeypatch.undo()
-    share(model, prompt, told)
-    sample_until_all_take_part(entry, latent, together, told, expected)
+    model, prompt = make(machines, "flux")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    short = sample(entry, entry.latent(), model=alone, **RUN)
+    long = {**RUN, "steps": FAULTY_STEPS}
+    expected = sample(entry, entry.latent(), model=alone, **long)
+    sample_until_all_take_part(entry, entry.latent(), together, told, short)
+    references = own_references()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(remote, "PATIENCE_S", 1.0)
+        impatient.setattr(remote, "FIRST_PATIENCE_S", 1.0)
+        saboteur = Saboteur(machines, crew.CREW.remotes, orders)
+        result = sample(entry, entry.latent(), model=together, callback=saboteur, **long)
+    assert torch.equal(result, expected)
+    assert len(FAULTS) == 30 and not saboteur.faults
+    saboteur.asked.clear()  # references of its own
     assert_nothing_left()
+    living = {find_process(worker) for worker in crew.CREW.remotes}
     assert count_actors() == 2
     assert {path.suffix for path in machines.glob("*.*")} == {".slow"}  # all were carried out
+    assert all(not psutil.pid_exists(process) for process in saboteur.processes - living)
+    assert own_references() <= references
+    sample_until_all_take_part(entry, entry.latent(), together, told, short)
 
 
 def test_a_process_that_stands_still_is_left_out_and_taken_back(machines, orders, monkeypatch):
