@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import importlib
 import logging
 import os
 import random
@@ -85,7 +86,7 @@ def machines(tmp_path_factory):
     )
     if sys.platform == "win32":
         pytest.skip("Ray has no clusters of several nodes on Windows")
-    ray_utils = pytest.importorskip("ray.cluster_utils")
+    loopback.need_ray()
     read_environment()
     envs = [loopback.worker_env(base) for base in bases]
     flux = entry_of("flux").model
@@ -93,7 +94,7 @@ def machines(tmp_path_factory):
         write_lora(base / "models/loras" / LORA, flux, 7)
         write_lora(base / "models/loras" / OTHER_LORA, flux, seed)
     common = {"resources": {"comfyui": 1}, "object_store_memory": 100_000_000, "num_cpus": 1}
-    ray_cluster = ray_utils.Cluster(
+    ray_cluster = importlib.import_module("ray.cluster_utils").Cluster(
         initialize_head=True,
         head_node_args={**common, "env_vars": envs[0], "include_dashboard": False},
     )

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from quadtree_pack.demo import folders
 from quadtree_pack.devtools import paths
+from quadtree_pack.testing import cluster as loopback
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_cluster_demo_gives_the_same_picture_and_draws_who_did_what():
-    pytest.importorskip("ray")
+    loopback.need_ray()
     target = folders.OUTPUT / "cluster.png"
     target.unlink(missing_ok=True)
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
