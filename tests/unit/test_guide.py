@@ -34,7 +34,7 @@ COMMANDS = {" ".join(words): words for text in DOCUMENTS.values() for words in c
 RUN_BY = {
     "demo": "tests/server/test_demo.py::test_the_demo_refines_its_photo_and_leaves_pictures",
     "serve": "tests/server/test_demo.py::"
-    "test_serve_leaves_a_server_with_the_workflow_until_it_is_interrupted",
+    "test_serve_leaves_a_server_with_workflow_and_pictures_until_it_is_interrupted",
     "cluster-demo": "tests/server/test_cluster_demo.py::"
     "test_the_cluster_demo_gives_the_same_picture_and_draws_who_did_what",
     "test": "tests/unit/test_guide.py::test_the_command_test_runs_what_is_named",
