@@ -47,7 +47,7 @@ class Scene:
             )
 
     def tiled(self, tree=None, model=None, **settings):
-        tree = tree_of([[1.0]], HEIGHT, WIDTH, PX) if tree is None else tree
+        tree = tree_of([[1.0]], *self.video.shape[-2:], PX) if tree is None else tree
         return patched(self.entry, tree, model=model, **{"tile_px": 8 * PX, **settings})
 
     def sample(self, model=None, **options):
@@ -165,6 +165,17 @@ def test_an_audio_that_the_mask_closes_stays_and_is_heard_clean():
     assert torch.equal(video[..., ~free], scene.video[..., ~free])
     video, audio = scene.sample(scene.tiled(model=model))
     assert torch.equal(audio, plain[1]) and error(video, plain[0]) < 1e-5
+
+
+def test_a_mask_of_the_audio_that_has_the_videos_size_goes_whole():
+    audio_mask = torch.ones(AUDIO)
+    audio_mask[:, :, :3] = 0.3
+    video = clean_latent((*VIDEO[:3], *AUDIO[2:]), 5)
+    scene = Scene(video=video, video_mask=torch.ones(1, 1, 1, *AUDIO[2:]), audio_mask=audio_mask)
+    model = local_model(scene.entry.model)
+    plain = scene.sample(model)
+    for found, expected in zip(scene.sample(scene.tiled(model=model)), plain, strict=True):
+        assert error(found, expected) < 1e-5
 
 
 def test_an_empty_audio_is_made_where_every_step_has_windows():

@@ -368,6 +368,11 @@ def apply_uso(model, image):
 SPREAD = {  # how a control is applied, to what, and what of its network is called
     **{name: (*CONTROLS[name], *NETWORKS[name][:2]) for name in NETWORKS},
     "Z-Image Fun 2": (*CONTROLS["Z-Image Fun 2"], *NETWORKS["Z-Image Fun"][:2]),
+    "SUPIR's adapters": (
+        *CONTROLS["SUPIR"],
+        comfy.ldm.supir.supir_modules.ZeroSFT,
+        "forward",
+    ),
     "USO": (lambda: local("flux"), apply_uso, StyleNetwork, "forward"),
 }
 MAKE = {  # of the model on the other devices
@@ -377,6 +382,7 @@ MAKE = {  # of the model on the other devices
     "Uni3C": ZOO["wan21_t2v"],
     "LLLite": ZOO["anima"],
     "SUPIR": lambda: made_local(ZOO["sdxl"]()),
+    "SUPIR's adapters": lambda: made_local(ZOO["sdxl"]()),
     "USO": ZOO["flux"],
 }
 
