@@ -25,6 +25,7 @@ from .sampling.references import AUTOMATIC, CHOICES
 from .tiled_diffusion import attach
 from .tree.detail import LARGEST_PX
 from .tree.masks import MASK_MODES
+from .tree.regions import mark_painted
 from .ui.budget import Choice
 from .ui.clips import BATCHES, draw_trees, map_denoise
 from .ui.coverage import COVERAGE
@@ -120,10 +121,12 @@ class QuadtreeVisualizer(io.ComfyNode):
         show = make_progress_display(cls.hidden.unique_id if cls.hidden else None)
         report_choices(built.choices, show)
         maps = map_denoise(built.trees)
+        height, width = image.shape[1:3]
         return io.NodeOutput(
             draw_trees(image, built.trees, maps, batch, line_px),
             built.trees,
             maps,
+            mark_painted(painted, width, height),
             ui=keep_for_preview(image, built.sums, cls.hidden, built.clip),
         )
 

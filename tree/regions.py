@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..utils import ceil_div, format_value
+from .blocks import GRID_PX
 
 DENOISE = {"keep": 0.0, "full": 1.0, "auto": -1.0}  # -1: as if nothing was painted
 MOST_REGIONS = 20_000  # `paint_regions` numbers them in 15 bits
@@ -144,6 +145,19 @@ def paint_regions(regions: Sequence[Region], width: int, height: int, side: int)
         grid[rows, columns] = number
     denoise = [DENOISE["auto"], *(region.denoise for region in regions)]
     return torch.tensor(denoise, dtype=torch.float64)[grid.int()]
+
+
+def mark_painted(regions: Sequence[Region], width: int, height: int) -> Tensor:
+    """Return where regions are painted to be refined: 1 in a mask [1, height, width], else 0.
+
+    What is painted to be kept, with a denoise of 0, does not count.
+    """
+    painted = paint_regions(regions, width, height, GRID_PX)
+    if painted is None:
+        return torch.zeros(1, height, width)
+    marked = (painted > 0).float()
+    marked = marked.repeat_interleave(GRID_PX, 0).repeat_interleave(GRID_PX, 1)
+    return marked[None, :height, :width]
 
 
 def _find_blocks(start: float, end: float, length: int, side: int) -> slice:

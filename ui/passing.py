@@ -6,7 +6,7 @@ crop, turn, sharpen, blend or convert. Anything else is computed during the run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class Applier:
 
     def __init__(self, workflow: Workflow, *, clip: bool = False) -> None:
         self.workflow, self.clip = workflow, clip
+        self.known: dict[Link, Callable[[], Tensor]] = {}  # outputs that need no node to be applied
         self.outputs: dict[str, Any] = {}  # by node; None while it is being computed
 
     def compute(self, link: Link | None) -> Tensor:
@@ -83,6 +84,8 @@ class Applier:
         node = link and self.workflow.nodes.get(link.node)
         if link is None or node is None:
             raise PassingError(ONLY_BY_RUN)
+        if link in self.known:
+            return self.known[link]()
         if node.number not in self.outputs:
             self.outputs[node.number] = None
             self.outputs[node.number] = self._apply(node)

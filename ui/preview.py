@@ -23,7 +23,7 @@ from ..tree.blocks import GRID_PX
 from ..tree.clips import ClipSums
 from ..tree.detail import BlockSums
 from ..tree.masks import MASK_MODES
-from ..tree.regions import Painting
+from ..tree.regions import Painting, mark_painted
 from ..utils import LOG, PREFIX, ceil_div, warn
 from .building import build_tree, find_curve, find_smallest_side
 from .clips import BATCHES, CLIPS, IMAGES, join_frames
@@ -40,6 +40,7 @@ T = TypeVar("T")
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 16
+PAINTED = 3  # the number of the node's output of what is painted
 KEPT_SHOWN = 64  # pictures that nodes show, of which it is known what led to them
 LARGEST_REQUEST = 4 << 20  # bytes
 FAILED = "The preview failed; the log of ComfyUI says why."
@@ -295,12 +296,14 @@ def answer_request(request: Any) -> dict[str, Any]:
     mask = find_mask(node, applier, kept)
     regions = painting.select_regions(kept.sums.width, kept.sums.height)
     options = {"regions": regions or (), "mask_mode": mode, **limits}
+    if node is not None:
+        size = kept.sums.width, kept.sums.height
+        applier.known[Link(node.number, PAINTED)] = lambda: mark_painted(regions or (), *size)
     tree, whole, found = build_shown_tree(request, kept, batch, mask and mask.mask, options)
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["coverage_curve"] = find_curve(kept.sums, **limits)
-    answer["found"] = found
-    answer["origin"] = origin
+    answer |= {"found": found, "origin": origin}
     answer |= describe_frame(request, kept, batch)
     answer["mask"] = mask and mask.picture
     answer["notice"] = (

@@ -81,8 +81,9 @@ def prompts_schema() -> io.Schema:
             ),
             io.Mask.Input(
                 "regions",
-                tooltip="The regions: a list from Quadtree Crops, or masks (0-1), one for each "
-                "prompt. Masks may have any size. Where regions overlap, their prompts share.",
+                tooltip="The regions: painted from Quadtree Visualizer, a list from Quadtree "
+                "Crops, or masks (0-1), one for each prompt. Masks may have any size. Where "
+                "regions overlap, their prompts share.",
             ),
             io.Int.Input(
                 "feather",

@@ -219,6 +219,11 @@ def visualizer_schema() -> io.Schema:
                 tooltip="Denoise of each pixel (0-1). It can be used as a mask, for example with "
                 "core's Differential Diffusion.",
             ),
+            io.Mask.Output(
+                "painted",
+                tooltip="What is painted in the panel with Value or Full (1), and the rest (0). "
+                "For Quadtree Prompts: a region with a prompt of its own.",
+            ),
         ],
         hidden=[io.Hidden.unique_id, io.Hidden.prompt],
     )

@@ -47,5 +47,7 @@ export function describeTree(tree) {
     text += ` (${translate("only the largest {count} are shown", { count: shown })})`;
   text += describePrice(tree);
   if (found) text += `, ${found}`;
+  const isTypical = !tree.assumed || tree.assumed.includes("run");
+  if (found && !isTypical) text += ` (${translate("cost_budget is of a typical run")})`;
   return notice ? `${text}; ${translate(notice)}` : text;
 }

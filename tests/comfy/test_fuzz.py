@@ -72,7 +72,7 @@ def check_picture(picture: Tensor, shape: tuple[int, ...]) -> None:
 
 def visualize(values: dict[str, Any]) -> None:
     image = values["image"]
-    pictures, trees, maps = QuadtreeVisualizer.execute(**values).args
+    pictures, trees, maps, painted = QuadtreeVisualizer.execute(**values).args
     count, height, width, _ = image.shape
     batch = values.get("batch", "images")
     one_tree = batch in ("clip", "clip maximum")
@@ -81,6 +81,7 @@ def visualize(values: dict[str, Any]) -> None:
     check_picture(maps, (1 if one_tree else count, -(-height // cell), -(-width // cell)))
     assert pictures.min() >= 0 and pictures.max() <= 1 and maps.min() >= 0 and maps.max() <= 1
     assert len(trees) == len(maps)
+    check_picture(painted, (1, height, width))
     mask, mode = values.get("mask"), values.get("mask_mode", "multiply")
     if mask is None and not values.get("regions"):
         # The automatic tree keeps tiles, whatever min_denoise is.

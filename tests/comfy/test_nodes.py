@@ -40,9 +40,10 @@ def half_busy(batch=1, height=256, width=320):
 
 
 def visualize(image=None, **changes):
+    """The image, the trees and the denoise map that the node returns."""
     return QuadtreeVisualizer.execute(
         half_busy() if image is None else image, **{**VISUALIZER, **changes}
-    ).args
+    ).args[:3]
 
 
 def diffuse(model, quadtree, **changes):
@@ -55,7 +56,8 @@ def test_ids_inputs_and_outputs_are_the_public_ones():
     later = ["mask", "regions", "denoise_by", "invert", "mask_mode", "detail_metric"]
     later += ["cost_budget", "coverage", "batch", "preset"]
     assert [entry.id for entry in visualizer.inputs] == ["image", *VISUALIZER, *later]
-    assert [entry.id for entry in visualizer.outputs] == ["image", "quadtree", "denoise_map"]
+    outputs = ["image", "quadtree", "denoise_map", "painted"]
+    assert [entry.id for entry in visualizer.outputs] == outputs
     assert [entry.id for entry in diffusion.inputs] == [
         "model",
         "quadtree",
@@ -73,7 +75,7 @@ def test_an_untouched_visualizer_builds_the_automatic_tree():
     schema = QuadtreeVisualizer.define_schema()
     untouched = {entry.id: entry.default for entry in schema.inputs if hasattr(entry, "default")}
     image = half_busy()
-    _, trees, _ = QuadtreeVisualizer.execute(image, **untouched).args
+    _, trees, *_ = QuadtreeVisualizer.execute(image, **untouched).args
     tree, _ = build_tree(BlockSums.of_image(image[0], octaves=True))
     assert trees == (tree,)
     assert {leaf.denoise for leaf in tree.leaves if leaf.x1 <= 128} == {0.0}
@@ -291,6 +293,17 @@ def test_the_overlay_of_an_image_in_several_bands_is_one_picture():
     lines = (visualize(image, line_thickness=0)[0] != drawn)[0].any(-1).all(1)
     assert {int(row) for row in torch.where(lines)[0]} >= borders & set(range(0, 600, 64))
     assert denoise.shape == (600, 64)
+
+
+def test_what_is_painted_to_be_refined_is_a_mask_for_a_prompt(caplog):
+    strokes = '["full", 0, 0, 0.5, 0.5], ["value", 0.5, 0, 1, 0.5, 0.3], ["keep", 0, 0.5, 1, 1]'
+    painted = f'{{"size": [320, 256], "regions": [{strokes}]}}'
+    mask = QuadtreeVisualizer.execute(half_busy(batch=2), **VISUALIZER, regions=painted).args[3]
+    assert mask.shape == (1, 256, 320)
+    assert mask[0, :128].eq(1).all() and mask[0, 128:].eq(0).all()
+    painted = painted.replace("[320, 256]", "[256, 320]")
+    mask = QuadtreeVisualizer.execute(half_busy(), **VISUALIZER, regions=painted).args[3]
+    assert mask.eq(0).all() and "do not fit" in caplog.text
 
 
 def test_painted_regions_are_kept_or_fully_regenerated(caplog):

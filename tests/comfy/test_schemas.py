@@ -240,7 +240,7 @@ BREAKING = {
     ),
     "an output is gone": (
         change(OUTPUTS, lambda entries: entries[:-1]),
-        "output 2 was denoise_map (MASK) and is gone",
+        "output 3 was painted (MASK) and is gone",
     ),
     "outputs change places": (
         change(OUTPUTS, swapped),

@@ -148,7 +148,7 @@ def other_nodes(number: int, size: tuple[int, int]) -> None:
         "min_denoise": 0.0,
         "max_denoise": 1.0,
     }
-    picture, trees, _ = QuadtreeVisualizer.execute(image, **values, line_thickness=1).args
+    picture, trees, *_ = QuadtreeVisualizer.execute(image, **values, line_thickness=1).args
     QuadtreeComposite.execute(image, picture, trees, number % 40)
     QuadtreeInfo.execute(trees, 2)
 

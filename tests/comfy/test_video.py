@@ -304,7 +304,7 @@ def test_only_what_moves_over_a_still_background_is_evaluated(name, batch):
 def test_a_clip_whose_background_stands_still_is_refined_from_images_to_images():
     entry, vae = entry_of("wan21_t2v"), qwen(width=8)
     clip = object_clip(soft_wall(256, 384), 10, side=32, start=(32, 32), step=(2, 4))
-    _, trees, masks = QuadtreeVisualizer.execute(clip, batch="clip", **MOVING).args
+    _, trees, masks, _ = QuadtreeVisualizer.execute(clip, batch="clip", **MOVING).args
     latent = vae.encode(clip)
     assert latent.shape == (1, 16, 3, 32, 48)
     spy = Spy(patched(entry, *trees))

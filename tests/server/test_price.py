@@ -17,6 +17,7 @@ PAINTED = ("Quadtree-keep-the-face", "Quadtree-inpaint-4K")
 NOISE_MASK = {"Quadtree-inpaint-4K": ["noise mask"]}  # the tree allows nothing beyond it
 TREE = ("content_threshold", "min_tile_size", "max_tile_size", "min_denoise", "max_denoise")
 LATER = ("denoise_by", "invert", "mask_mode", "detail_metric", "cost_budget", "coverage", "batch")
+LATER += ("regions",)
 
 
 @pytest.fixture(scope="session")
@@ -230,7 +231,15 @@ def combine_prompts(prompt, text):
     return add(prompt, "joined", "ConditioningCombine", conditioning_1=text, conditioning_2=text)
 
 
+def prompt_what_is_painted(prompt, text):
+    painted = '{"regions": [["full", 0.1, 0.1, 0.4, 0.6]]}'
+    change(prompt, "QuadtreeVisualizer", regions=painted)
+    tree = demo.find_node(prompt, "QuadtreeVisualizer")
+    return add_prompts(prompt, "prompts", text, text, [tree, 3])
+
+
 PROMPTS = (
+    prompt_what_is_painted,
     prompt_two_regions,
     prompt_two_crops,
     prompt_a_region_in_a_chain,
@@ -245,8 +254,9 @@ def test_the_price_counts_the_prompts_where_they_count(prompting, cfg, running, 
     sample_in_narrow_windows(prompt)
     sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
     sampler |= {"cfg": cfg, "steps": 3}
+    link = prompting(prompt, sampler["positive"])
     everywhere = ask_price(running, prompt)["cost"]
-    sampler["positive"] = prompting(prompt, sampler["positive"])
+    sampler["positive"] = link
     percent = run_percent(running, prompt)
     price = ask_price(running, prompt)
     assert 100 * price["cost"] == pytest.approx(percent, abs=NEAR_PERCENT)

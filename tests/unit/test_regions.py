@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quadtree_pack.quadtree import build_quadtree
 from quadtree_pack.testing.hostile import JUNK, ODD_NAMES, damaged, fuzz, is_clear
 from quadtree_pack.testing.trees import is_sound
-from quadtree_pack.tree.regions import Painting, Region, paint_regions
+from quadtree_pack.tree.regions import Painting, Region, mark_painted, paint_regions
 
 SPANS = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(
     lambda ends: sorted(end / 8 for end in ends)
@@ -170,3 +170,17 @@ def test_an_overlong_deep_or_odd_value_is_refused_in_few_words(text):
     with pytest.raises(ValueError, match="regions") as caught:
         Painting.from_json(text)
     assert is_clear(str(caught.value))
+
+
+def test_what_is_painted_to_be_refined_is_a_mask_of_the_image_s_size():
+    painting = (
+        Region("full", 0.0, 0.0, 0.5, 0.5),
+        Region("value", 0.5, 0.0, 1.0, 0.5, 0.3),
+        Region("keep", 0.0, 0.5, 0.5, 1.0),
+        Region("auto", 0.0, 0.0, 0.25, 0.5),
+    )
+    mask = mark_painted(painting, 64, 40)
+    assert mask.shape == (1, 40, 64) and mask.dtype == torch.float32
+    assert mask[0, :16, 16:].eq(1).all() and mask[0, :16, :16].eq(0).all()
+    assert mask[0, 24:].eq(0).all()
+    assert mark_painted((), 50, 30).eq(0).all() and mark_painted((), 50, 30).shape == (1, 30, 50)

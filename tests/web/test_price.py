@@ -184,6 +184,15 @@ def test_settings_that_the_run_would_refuse_are_said(page):
     page.line("but the run would end with an error: tile_overlap 512 px takes")
 
 
+def test_with_a_budget_the_panel_says_that_the_price_is_another_run_s(page):
+    load(page, json.loads(json.dumps(DEMO).replace("photo.png", "picture.png")))
+    page.line(PRICE)
+    set_value(page, "QuadtreeVisualizer", "cost_budget", 0.35)
+    page.line(PRICE + r".*, coverage [\d.]+ \(cost_budget is of a typical run\)$")
+    set_value(page, "QuadtreeVisualizer", "cost_budget", 0.0)
+    page.line(PRICE + r"[^_]*$")
+
+
 def test_the_pace_of_a_run_is_kept_for_its_model_over_a_reload(page):
     graph = json.loads(json.dumps(DEMO).replace("photo.png", "picture.png"))
     send = """([model, cells, seconds]) =>
