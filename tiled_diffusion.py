@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .quadtree import Quadtree
+from .quadtree import FrameTrees, Quadtree
 from .sampling.audio import Audio, Packing, check_cache, split_audio
 from .sampling.caches import find_cache
 from .sampling.conditioning import locate_area
@@ -464,9 +465,12 @@ class TiledDiffusion:
         if not parts or WHOLE in parts:
             for tree in self.trees:
                 tree.check_fits(height, width)
+        trees = [self.trees] * len(parts or [WHOLE])
+        if len(trees) > 1:  # each image has a part of its own tree
+            trees = [[tree] for tree, _ in zip(itertools.cycle(self.trees), parts, strict=False)]
         maps = [
-            build_denoise_maps(self.trees, self.settings, geometry, height, width, part)
-            for part in parts or [WHOLE]
+            build_denoise_maps(own, self.settings, geometry, height, width, part)
+            for own, part in zip(trees, parts or [WHOLE], strict=True)
         ]
         fade = self.settings.feather_px > 0
         return fit_maps(torch.cat(maps), self.trees, latent, geometry.frames_per_latent, fade=fade)
@@ -476,12 +480,15 @@ class TiledDiffusion:
 
         It is [WHOLE] where they show all of it, and empty where that cannot be told.
         """
-        luma, images = self.trees[0].luma, self._clean_for(latent)
-        if len(self.trees) > 1 or luma is None or count_frames(latent) > 1:
+        images = self._clean_for(latent)
+        of_frames = isinstance(self.trees, FrameTrees) and len(self.trees) > 1
+        if of_frames or count_frames(latent) > 1:
             return []
         parts: list[Part] = []
-        for image in images.squeeze(2) if images.ndim > 4 else images:
-            part = locate(image, luma, px_per_cell * image.shape[-1])
+        images = images.squeeze(2) if images.ndim > 4 else images
+        for image, tree in zip(images, itertools.cycle(self.trees), strict=False):
+            width_px = px_per_cell * image.shape[-1]
+            part = None if tree.luma is None else locate(image, tree.luma, width_px)
             if part is None:
                 return []
             parts.append(part)

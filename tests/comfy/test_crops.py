@@ -43,6 +43,23 @@ def test_crops_in_one_batch_get_each_their_own():
         assert torch.equal(found, free[y : y + 40, x : x + 60])
 
 
+def test_a_crop_of_each_of_several_images_gets_its_part_of_its_own_tree():
+    entry = entry_of("sd15")
+    latents = torch.cat([entry.latent(64, 96, seed=seed) for seed in (0, 5)])
+    trees = [
+        replace(tree_of(rows, 64, 96, entry.px_per_cell), luma=latent[:3].mean(0))
+        for rows, latent in zip((ROWS, ROWS[::-1]), latents, strict=True)
+    ]
+    corners = [(12, 20), (0, 8)]
+    pairs = list(zip(latents, corners, strict=True))
+    crops = torch.stack([latent[..., y : y + 40, x : x + 60] for latent, (y, x) in pairs])
+    changed = (sample(entry, crops, model=patched(entry, *trees)) != crops).any(1)
+    whole = (sample(entry, latents, model=patched(entry, *trees)) != latents).any(1)
+    for tree, (y, x), found, all_of_it in zip(trees, corners, changed, whole, strict=True):
+        free = free_cells(tree, latents)
+        assert torch.equal(found, free[y : y + 40, x : x + 60]) and torch.equal(all_of_it, free)
+
+
 def test_a_smaller_copy_of_the_image_is_no_crop_and_nothing_to_warn_of(caplog):
     entry = entry_of("sd15")
     latent, tree = whole_and_tree(entry)
