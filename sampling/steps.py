@@ -202,10 +202,14 @@ def place_stage(sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> 
     """Return the step at which a run with these sigmas begins, and the steps of the schedule.
 
     `all_sigmas` are those of the schedule that the run is a stage of; None: it is the whole of it.
+    A run that goes to 0 from the last sigma but two is the end of a schedule of one step less: for
+    dpm_2, uni_pc and some others KSampler makes a step more and leaves out the sigma before 0.
     """
     if all_sigmas is None:
         return 0, max(1, len(sigmas) - 1)
-    return locate_stage(sigmas, all_sigmas), len(all_sigmas) - 1
+    first, steps = locate_stage(sigmas, all_sigmas), len(all_sigmas) - 1
+    leaves_one_out = sigmas[-1] == 0 and first + len(sigmas) - 1 == steps - 1
+    return first, steps - leaves_one_out
 
 
 def locate_stage(sigmas: Sequence[float], all_sigmas: Sequence[float]) -> int:

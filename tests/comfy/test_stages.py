@@ -4,7 +4,7 @@ import comfy.samplers
 import pytest
 import torch
 from quadtree_pack.sampling.model import Settings
-from quadtree_pack.sampling.steps import locate_stage
+from quadtree_pack.sampling.steps import locate_stage, place_stage, read_sigmas
 from quadtree_pack.testing.support import Spy, error, free_cells, patched, pointwise, tree_of
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
@@ -78,6 +78,22 @@ def test_a_stage_of_another_schedule_is_refused_in_words():
 )
 def test_a_stage_is_found_in_its_schedule(sigmas, first):
     assert locate_stage(sigmas, [4.0, 3.0, 2.0, 1.0, 0.0]) == first
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("sampler", ["dpm_2", "uni_pc"])
+def test_the_sigma_that_ksampler_leaves_out_before_0_is_no_step(sampler, start):
+    model = entry_of("flux").model
+    left_out = comfy.samplers.KSampler(model, STEPS, "cpu", sampler, "simple").sigmas
+    assert len(left_out) == STEPS + 1
+    all_sigmas = read_sigmas(schedule_of(model, STEPS + 1))
+    assert place_stage(read_sigmas(left_out[start:]), all_sigmas) == (start, STEPS)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 12), (4, 12), (0, 5), (0, 11), (3, 8)])
+def test_stages_without_such_a_sigma_have_all_steps(start, end):
+    all_sigmas = read_sigmas(schedule_of(entry_of("flux").model))
+    assert place_stage(all_sigmas[start : end + 1], all_sigmas) == (start, STEPS)
 
 
 @pytest.mark.parametrize("sigmas", [[5, 4], [2, 1.5, 1, 0], [4, 3, 2, 1, 0.5, 0]])
