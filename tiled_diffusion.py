@@ -165,6 +165,7 @@ class TiledDiffusion:
             inner,
             rises=bool(rise),
             guides=guides.frames,
+            apart=not (audio or getattr(executor.class_obj.model_patcher, "injections", None)),
         )
         run.audio = audio
         if rise:
@@ -373,11 +374,13 @@ class TiledDiffusion:
         *,
         rises: bool = False,
         guides: int = 0,
+        apart: bool = False,
     ) -> Run:
         """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model.
 
         Nothing is preserved where its noise level `rises`. `guides` are the LTXV guide frames at
-        the latent's end, which are no frames of the clip.
+        the latent's end, which are no frames of the clip. `apart` tells that nothing in the model
+        may mix the images of a batch, as AnimateDiff does.
         """
         height, width = latent.shape[-2:]
         empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
@@ -399,6 +402,8 @@ class TiledDiffusion:
             open_cells=None if noise_mask is None else (noise_mask > 0).any(1).cpu(),
             mode=mode,
             inner=inner,
+            apart=apart
+            and not (guides or geometry.mixes_rows or isinstance(self.trees, FrameTrees)),
         )
         if not parts:
             self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)

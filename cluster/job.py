@@ -45,9 +45,11 @@ class Job:
     def pack_batch(self, number: int) -> dict[str, Any]:
         """Return the message about one batch of windows."""
         task, message = self.task, self.message
-        boxes = task.boxes[number]
-        cropped = crop_entries(self.here, boxes, unit=task.unit, memory=task.memory)
-        cropper = Cropper(self.here["input"], boxes, conds=self.conds, unit=task.unit)
+        boxes, images = task.boxes[number], task.images[number]
+        cropped = crop_entries(self.here, boxes, unit=task.unit, memory=task.memory, images=images)
+        cropper = Cropper(
+            self.here["input"], boxes, conds=self.conds, unit=task.unit, images=images
+        )
         controls = [
             (control.digest, control.settings, crop_hint(control.hint, cropper))
             for control in self.controls
@@ -58,6 +60,7 @@ class Job:
         return {
             **message,
             "boxes": [tuple(box) for box in boxes],
+            "images": images,
             "input": pack(noisy if self.dtype is None else noisy.to(self.dtype)),
             "rounded": self.dtype is not None,
             "timestep": pack(cropped["timestep"]),
@@ -70,9 +73,11 @@ class Job:
         result = unpack(packed).to(self.task.device)
         if self.dtype is None:
             return result
-        call, boxes = self.task.call, self.task.boxes[number]
-        noisy = stack_windows(call["input"], boxes, self.conds)
-        cropper = Cropper(call["input"], boxes, conds=self.conds, unit=self.task.unit)
+        call, boxes, images = self.task.call, self.task.boxes[number], self.task.images[number]
+        noisy = stack_windows(call["input"], boxes, self.conds, images)
+        cropper = Cropper(
+            call["input"], boxes, conds=self.conds, unit=self.task.unit, images=images
+        )
         sigma = cropper.pass_whole(call["timestep"])
         return make_estimate(self.model, result, noisy, sigma)
 

@@ -192,6 +192,7 @@ class WorkerRun:
             boxes,
             unit=message["unit"],
             memory=self.memory,
+            images=message["images"],
         )
         self._note_sigma(call)
         control = self._chain_controls(message)
@@ -246,7 +247,9 @@ class WorkerRun:
         options = {**options, **self._load(message["options"])}
         noisy, sigma = self._load(message["input"]), self._load(message["timestep"])
         boxes = [Box(*edges) for edges in message["boxes"]]
-        cropper = Cropper(canvas, boxes, conds=len(conds), unit=message["unit"])
+        cropper = Cropper(
+            canvas, boxes, conds=len(conds), unit=message["unit"], images=message["images"]
+        )
         repeated = {key: cropper.pass_whole(value) for key, value in whole.items()}
         c = {**repeated, **self._load(message["cut"])}
         call: ModelCall = {

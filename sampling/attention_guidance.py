@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import Box
+from ..windows.tiling import Images
 from .cropping import Grid, crop, grid_of, unstack_windows
 from .protocols import ModelCall, Options
 
@@ -50,24 +51,29 @@ class AreaScores:
         noisy = call["input"]
         images = len(noisy) // len(call["cond_or_uncond"])
         self._sum = torch.zeros(images, *grid_of(noisy), device=noisy.device)
-        self._windows = torch.zeros(grid_of(noisy), device=noisy.device)
+        self._windows = torch.zeros_like(self._sum)
         self._variable.cell_contents = None  # a cache may skip the call that would set it
 
-    def add(self, boxes: Sequence[Box]) -> None:
-        """Take the scores of these windows, which were evaluated together just now."""
+    def add(self, boxes: Sequence[Box], images: Sequence[Images] | None = None) -> None:
+        """Take the scores of these windows, which were evaluated together just now.
+
+        `images` are those that each is for; None: all of the batch.
+        """
         if self._variable is None or self._variable.cell_contents is None:
             return
         attention: Tensor = self._variable.cell_contents
         self._variable.cell_contents = None
-        heads = attention.unflatten(0, (len(boxes) * len(self._sum), -1)).float()
+        images = images or [tuple(range(len(self._sum)))] * len(boxes)
+        heads = attention.unflatten(0, (sum(map(len, images)), -1)).float()
         scores = heads.mean(1).sum(1)  # of each key
-        for box, part in zip(
-            boxes, unstack_windows(scores, windows=len(boxes), conds=1), strict=True
-        ):
+        parts = unstack_windows(scores, windows=len(boxes), conds=1, images=images)
+        for box, some, part in zip(boxes, images, parts, strict=True):
             size = box.height, box.width
             tokens = part.unflatten(1, find_token_grid(part.shape[1], size))
-            crop(self._sum, box).add_(F.interpolate(tokens[:, None], size)[:, 0])
-            crop(self._windows, box).add_(1)
+            resized = F.interpolate(tokens[:, None], size)[:, 0]
+            for image, of_image in zip(some, resized, strict=True):
+                crop(self._sum[image], box).add_(of_image)
+                crop(self._windows[image], box).add_(1)
 
     def hand_on(self) -> None:
         """Give Self-Attention Guidance the mean of what the windows that cover a cell gave it."""

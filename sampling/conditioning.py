@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..utils import Box, ceil_div, warn
+from ..windows.tiling import Images
 from .cropping import (
     Cropper,
     RunMemory,
@@ -30,28 +31,42 @@ from .remaking import remake_entries, remake_gligen
 from .rules import LEFT_BY_CORE, RULES, leave_out_kv_cache, refusal, refuse_patches
 
 
-def crop_call(call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory) -> ModelCall:
+def crop_call(
+    call: ModelCall,
+    boxes: Sequence[Box],
+    *,
+    unit: int,
+    memory: RunMemory,
+    images: Sequence[Images] | None = None,
+) -> ModelCall:
     """Return a model call for a batch of windows of one shape; nothing of `call` is changed.
 
-    `unit` is the model's patch in cells. `c["control"]` is left out: it is the caller's. Entries
-    that may be spatial in a way that nobody declared are reported once.
+    `unit` is the model's patch in cells; `images` are those that each window is for, None: all of
+    the batch. `c["control"]` is left out: it is the caller's. Entries that may be spatial in a way
+    that nobody declared are reported once.
     """
     options = call["c"].get("transformer_options", {})
-    cropped = crop_entries(call, boxes, unit=unit, memory=memory)
+    cropped = crop_entries(call, boxes, unit=unit, memory=memory, images=images)
     cropped["c"]["transformer_options"] = cut_options(
-        options, call, boxes, unit=unit, memory=memory
+        options, call, boxes, unit=unit, memory=memory, images=images
     )
     return cropped
 
 
 def crop_entries(
-    call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory
+    call: ModelCall,
+    boxes: Sequence[Box],
+    *,
+    unit: int,
+    memory: RunMemory,
+    images: Sequence[Images] | None = None,
 ) -> ModelCall:
     """Return `crop_call` without the options of the transformer, where patches are."""
-    cropper = _cropper_of(call, boxes, unit)
+    cropper = _cropper_of(call, boxes, unit, images)
     cropped: Conds = {}
     if "vinput_mask" in call["c"]:
-        cropped.update(remake_entries(call, boxes, memory.sources, memory.made))
+        rows = cropper.count_rows()
+        cropped.update(remake_entries(call, boxes[0], rows, memory.sources, memory.made))
     cropped.update(cut_guides(call["c"], boxes, canvas=cropper.canvas, conds=cropper.conds))
     for key, value in call["c"].items():
         if key in ("control", "transformer_options") or key in cropped:
@@ -70,14 +85,20 @@ def crop_entries(
             cropped[key] = cropper.crop_references(value, lies)
     return {
         **call,
-        "input": stack_windows(call["input"], boxes, cropper.conds),
+        "input": stack_windows(call["input"], boxes, cropper.conds, images),
         "timestep": cropper.pass_whole(call["timestep"]),
         "c": cropped,
     }
 
 
 def cut_options(
-    options: Options, call: ModelCall, boxes: Sequence[Box], *, unit: int, memory: RunMemory
+    options: Options,
+    call: ModelCall,
+    boxes: Sequence[Box],
+    *,
+    unit: int,
+    memory: RunMemory,
+    images: Sequence[Images] | None = None,
 ) -> Options:
     """Return the transformer options of a call for a batch of windows of one shape.
 
@@ -86,16 +107,20 @@ def cut_options(
     """
     options = leave_out_kv_cache(options)
     refuse_patches(options)
-    options = remake_gligen(options, call, boxes, memory.sources, memory.made)
-    options = cut_controls(options, call, _cropper_of(call, boxes, unit), memory.hints)
+    options = remake_gligen(options, call, boxes, memory.sources, memory.made, images)
+    options = cut_controls(options, call, _cropper_of(call, boxes, unit, images), memory.hints)
     if len(boxes) == 1:
         options = cutter_of(call, memory).cut(options, boxes[0])
     return dict(options)  # models write into it
 
 
-def _cropper_of(call: ModelCall, boxes: Sequence[Box], unit: int) -> Cropper:
+def _cropper_of(
+    call: ModelCall, boxes: Sequence[Box], unit: int, images: Sequence[Images] | None
+) -> Cropper:
     conds, text_tokens = len(call["cond_or_uncond"]), _count_text_tokens(call["c"])
-    return Cropper(call["input"], boxes, conds=conds, unit=unit, text_tokens=text_tokens)
+    return Cropper(
+        call["input"], boxes, conds=conds, unit=unit, text_tokens=text_tokens, images=images
+    )
 
 
 def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:

@@ -20,6 +20,7 @@ from comfy.controlnet import ControlBase, T2IAdapter, broadcast_image_to
 from torch import Tensor
 
 from ..utils import Box
+from ..windows.tiling import Images
 from .conditioning import select_conds
 from .cropping import Cropper
 from .patch_controls import PREPARING
@@ -135,10 +136,14 @@ class DeferredControl(UserDict[str, list[Tensor | None]]):
         return hints[::-1]
 
     def evaluate_windows(
-        self, boxes: Sequence[Box], unit: int, window_call: ModelCall
+        self,
+        boxes: Sequence[Box],
+        unit: int,
+        window_call: ModelCall,
+        images: Sequence[Images] | None = None,
     ) -> Features | None:
         """Return the features for a batch of windows of one shape, whose model call this is."""
-        cropper = Cropper(self.call.noisy, boxes, conds=self.call.conds, unit=unit)
+        cropper = Cropper(self.call.noisy, boxes, conds=self.call.conds, unit=unit, images=images)
         chain = self._chain_for(cropper)
         if chain is None:
             return None
@@ -181,6 +186,13 @@ class DeferredControl(UserDict[str, list[Tensor | None]]):
             if key not in self.hints:
                 self.hints[key] = kind.prepare(_copy_alone(control), self.call)
         return self.hints[key]
+
+    def is_foreign(self) -> bool:
+        """Tell whether any control of the chain is another pack's."""
+        link = self.control
+        while link is not None and _is_core_control(link):
+            link = link.previous_controlnet
+        return link is not None
 
     def is_any_due(self) -> bool:
         """Tell whether any control of the chain is due; other packs' controls always are."""
@@ -250,16 +262,22 @@ def crop_features(features: Features, cropper: Cropper) -> Features:
 
 
 def crop_control(
-    control: Any, call: ModelCall, boxes: Sequence[Box], unit: int, window_call: ModelCall
+    control: Any,
+    call: ModelCall,
+    boxes: Sequence[Box],
+    unit: int,
+    window_call: ModelCall,
+    images: Sequence[Images] | None = None,
 ) -> Features | None:
     """Return the features that go with a batch of windows: `window_call`, cropped from `call`.
 
     `control` is the call's: a DeferredControl, or the features of the whole canvas.
     """
     if isinstance(control, DeferredControl):
-        return control.evaluate_windows(boxes, unit, window_call)
+        return control.evaluate_windows(boxes, unit, window_call, images)
     conds = len(call["cond_or_uncond"])
-    return crop_features(control, Cropper(call["input"], boxes, conds=conds, unit=unit))
+    cropper = Cropper(call["input"], boxes, conds=conds, unit=unit, images=images)
+    return crop_features(control, cropper)
 
 
 def _is_core_control(control: Any) -> bool:

@@ -1,8 +1,8 @@
 """Crop and repeat tensors for a batch of windows, by how they lie on the canvas.
 
 Rows of a batch of windows are cond-major: all windows of the first cond, then all of the next,
-each with its whole latent batch. So patches that do `x.chunk(len(cond_or_uncond))` find what they
-look for.
+each with the images of the latent batch that it is for. So patches that do
+`x.chunk(len(cond_or_uncond))` find what they look for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import Box, ceil_div
+from ..windows.tiling import Images
 from .protocols import Hints, ResizedMasks, Sources
 from .references import References
 
@@ -40,31 +41,54 @@ def crop(value: Tensor, box: Box) -> Tensor:
     return value[..., rows, columns]
 
 
-def stack_windows(value: Tensor, boxes: Sequence[Box], conds: int) -> Tensor:
-    """Crop [conds * B, ..., H, W] to boxes of one shape, as [conds * windows * B, ..., h, w].
+def take_images(value: Tensor, images: Images, dim: int = 0) -> Tensor:
+    """Return these images of a batch, which lies along `dim`; one row is for every image."""
+    if value.shape[dim] == 1:
+        return value
+    return torch.stack([value.select(dim, image) for image in images], dim)
 
-    The result is a copy: what is called may write into it, and windows overlap.
+
+def join_windows(
+    parts: Sequence[Tensor], conds: int, images: Sequence[Images] | None = None
+) -> Tensor:
+    """Join one [conds * B, ...] per window, as [conds * windows * B, ...].
+
+    `images` are those of the B that each window is for; None: all, for every window. The result is
+    a copy: what is called may write into it, and windows overlap.
     """
-    if len(boxes) == 1:
-        return crop(value, boxes[0]).clone()
-    value = value.unflatten(0, (conds, -1))
-    return torch.stack([crop(value, box) for box in boxes], dim=1).flatten(0, 2)
+    if images is None and len(parts) == 1:
+        return parts[0].clone()
+    by_window = [part.unflatten(0, (conds, -1)) for part in parts]
+    if images is not None:
+        by_window = [
+            take_images(part, some, dim=1) for part, some in zip(by_window, images, strict=True)
+        ]
+    return torch.cat(by_window, dim=1).flatten(0, 1)
 
 
-def unstack_windows(value: Tensor, *, windows: int, conds: int) -> list[Tensor]:
+def stack_windows(
+    value: Tensor, boxes: Sequence[Box], conds: int, images: Sequence[Images] | None = None
+) -> Tensor:
+    """Crop [conds * B, ..., H, W] to boxes of one shape; see `join_windows`."""
+    return join_windows([crop(value, box) for box in boxes], conds, images)
+
+
+def unstack_windows(
+    value: Tensor, *, windows: int, conds: int, images: Sequence[Images] | None = None
+) -> list[Tensor]:
     """Return one [conds * B, ..., h, w] per window: the inverse of `stack_windows`."""
     if windows == 1:
         return [value]
-    by_window = value.unflatten(0, (conds, windows, -1)).unbind(1)
-    return [part.flatten(0, 1) for part in by_window]
+    by_cond = value.unflatten(0, (conds, -1))
+    rows = by_cond.shape[1] // windows if images is None else [len(some) for some in images]
+    return [part.flatten(0, 1) for part in by_cond.split(rows, dim=1)]
 
 
-def repeat_rows(value: Tensor, *, windows: int, conds: int) -> Tensor:
-    """Repeat [conds * B, ...] for each window, as [conds * windows * B, ...]; it is a copy."""
-    if windows == 1:
-        return value.clone()
-    value = value.unflatten(0, (conds, -1))
-    return value[:, None].expand(-1, windows, *value.shape[1:]).flatten(0, 2)
+def repeat_rows(
+    value: Tensor, *, windows: int, conds: int, images: Sequence[Images] | None = None
+) -> Tensor:
+    """Repeat [conds * B, ...] for each window; see `join_windows`."""
+    return join_windows([value] * windows, conds, images)
 
 
 def find_scale(canvas: Grid, grid: Grid) -> tuple[int, int] | None:
@@ -138,17 +162,31 @@ class Cropper:
     """Crops the entries of one model call to a batch of windows of one shape.
 
     The call is `noisy` [rows, C, ..., H, W] with `conds` conds. `unit` is the model's patch in
-    cells, and `text_tokens` the number of text tokens before those of the canvas.
+    cells, and `text_tokens` the number of text tokens before those of the canvas. `images` are
+    those that each window is for; None: all of the batch.
     """
 
     def __init__(
-        self, noisy: Tensor, boxes: Sequence[Box], *, conds: int, unit: int, text_tokens: int = 0
+        self,
+        noisy: Tensor,
+        boxes: Sequence[Box],
+        *,
+        conds: int,
+        unit: int,
+        text_tokens: int = 0,
+        images: Sequence[Images] | None = None,
     ) -> None:
-        self.boxes, self.conds = boxes, conds
+        self.boxes, self.images, self.conds = boxes, images, conds
         self.rows, self.canvas = len(noisy), grid_of(noisy)
         self.unit, self.text_tokens = unit, text_tokens
         # A transformer's patches, down and across.
         self.units = ceil_div(self.canvas[0], unit), ceil_div(self.canvas[1], unit)
+
+    def count_rows(self) -> int:
+        """Return the rows of each cond in the batch of windows."""
+        if self.images is not None:
+            return sum(map(len, self.images))
+        return len(self.boxes) * (self.rows // self.conds)
 
     def pass_whole(self, value: Any) -> Any:
         """Return the same for every window: repeat its rows, if it has rows."""
@@ -156,15 +194,13 @@ class Cropper:
             return type(value)(self.pass_whole(entry) for entry in value)
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != self.rows:
             return value
-        return repeat_rows(value, windows=len(self.boxes), conds=self.conds)
+        return repeat_rows(value, windows=len(self.boxes), conds=self.conds, images=self.images)
 
     def crop_grid(self, value: Tensor) -> Tensor:
         """Crop [1 or rows, ..., h, w], a whole multiple or fraction of the canvas' resolution."""
         grid = grid_of(value)
         boxes = [box_on_grid(box, canvas=self.canvas, grid=grid) for box in self.boxes]
-        if len(boxes) > 1:
-            value = value.expand(self.rows, *value.shape[1:])
-        return stack_windows(value, boxes, self.conds)
+        return self._join([crop(value, box) for box in boxes])
 
     def crop_tokens(self, value: Tensor) -> Tensor:
         """Crop one token per patch, frame by frame: [1 or rows, frames * patches, width]."""
@@ -233,9 +269,7 @@ class Cropper:
         boxes = [
             box_by_shares(box, canvas=self.canvas, grid=grid, unit=self.unit) for box in self.boxes
         ]
-        if len(boxes) > 1:
-            value = value.expand(self.rows, *value.shape[1:])
-        return stack_windows(value, boxes, self.conds)
+        return self._join([crop(value, box) for box in boxes])
 
     def crop_by_shape(self, value: Any) -> Any:
         """Crop an undeclared entry if its last dimensions are the canvas'; else pass it whole."""
@@ -266,12 +300,7 @@ class Cropper:
             in_units = box_on_grid(box, canvas=self.canvas, grid=self.units)
             kept = torch.cat([text, crop(numbers, in_units).flatten()])
             parts.append(value[..., kept, :][..., kept])
-        if len(parts) == 1:
-            return parts[0]
-        by_cond = [
-            part.expand(self.rows, *part.shape[1:]).unflatten(0, (self.conds, -1)) for part in parts
-        ]
-        return torch.stack(by_cond, dim=1).flatten(0, 2)
+        return self._join(parts)
 
     def looks_spatial(self, value: Any) -> bool:
         """Tell whether an undeclared entry may lie on the canvas in a way not cropped by shape."""
@@ -288,6 +317,12 @@ class Cropper:
         if len(sizes) < 4 or min(last) < SHORTEST_PICTURE:
             return False
         return find_scale(self.canvas, grid_of(value)) not in (None, (1, 1))
+
+    def _join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join what was cropped for each window, [1 or rows, ...]; one row fits one window."""
+        if len(parts) > 1 or self.images is not None:
+            parts = [part.expand(self.rows, *part.shape[1:]) for part in parts]
+        return join_windows(parts, self.conds, self.images)
 
     def _reduction_of(self, value: Tensor) -> int:
         """Return how many cells of the canvas a cell of `value` covers along a side."""

@@ -38,6 +38,7 @@ from .protocols import (
 )
 from .rules import (
     has_foreign,
+    has_frames,
     has_kv_cache,
     list_foreign,
     needs_one_row,
@@ -83,6 +84,8 @@ class Evaluator:
         self.run.tally.count_canvas(call["input"])
         areas = _find_areas(self.run, call)
         _check_images(self.run, call)
+        if self.run.plan.apart and self._mixes_images(call):
+            self.run.join_images()
         while True:
             self.heard.clear()
             try:
@@ -94,6 +97,19 @@ class Evaluator:
                 elif not isinstance(error, RuntimeError) or not self._evaluate_singly(error):
                     raise
             comfy.model_management.soft_empty_cache()
+
+    def _mixes_images(self, call: ModelCall) -> bool:
+        """Tell whether the rows of a call may depend on each other, or on their places in it.
+
+        Frames of a clip do. What another pack does with rows is not known.
+        """
+        options, control = call["c"].get("transformer_options", {}), call["c"].get("control")
+        return (
+            len(call["input"]) != len(call["cond_or_uncond"]) * self.run.images
+            or has_frames(call["c"])
+            or has_foreign(options, self.inner)
+            or (isinstance(control, DeferredControl) and control.is_foreign())
+        )
 
     def _evaluate_singly(self, error: RuntimeError) -> bool:
         """Evaluate one window per call from here on; return False if that is so already.
@@ -212,11 +228,11 @@ class Evaluator:
         conds = len(call["cond_or_uncond"])
         results = self._evaluate_batches(call, step, todo, done)
         for batch, denoised in zip(todo, results, strict=True):
-            parts = unstack_windows(denoised, windows=len(batch), conds=conds)
+            images = step.images_of(batch)
+            parts = unstack_windows(denoised, windows=len(batch), conds=conds, images=images)
             for number, part in zip(batch, parts, strict=True):
-                target = crop(total, step.windows[number].box)
-                target.addcmul_(part.unflatten(0, total.shape[:2]), step.window_weights[number])
-            scores.add([step.windows[number].box for number in batch])
+                _add_window(total, part, step, number)
+            scores.add([step.windows[number].box for number in batch], images)
 
     def _needs_single(self, call: ModelCall) -> bool:
         """Tell whether this call takes one window at a time; report what its patches cannot cut.
@@ -271,8 +287,8 @@ class Evaluator:
         if step.area == self.run.plan.canvas:
             denoised = self._call(self.inner, self.apply_model, call, boxes)
         else:
-            denoised = self._call_with_cache(self.inner, self.apply_model, call, step, boxes)
-        self._report(denoised, step, windows=1, done=[boxes[0].extent])
+            denoised = self._call_with_cache(self.inner, self.apply_model, call, step, [0])
+        self._report(denoised, step, windows=1, done=self._list_cells(step, [0]))
         return denoised
 
     def _evaluate_batches(
@@ -301,9 +317,17 @@ class Evaluator:
     ) -> Iterator[Tensor]:
         for batch in todo:
             denoised = self._evaluate(self.apply_model, call, step, batch)
-            done += [step.windows[number].box.extent for number in batch]
+            done += self._list_cells(step, batch)
             self._report(denoised, step, windows=len(batch), done=done)
             yield denoised
+
+    def _list_cells(self, step: Step, batch: Sequence[int]) -> list[int]:
+        """Return the cells of each of these windows of a step, in all images that it is for."""
+        images = step.images_of(batch)
+        return [
+            self.run.count_cells(step.windows[number], None if images is None else images[place])
+            for place, number in enumerate(batch)
+        ]
 
     def _make_task(
         self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
@@ -317,7 +341,7 @@ class Evaluator:
 
         def report(hand: Hand, number: int, denoised: Tensor) -> None:
             self.run.note_shares(step, boxes[number], hand)
-            done.extend(box.extent for box in boxes[number])
+            done.extend(self._list_cells(step, todo[number]))
             self._report(denoised, step, windows=len(todo[number]), done=done)
 
         costs = []
@@ -327,6 +351,7 @@ class Evaluator:
         return Task(
             call=call,
             boxes=boxes,
+            images=[step.images_of(batch) for batch in todo],
             costs=costs,
             unit=self.run.tiling.unit,
             memory=self.run.memory,
@@ -343,18 +368,18 @@ class Evaluator:
     ) -> Tensor:
         """Evaluate one batch of windows in one model call."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        boxes = [step.windows[number].box for number in batch]
+        boxes, images = [step.windows[number].box for number in batch], step.images_of(batch)
         unit, control = self.run.tiling.unit, call["c"].get("control")
         if isinstance(control, DeferredControl):
             control.evaluate_foreign()
-        window_call = crop_call(call, boxes, unit=unit, memory=self.run.memory)
+        window_call = crop_call(call, boxes, unit=unit, memory=self.run.memory, images=images)
         if control is not None:
-            features = crop_control(control, call, boxes, unit, window_call)
+            features = crop_control(control, call, boxes, unit, window_call, images)
             window_call["c"]["control"] = features
         inner = self.inner
         if inner is not None and len(boxes) == 1:
             inner = cutter_of(call, self.run.memory).cut(inner, boxes[0])
-        return self._call_with_cache(inner, apply_model, window_call, step, boxes)
+        return self._call_with_cache(inner, apply_model, window_call, step, batch)
 
     def _call_with_cache(
         self,
@@ -362,10 +387,12 @@ class Evaluator:
         apply_model: ModelFunction,
         call: ModelCall,
         step: Step,
-        boxes: Sequence[Box],
+        batch: Sequence[int],
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
-        call = self.run.caches.give_own(call, (step.area, boxes[0], self.run.frames), step.index)
+        boxes, images = [step.windows[number].box for number in batch], step.images_of(batch)
+        place = step.area, boxes[0], self.run.frames, images and images[0]
+        call = self.run.caches.give_own(call, place, step.index)
         return self._call(inner, apply_model, call, boxes)
 
     def _call(
@@ -406,6 +433,17 @@ class Evaluator:
             f"{len(done)} of {len(step.windows)} windows, "
             f"{100 * tally.share:.0f}% of full cost so far{left}"
         )
+
+
+def _add_window(total: Tensor, part: Tensor, step: Step, number: int) -> None:
+    """Add a window's [conds * its images, C, ..., h, w] to `total` [conds, B, C, ..., h, w]."""
+    target, weight = crop(total, step.windows[number].box), step.window_weights[number]
+    part = part.unflatten(0, (len(total), -1))
+    if step.images is None:
+        target.addcmul_(part, weight)
+        return
+    for place, image in enumerate(step.images[number]):
+        target[:, image].addcmul_(part[:, place], weight[place if len(weight) > 1 else 0])
 
 
 def keeps_windows(call: ModelCall) -> bool:

@@ -20,6 +20,7 @@ from comfy.samplers import cast_transformer_options
 from torch import Tensor
 
 from ..utils import Box
+from ..windows.tiling import Images
 from .board import Board, Hand
 from .control import DeferredControl
 from .cropping import RunMemory
@@ -38,13 +39,15 @@ INTERRUPT_POLL_S = 0.1
 class Task:
     """The batches of windows of one model call: what hands evaluate.
 
-    `boxes` are the windows of each batch, `unit` is the model's patch in cells. `evaluate`
+    `boxes` are the windows of each batch, and `images` those that each is for, None for all of the
+    latent batch; `unit` is the model's patch in cells. `evaluate`
     evaluates the batch of a number in this process, by a model function and the call on its device;
     `report` counts the result of a batch, which a hand evaluated.
     """
 
     call: ModelCall
     boxes: Sequence[Sequence[Box]]
+    images: Sequence[Sequence[Images] | None]
     costs: Sequence[float]
     unit: int
     memory: RunMemory

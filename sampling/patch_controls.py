@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..utils import Box, ceil_div, round_up
+from ..windows.tiling import Images
 from .cropping import Cropper, Grid, grid_of
 from .protocols import Hints, ModelCall, Options
 
@@ -48,6 +49,7 @@ class Windows(NamedTuple):
     """A batch of windows of one shape: where they lie on the canvas `noisy` [rows, C, ..., H, W].
 
     `hints` keeps prepared pictures for the length of a run, and what moved to another `device`.
+    `images` are those that each window is for; None: all of the batch.
     """
 
     noisy: Tensor
@@ -56,10 +58,11 @@ class Windows(NamedTuple):
     unit: int
     hints: Hints
     device: torch.device
+    images: Sequence[Images] | None = None
 
     @property
     def cropper(self) -> Cropper:
-        return Cropper(self.noisy, self.boxes, conds=self.conds, unit=self.unit)
+        return Cropper(self.noisy, self.boxes, conds=self.conds, unit=self.unit, images=self.images)
 
     def pad(self) -> Windows:
         """Return the same on the canvas as transformers pad it: to whole units."""
@@ -111,7 +114,9 @@ def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hin
     stand-in. `hints` keeps prepared pictures for the length of a run.
     """
     device = options.get("multigpu_thread_device", call["input"].device)
-    windows = Windows(call["input"], cropper.boxes, cropper.conds, cropper.unit, hints, device)
+    windows = Windows(
+        call["input"], cropper.boxes, cropper.conds, cropper.unit, hints, device, cropper.images
+    )
     stand_ins: dict[int, Any] = {}
     patches = options.get("patches", {})
     for listed in patches.values():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..utils import Box
+from ..windows.tiling import Images
 from .protocols import Conds, Hints, ModelCall, Options, Source, Sources, ids_of_conds
 from .rules import refusal
 
@@ -40,16 +41,15 @@ def is_remade(cond: Conds) -> bool:
     return "gligen" in cond or "vinput_mask" in cond.get("model_conds", {})
 
 
-def remake_entries(call: ModelCall, boxes: Sequence[Box], sources: Sources, made: Hints) -> Conds:
-    """Return the REMADE_ENTRIES of a call for a batch of windows of one shape.
+def remake_entries(call: ModelCall, box: Box, rows: int, sources: Sources, made: Hints) -> Conds:
+    """Return the REMADE_ENTRIES of a call for windows of a box' shape, of so many rows per cond.
 
     `made` keeps them for the length of a run: the model remembers references by their identity.
     """
     ids = ids_of_conds(call)
     if not all(cond_id in sources for cond_id in ids):
         raise refusal("the tokens of HiDream-O1", "Sample with one of ComfyUI's own samplers")
-    noisy, box = call["input"], boxes[0]
-    rows = len(boxes) * (len(noisy) // len(ids))
+    noisy = call["input"]
     key: Hashable = "entries", *ids, rows, box.height, box.width, noisy.device
     if key not in made:
         shape = rows, *noisy.shape[1:-2], box.height, box.width
@@ -83,11 +83,17 @@ def _is_gligen(patch: Any) -> bool:
 
 
 def remake_gligen(
-    options: Options, call: ModelCall, boxes: Sequence[Box], sources: Sources, made: Hints
+    options: Options,
+    call: ModelCall,
+    boxes: Sequence[Box],
+    sources: Sources,
+    made: Hints,
+    images: Sequence[Images] | None = None,
 ) -> Options:
     """Return the options with the GLIGEN boxes of each window; the same options without boxes.
 
-    ComfyUI evaluates such a cond in a call of its own.
+    ComfyUI evaluates such a cond in a call of its own. `images` are those that each window is for;
+    None: all of the batch.
     """
     if not has_gligen(options):
         return options
@@ -95,14 +101,16 @@ def remake_gligen(
     if len(ids) != 1 or "gligen" not in getattr(sources.get(ids[0]), "cond", {}):
         raise refusal("GLIGEN boxes", "Set them with ComfyUI's GLIGENTextboxApply")
     noisy = call["input"]
+    rows = [len(noisy)] * len(boxes) if images is None else [len(some) for some in images]
     patches = []
-    for box in boxes:
-        key: Hashable = "gligen", ids[0], box, len(noisy), noisy.device
+    for box, count in zip(boxes, rows, strict=True):
+        key: Hashable = "gligen", ids[0], box, count, noisy.device
         if key not in made:
-            made[key] = _make_gligen(sources[ids[0]].cond["gligen"], noisy, box)
+            made[key] = _make_gligen(sources[ids[0]].cond["gligen"], noisy[:count], box)
         patches.append(made[key])
     middle = [
-        _join_rows(patches) if _is_gligen(patch) else patch for patch in options["patches"][MIDDLE]
+        _join_rows(patches, rows) if _is_gligen(patch) else patch
+        for patch in options["patches"][MIDDLE]
     ]
     return {**options, "patches": {**options["patches"], MIDDLE: middle}}
 
@@ -127,11 +135,13 @@ def crop_positions(positions: Sequence[Position], box: Box) -> list[Position]:
     return cropped
 
 
-def _join_rows(patches: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
+def _join_rows(
+    patches: Sequence[Callable[..., Tensor]], rows: Sequence[int]
+) -> Callable[..., Tensor]:
     """Return the patch for a batch of windows, whose rows lie one window after the other."""
 
     def patch(x: Tensor, extra_options: Options) -> Tensor:
-        parts = x.chunk(len(patches))
+        parts = x.split(list(rows))
         done = [one(part, extra_options) for one, part in zip(patches, parts, strict=True)]
         return torch.cat(done)
 

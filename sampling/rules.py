@@ -201,6 +201,11 @@ def reads_first_row(c: Conds) -> bool:
     )
 
 
+def has_frames(c: Conds) -> bool:
+    """Tell whether the rows of a call `c` are the frames of a clip (Stable Video Diffusion)."""
+    return "num_video_frames" in c
+
+
 def has_foreign(
     transformer_options: Options, function_wrapper: ModelFunctionWrapper | None
 ) -> bool:

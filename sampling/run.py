@@ -19,14 +19,15 @@ from torch import Tensor
 from ..quadtree import Quadtree
 from ..utils import Box, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
+from ..windows.batches import ImageWindows, plan_images
 from ..windows.blending import METHODS, Method, compute_shares
-from ..windows.planning import Planner, mark_active_units
+from ..windows.planning import mark_active_units
 from ..windows.sharing import choose_batch
-from ..windows.tiling import Tiling, Window
+from ..windows.tiling import Images, Tiling, Window
 from .board import Hand
 from .caches import WindowCaches
 from .cond_masks import CondMasks
-from .cropping import RunMemory, crop
+from .cropping import RunMemory, crop, take_images
 from .frames import take_frames
 from .keeping import KeepWatch
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
@@ -93,7 +94,8 @@ class RunPlan:
     `owner` is the patch that opened it: of two in one chain only the later one acts. `denoise` is
     float64 [B or 1, H, W] in 0..1 and [B or 1, T or 1, H, W] for videos, and so is `open`, bool:
     the cells that core's noise mask lets change. `inner` is a wrapper of another node, which is
-    called in the model's place.
+    called in the model's place. `apart` tells that each image of a batch has windows of its own;
+    else all have the same, as the frames of a clip must.
     """
 
     owner: object
@@ -103,6 +105,7 @@ class RunPlan:
     denoise: Tensor
     open: Tensor
     inner: ModelFunctionWrapper | None = None
+    apart: bool = False
 
     @property
     def canvas(self) -> Box:
@@ -115,8 +118,13 @@ class RunPlan:
         return SCHEDULES[self.schedule](self.denoise, index, steps)
 
     def active(self, index: int, steps: int) -> Tensor:
-        """Return the cells, bool [H, W], that are evaluated at a step, in any image or frame."""
-        return ((self.freedom(index, steps) > 0) & self.open).flatten(0, -3).any(0)
+        """Return the cells, bool [B or 1, H, W], that are evaluated at a step, in any frame.
+
+        They are those of each image, or where images are not `apart` those of any.
+        """
+        cells = (self.freedom(index, steps) > 0) & self.open
+        cells = cells.reshape(len(cells), -1, *cells.shape[-2:]).any(1)
+        return cells if self.apart else cells.any(0, keepdim=True)
 
     def model_weight(self, index: int, steps: int) -> Tensor:
         """Return the weight in 0..1 of the model's estimate at a step, for every cell.
@@ -134,13 +142,18 @@ class Layout:
     """The windows of one step in one area of the canvas.
 
     `windows` are relative to the area, and each has its normalised share in `shares`, [h, w] on the
-    CPU.
+    CPU. `images` are those of the batch that each window is for; None: all.
     """
 
     index: int
     area: Box
     windows: tuple[Window, ...]
     shares: tuple[Tensor, ...]
+    images: tuple[Images, ...] | None = None
+
+    def images_of(self, numbers: Sequence[int]) -> list[Images] | None:
+        """Return the images that each of these windows is for; None: all, for every window."""
+        return None if self.images is None else [self.images[number] for number in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,9 +170,9 @@ class Step(Layout):
 
     @property
     def is_one_window(self) -> bool:
-        """Tell whether a single window covers the whole area."""
+        """Tell whether a single window covers the whole area, for all images."""
         whole = Box(0, 0, self.area.width, self.area.height)
-        return len(self.windows) == 1 and self.windows[0].box == whole
+        return self.images is None and len(self.windows) == 1 and self.windows[0].box == whole
 
 
 class Share(NamedTuple):
@@ -199,7 +212,7 @@ class Run:
         self.shares: list[Share] = []  # who evaluated which windows, of those steps
         self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
-        self._plans: dict[Box, list[tuple[Window, ...]]] = {}  # the windows of each step, by area
+        self._plans: dict[Box, list[list[ImageWindows]]] = {}  # of each step, by area
         self._step_cells: list[int] = []  # of the windows of each step of the canvas, once counted
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
@@ -330,6 +343,12 @@ class Run:
         self.batch = 1
         return several
 
+    def join_images(self) -> None:
+        """Give all images the same windows from here on: the rows of a call depend on each other,
+        or nobody knows which of them belongs to which image."""
+        self.plan = replace(self.plan, apart=False)
+        self._forget_plans()
+
     def _plan_with(self, tiling: Tiling) -> None:
         self.tiling = tiling
         self._forget_plans()
@@ -396,9 +415,10 @@ class Run:
         weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
         weight = take_frames(weight, self.frames)
         window_weights = []
-        for window, share in zip(layout.windows, layout.shares, strict=True):
-            sent = send(share.float(), like.device)
-            window_weights.append(sent * crop(weight, window.box))
+        for number, (window, share) in enumerate(zip(layout.windows, layout.shares, strict=True)):
+            sent, images = send(share.float(), like.device), layout.images_of([number])
+            of_window = weight if images is None else take_images(weight, images[0])
+            window_weights.append(sent * crop(of_window, window.box))
         return Step(
             index=index,
             area=area,
@@ -406,19 +426,35 @@ class Run:
             windows=layout.windows,
             shares=layout.shares,
             window_weights=tuple(window_weights),
+            images=layout.images,
         )
 
     def lay_out(self, index: int, area: Box | None = None) -> Layout:
         """Return the windows of a step with their shares (area None: the whole canvas)."""
         area = self.plan.canvas if area is None else area
-        windows = self.windows(index, area)
-        margin = self.tiling.overlap * self.tiling.unit // 2
-        shares = compute_shares(windows, (area.height, area.width), self.plan.method, margin)
-        return Layout(index=index, area=area, windows=windows, shares=shares)
+        size, margin = (area.height, area.width), self.tiling.overlap * self.tiling.unit // 2
+        windows: list[Window] = []
+        shares: list[Tensor] = []
+        images: list[Images] = []
+        for some, of_images in self._plan(index, area):
+            windows += some
+            shares += compute_shares(some, size, self.plan.method, margin)
+            images += [] if of_images is None else [of_images] * len(some)
+        return Layout(
+            index=index,
+            area=area,
+            windows=tuple(windows),
+            shares=tuple(shares),
+            images=tuple(images) or None,
+        )
 
     def windows(self, index: int, area: Box | None = None) -> tuple[Window, ...]:
         """Return the windows of a step, relative to the area (None: the whole canvas)."""
         area = self.plan.canvas if area is None else area
+        return tuple(window for planned in self._plan(index, area) for window in planned.windows)
+
+    def _plan(self, index: int, area: Box) -> list[ImageWindows]:
+        """Return the windows of a step, relative to the area, by the images that have them."""
         if area not in self._plans:
             self._plans[area] = self._plan_steps(area)
         return self._plans[area][index]
@@ -439,7 +475,8 @@ class Run:
         active = crop(self.plan.active(self.first_step + step.index, self.all_steps), step.area)
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, (window, share) in enumerate(zip(step.windows, step.shares, strict=True)):
-            answered = crop(active, window.box) & (share > 0)
+            some = active if step.images is None else active[list(step.images[number])]
+            answered = crop(some, window.box).any(0) & (share > 0)
             counting = []
             for cond, mask in enumerate(masks):
                 inside = None if mask is None else crop(crop(mask, step.area), window.box)
@@ -449,13 +486,14 @@ class Run:
                 groups.setdefault(tuple(counting), []).append(number)
         return groups
 
-    def _plan_steps(self, area: Box) -> list[tuple[Window, ...]]:
+    def _plan_steps(self, area: Box) -> list[list[ImageWindows]]:
         """Return the windows of every step in an area: together, so that they share shapes."""
-        units = []
+        units = []  # of each image, at each step
         for index in range(self.first_step, self.first_step + self.clock.steps):
             active = crop(self.plan.active(index, self.all_steps), area)
-            units.append(mark_active_units(active, self.tiling.unit))
-        return Planner((area.height, area.width), self.tiling).plan_run(units)
+            units.append([mark_active_units(cells, self.tiling.unit) for cells in active])
+        by_image = list(zip(*units, strict=True))
+        return plan_images(by_image, (area.height, area.width), self.tiling)
 
     def estimate_left(self, step: Step, done: Sequence[int]) -> float | None:
         """Return the seconds left when `done` cells, by window, of a step are; None if unknown."""
@@ -471,9 +509,19 @@ class Run:
         return self.pace.estimate_left(evaluated / sum(work), time.monotonic())
 
     def _count_cells(self) -> list[int]:
-        """Return the cells of the windows of each step of the canvas."""
-        steps = (self.windows(index) for index in range(self.clock.steps))
-        return [sum(one.box.extent for one in windows) for windows in steps]
+        """Return the cells of the windows of each step of the canvas, in all images."""
+        return [
+            sum(
+                self.count_cells(window, images)
+                for windows, images in self._plan(index, self.plan.canvas)
+                for window in windows
+            )
+            for index in range(self.clock.steps)
+        ]
+
+    def count_cells(self, window: Window, images: Images | None) -> int:
+        """Return the cells of a window in the images that it is for; None: in all of them."""
+        return window.box.extent * (self.images if images is None else len(images))
 
     # ---- the blend of the model's estimate with the base
 
@@ -546,11 +594,12 @@ def create_run(
     open_cells: Tensor | None = None,
     mode: Mode = Mode.PRESERVE,
     inner: ModelFunctionWrapper | None = None,
+    apart: bool = False,
 ) -> Run:
     """Create a run on latents of `denoise`'s [B or 1, H, W], or [B or 1, T or 1, H, W] for videos.
 
     `frames` counts the latent's frames. `open_cells`, bool like `denoise`, are the cells that may
-    change; None: all of them. See `RunPlan` for `owner` and `inner`.
+    change; None: all of them. See `RunPlan` for `owner`, `inner` and `apart`.
     """
     height, width = denoise.shape[-2:]
     if open_cells is None:
@@ -563,6 +612,7 @@ def create_run(
         denoise=denoise,
         open=open_cells,
         inner=inner,
+        apart=apart and max(len(denoise), len(open_cells)) > 1,
     )
     batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
     tiling = geometry.choose_tiling(settings, height, width, frames)

@@ -38,6 +38,8 @@ import numpy as np
 
 from ..utils import Box
 
+Images = tuple[int, ...]  # numbers of images of a batch
+
 UnitBox = NewType("UnitBox", Box)
 HalfUnitBox = NewType("HalfUnitBox", Box)
 

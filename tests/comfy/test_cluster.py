@@ -34,7 +34,7 @@ from quadtree_pack.nodes import QuadtreeCluster
 from quadtree_pack.sampling.parallel import HERE, TEAM
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing import guided, trouble
-from quadtree_pack.testing.support import half_kept, patched
+from quadtree_pack.testing.support import half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
     hint_image,
@@ -265,6 +265,16 @@ def test_windows_that_share_calls_are_the_same_on_workers(
     )
     together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), **settings)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+def test_images_with_a_tree_each_are_the_same_on_workers(machines, orders):
+    entry, told = entry_of("flux"), []
+    model, prompt = make(machines, "flux")
+    latent, other = entry.latent(batch=2), tree_of([[0.8, 0.0, 0.0], [0.0, 0.0, 0.0]], 32, 40)
+    trees, settings = (half_kept(32, 40), other), {"overlap_px": 0, "batch": 2}
+    expected = sample(entry, latent, model=patched(entry, *trees, model=model, **settings), **RUN)
+    together = patched(entry, *trees, model=share(model, prompt, told), **settings)
+    sample_until_all_take_part(entry, latent, together, told, expected)
 
 
 @pytest.mark.parametrize("family", ["flux", "sd15"])

@@ -114,7 +114,7 @@ def test_a_failure_of_ray_s_own_keeps_the_step_here_with_a_note(monkeypatch):
     monkeypatch.setattr(crew.ClusterRun, "_pack_call", fail)
     joined = make_run(notes)
     for _ in range(2):
-        joined.start(None, Task(call, [], [], 1, None, None, None))
+        joined.start(None, Task(call, [], [], [], 1, None, None, None))
     assert joined._job is None and len(notes) == 1 and "the object store is full" in notes[0]
 
 
