@@ -423,4 +423,6 @@ def _is_same(cropped: Any, value: Any) -> bool:
             and len(cropped) == len(value)
             and all(map(_is_same, cropped, value))
         )
+    if isinstance(value, Tensor) and isinstance(cropped, Tensor):
+        return torch.equal(cropped, value)
     return cropped is value

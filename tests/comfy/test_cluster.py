@@ -230,6 +230,22 @@ def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, s
     sample_until_all_take_part(entry, latent, together, told, expected)
 
 
+def test_what_is_the_same_for_all_windows_is_sent_once_in_a_run(machines, orders, monkeypatch):
+    entry = entry_of("flux")
+    shared = share(*make(machines, "flux"))
+    together = patched(entry, half_kept(32, 40), model=shared, overlap_px=0, batch=1)
+    monkeypatch.setattr(crew, "SHARED_BYTES", 1)
+    sent = []
+    put = crew.CREW.ray.put
+    monkeypatch.setattr(crew.CREW.ray, "put", lambda value: sent.append(value) or put(value))
+    counts = []
+    for steps in (2, 4):
+        sample(entry, entry.latent(), model=together, steps=steps)
+        counts.append(len(sent))
+        sent.clear()
+    assert counts[0] == counts[1] > 0
+
+
 @pytest.mark.parametrize("family", ["flux", "sd15", "wan21_t2v"])
 def test_windows_of_a_model_in_half_precision_travel_in_it(machines, orders, monkeypatch, family):
     """Those of a flow model: SD 1.5 divides the latent in float32."""
