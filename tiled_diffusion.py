@@ -39,6 +39,7 @@ from .sampling.guides import Guides
 from .sampling.history import forget_held
 from .sampling.model import Geometry, Settings, is_compiled
 from .sampling.parallel import TEAM, Cluster, Devices, Team
+from .sampling.patches import list_attached
 from .sampling.placing import WHOLE, Part, locate
 from .sampling.protocols import (
     Conds,
@@ -165,9 +166,9 @@ class TiledDiffusion:
             inner,
             rises=bool(rise),
             guides=guides.frames,
-            apart=not (audio or getattr(executor.class_obj.model_patcher, "injections", None)),
+            apart=not (audio or getattr(model, "injections", None)),
         )
-        run.audio = audio
+        run.audio, run.attached = audio, list_attached(model)
         if rise:
             run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
         carrier = options.setdefault("transformer_options", {})

@@ -43,6 +43,7 @@ from .rules import (
     list_foreign,
     needs_one_row,
     reads_first_row,
+    refusal,
     refuse_blocks,
 )
 from .run import Run, Step
@@ -239,7 +240,8 @@ class Evaluator:
 
         Masks in patches have rows for conds or for images, and what another pack wraps or patches
         may take the rows of a call for positive and negative: both are right with one window only.
-        So are masks of which the model reads the first row only.
+        So are masks of which the model reads the first row only. Raises ValueError for a mask that
+        is inside the network, where it cannot be cut.
         """
         options = call["c"].get("transformer_options", {})
         cutter = cutter_of(call, self.run.memory)
@@ -250,6 +252,8 @@ class Evaluator:
                     "windows are evaluated without Flux KV Cache, which keeps what one window saw; "
                     "the reference is evaluated with each of them"
                 )
+            for found in cutter.find_motion_masks(self.run.attached):
+                raise refusal(f"the mask in {found.name} ({found.owner})", "Use a number there")
             for owner in {found.owner for found in cutter.find_unknown([options, self.inner])}:
                 self.run.note(
                     f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "

@@ -8,6 +8,7 @@ a copy that holds the window's part of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from .contents import Found, find_tensors, replace_tensors
 from .cropping import SHORTEST_PICTURE, Grid, crop, grid_of
 from .protocols import ResizedMasks
 
+MASK_WORDS = ("mask",)  # in the names of masks
+MOTION_WORDS = ("multival", "effect", "scale")  # in AnimateDiff's names for those of the user
 MASK_PX_PER_CELL = 8  # masks are resized to so many px per cell, where they are no whole multiple
 ASPECT_TOLERANCE = 0.02
 # A mask of two dimensions with sides as long as this is a picture, whatever its aspect: calls do
@@ -42,6 +45,10 @@ class PatchCutter:
     def find_masks(self, holder: Any) -> list[Found]:
         """Return the masks that `cut` would cut."""
         return [found for found in find_tensors(holder) if self._is_mask(found)]
+
+    def find_motion_masks(self, attached: Sequence[object]) -> list[Found]:
+        """Return the masks among what `list_attached` returned."""
+        return [found for found in find_tensors(attached) if self._is_mask(found, MOTION_WORDS)]
 
     def find_unknown(self, holder: Any) -> list[Found]:
         """Return what looks like a picture over the canvas and is no mask that `cut` would cut."""
@@ -78,14 +85,14 @@ class PatchCutter:
             self.resized[key] = mask, resized.reshape(*mask.shape[:-2], *size)
         return self.resized[key][1]
 
-    def _is_mask(self, found: Found) -> bool:
+    def _is_mask(self, found: Found, words: Sequence[str] = MASK_WORDS) -> bool:
         """Tell by its name and size whether a tensor is a mask over the canvas.
 
         A mask is stretched to the canvas whatever its own aspect. A small one of two dimensions may
         also be of words [rows, tokens], so it has to have the canvas' aspect.
         """
         name, mask = found.name.lower(), found.value
-        if "mask" not in name or "text" in name or mask.ndim < 2:
+        if not any(word in name for word in words) or "text" in name or mask.ndim < 2:
             return False
         grid = grid_of(mask)
         if min(grid) < SHORTEST_PICTURE or grid == (self.text_tokens, self.text_tokens):
@@ -102,3 +109,13 @@ class PatchCutter:
     def _has_its_aspect(self, grid: Grid) -> bool:
         ratio = grid[0] * self.canvas[1] / (grid[1] * self.canvas[0])
         return abs(ratio - 1) <= ASPECT_TOLERANCE
+
+
+def list_attached(patcher: Any) -> list[object]:
+    """Return what nodes attached to the models that come along with a `ModelPatcher`.
+
+    AnimateDiff's motion models do. They are inside the network while it runs, so nothing of that
+    can be cut.
+    """
+    along = getattr(patcher, "additional_models", {}).values()
+    return [one.attachments for models in along for one in models]

@@ -204,6 +204,7 @@ class Run:
         self.memory = RunMemory(references=References(references))
         self.caches = WindowCaches()
         self.keep_watch = KeepWatch()
+        self.attached: Sequence[object] = ()  # see `patches.list_attached`
         self.pace = Pace()
         self.started_s = 0.0  # when sampling started, of time.monotonic
         self.single = False  # one window in each call, so that they are shared out evenly

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .local_models import localize
-from .neighbours import Graph
+from .neighbours import Graph, left_mask
 from .packs import call, module_beside
 from .tiny_models.building import randomize
 from .tiny_models.unets import UNET
@@ -18,17 +18,30 @@ FRAMES = 8
 LONGEST = 32  # frames that the motion module has positions for
 
 
-def animated(**context: Any) -> Callable[[], Graph]:
-    """Return what makes the graph of a motion module, in context windows if they are given."""
+def animated(multivals: Callable[[], dict[str, Any]] = dict, **context: Any) -> Callable[[], Graph]:
+    """Return what makes the graph of a motion module, in context windows if they are given.
+
+    `multivals` returns more inputs of the node that applies it.
+    """
 
     def patch(model: Any) -> Any:
-        motion = call("ADE_ApplyAnimateDiffModelSimple", motion_model=make_motion_model())
+        module = make_motion_model()
+        motion = call("ADE_ApplyAnimateDiffModelSimple", motion_model=module, **multivals())
         options = {}
         if context:
             options["context_options"] = call("ADE_StandardUniformContextOptions", **context)
         return call(NODE, model=model, m_models=motion, **options)
 
     return lambda: Graph(patch, family="sd15_deep", steps=4)
+
+
+def animated_by_mask(multival: str) -> Callable[[], Graph]:
+    """Return the same with a mask in one of its multivals: less motion on the left."""
+
+    def make_multival() -> dict[str, Any]:
+        return {multival: call("ADE_MultivalDynamic", float_val=0.7, mask_optional=left_mask())}
+
+    return animated(make_multival)
 
 
 def make_motion_model() -> Any:

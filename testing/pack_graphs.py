@@ -14,7 +14,7 @@ from torch import Tensor
 
 import nodes as core
 
-from .animate_diff import FRAMES, animated
+from .animate_diff import FRAMES, animated, animated_by_mask
 from .local_models import HEIGHT, WIDTH, local, localize
 from .neighbours import Graph, left_mask, other, sampled
 from .packs import Neighbour, call, call_all, module_beside, patched_by
@@ -458,6 +458,12 @@ NEIGHBOURS: dict[str, Neighbour] = {
         mixes=True,
     ),
     "ADE_UseEvolvedSampling": Neighbour(animated(), images=FRAMES),
+    "ADE_UseEvolvedSampling, effect_multival with a mask": Neighbour(
+        animated_by_mask("effect_multival"), images=FRAMES
+    ),
+    "ADE_UseEvolvedSampling, scale_multival with a mask": Neighbour(
+        animated_by_mask("scale_multival"), images=FRAMES
+    ),
     "ADE_UseEvolvedSampling, context_options": Neighbour(
         animated(context_length=FRAMES // 2, context_overlap=1), images=FRAMES
     ),

@@ -1,6 +1,7 @@
 """Masks that other packs keep in patches of attention are cut with the window; other pictures, and
 wrappers that hold one, are told."""
 
+import contextlib
 import functools
 import logging
 
@@ -430,6 +431,27 @@ def kept_in_a_block(model):
 
 def kept_by_a_wrapper(model):
     model.set_model_unet_function_wrapper(Keeping().wrap)
+
+
+class Motion:
+    """What AnimateDiff-Evolved attaches to the motion model that comes along with a model."""
+
+    def __init__(self, effect):
+        self.effect_multival = effect
+
+
+@pytest.mark.parametrize(("tile_px", "is_cut"), [(0, False), (128, True)])
+def test_masks_inside_the_network_are_refused_where_windows_are_cut(tile_px, is_cut):
+    entry = local("sd15")
+    for effect in (make_mask(HEIGHT * PX, WIDTH * PX), 0.7):
+        model, motion = entry.model.clone(), entry.model.clone()
+        motion.set_attachments("motion", Motion(effect))
+        model.set_additional_models("motion", [motion])
+        tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model, tile_px=tile_px)
+        refused = is_cut and isinstance(effect, torch.Tensor)
+        words = pytest.raises(ValueError, match=r"effect_multival \(Motion\).* Use a number there")
+        with words if refused else contextlib.nullcontext():
+            sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=2)
 
 
 @pytest.mark.parametrize("how", [kept_in_a_block, kept_by_a_wrapper])
