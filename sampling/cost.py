@@ -55,26 +55,27 @@ def estimate_cost(
 ) -> float:
     """Return the share of the full model cost that a run on height x width cells takes.
 
-    It is counted in evaluated cells, of so many frames and of all prompts. The run plans as it
+    `trees` are those of the images of a batch, or of the frames of a clip. It is counted in
+    evaluated cells, of so many frames and of all prompts. The run plans as it
     would when sampling, so for samplers whose calls per step are known the share is exact.
     """
     denoise = build_denoise_maps(trees, settings, geometry, height, width)
-    return _estimate_from_maps(denoise, settings, geometry, sampling, frames, prompts)
+    run = plan_run(
+        denoise,
+        settings,
+        geometry,
+        sampling,
+        frames,
+        apart=not (frames > 1 or geometry.mixes_rows or isinstance(trees, FrameTrees)),
+    )
+    return _measure(run, sampling, prompts)
 
 
-def _estimate_from_maps(
-    denoise: Tensor,
-    settings: Settings,
-    geometry: Geometry,
-    sampling: Sampling,
-    frames: int = 1,
-    prompts: Masks = ONE_PROMPT,
-) -> float:
-    """Return the share of the cells that a run with this denoise [B, H, W] evaluates.
+def _measure(run: Run, sampling: Sampling, prompts: Masks = ONE_PROMPT) -> float:
+    """Return the share of the cells that a run evaluates.
 
     Windows are cut in space and hold all frames, so that is their share of all frames, too.
     """
-    run = plan_run(denoise, settings, geometry, sampling, frames)
     shares = measure_steps(run, prompts)
     cost = sum(calls * share for calls, share in zip(sampling.calls, shares, strict=True))
     return cost / sum(sampling.calls)
@@ -89,7 +90,7 @@ def measure_steps(run: Run, prompts: Masks = ONE_PROMPT) -> list[float]:
             resized = _resize(mask, canvas.height, canvas.width)
             run.masks.note({"uuid": number, "mask": resized})
     count = _count_masked if is_masked else _count_everywhere
-    whole = canvas.extent * len(prompts)
+    whole = canvas.extent * run.images * len(prompts)
     return [count(run, step, len(prompts)) / whole for step in range(run.clock.steps)]
 
 
@@ -99,14 +100,16 @@ def _resize(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def _count_everywhere(run: Run, step: int, prompts: int) -> int:
-    return prompts * sum(window.box.extent for window in run.windows(step))
+    return prompts * run.count_step(step)
 
 
 def _count_masked(run: Run, step: int, prompts: int) -> int:
     layout = run.lay_out(step)
+    images = layout.images or [None] * len(layout.windows)
     return sum(
-        len(counting) * sum(layout.windows[number].box.extent for number in numbers)
+        len(counting) * run.count_cells(layout.windows[number], images[number])
         for counting, numbers in run.group_windows(range(prompts), layout).items()
+        for number in numbers
     )
 
 
@@ -116,9 +119,16 @@ def plan_run(
     geometry: Geometry,
     sampling: Sampling,
     frames: int = 1,
+    *,
+    apart: bool = False,
 ) -> Run:
-    """Return a run with this denoise [B, H, W], started so that it can tell its windows."""
-    run = create_run(None, settings, geometry, denoise, mode=sampling.mode, frames=frames)
+    """Return a run with this denoise [B, H, W], started so that it can tell its windows.
+
+    `apart` tells that each image of a batch has windows of its own.
+    """
+    run = create_run(
+        None, settings, geometry, denoise, frames=frames, mode=sampling.mode, apart=apart
+    )
     last = sampling.first_step + sampling.steps
     all_steps = sampling.all_steps or last
     sigmas = [float(all_steps - step) for step in range(all_steps + 1)]
@@ -154,4 +164,5 @@ def estimate_rough_cost(denoise: Tensor, steps: int, frames: int = 1) -> float:
     """
     latent_frames = TYPICAL.count_frames(frames)
     sampling = Sampling(steps=steps)
-    return _estimate_from_maps(denoise[None], ROUGH_SETTINGS, ROUGH, sampling, latent_frames)
+    run = plan_run(denoise[None], ROUGH_SETTINGS, ROUGH, sampling, latent_frames)
+    return _measure(run, sampling)

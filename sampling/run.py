@@ -500,7 +500,9 @@ class Run:
         """Return the seconds left when `done` cells, by window, of a step are; None if unknown."""
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
-        cells = self._step_cells = self._step_cells or self._count_cells()
+        cells = self._step_cells = self._step_cells or [
+            self.count_step(index) for index in range(self.clock.steps)
+        ]
         calls = self.clock.list_calls()
         now = self.clock.all_calls
         if now >= len(calls) or calls[now] != step.index:  # the sampler calls in its own way
@@ -509,16 +511,13 @@ class Run:
         evaluated = sum(work[:now]) + sum(done)
         return self.pace.estimate_left(evaluated / sum(work), time.monotonic())
 
-    def _count_cells(self) -> list[int]:
-        """Return the cells of the windows of each step of the canvas, in all images."""
-        return [
-            sum(
-                self.count_cells(window, images)
-                for windows, images in self._plan(index, self.plan.canvas)
-                for window in windows
-            )
-            for index in range(self.clock.steps)
-        ]
+    def count_step(self, index: int) -> int:
+        """Return the cells of the windows of a step of the canvas, in all images."""
+        return sum(
+            self.count_cells(window, images)
+            for windows, images in self._plan(index, self.plan.canvas)
+            for window in windows
+        )
 
     def count_cells(self, window: Window, images: Images | None) -> int:
         """Return the cells of a window in the images that it is for; None: in all of them."""

@@ -157,7 +157,8 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
         if values["clean_latent"] is None
         else values["clean_latent"]["samples"].expand_as(latent)
     )
-    trees = [tree.keep_below(values["skip_diffusion_below"]) for tree in values["quadtree"]]
+    given = values["quadtree"]
+    trees = type(given)(tree.keep_below(values["skip_diffusion_below"]) for tree in given)
     if clean.any():
         for number, (row, own) in enumerate(zip(samples, clean, strict=True)):
             kept = trees[number % len(trees)].denoise_map(*latent.shape[-2:]) == 0

@@ -264,3 +264,18 @@ def test_the_estimate_is_what_is_counted(name, method):
         [tree], settings, Geometry.of(entry.model), sampling=Sampling(steps=7), height=50, width=66
     )
     assert spy.cells / (7 * 50 * 66) == pytest.approx(share, rel=1e-9)
+
+
+def test_the_estimate_of_a_batch_is_the_mean_of_its_images():
+    entry = entry_of("flux")
+    settings = Settings(tile_px=256, overlap_px=64)
+    trees = [tree_of([row], 50, 66) for row in ([0.0, 0.6], [0.3, 0.0], [0.0, 0.0])]
+    spy = Spy(attach(entry.model, trees, settings))
+    sample(entry, entry.latent(50, 66, batch=3), model=spy.model, steps=7, denoise=0.7)
+    geometry, run = Geometry.of(entry.model), {"sampling": Sampling(steps=7)}
+    together, *alone = (
+        estimate_cost(some, settings, geometry, **run, height=50, width=66)
+        for some in (trees, *([tree] for tree in trees))
+    )
+    assert together == pytest.approx(sum(alone) / 3, rel=1e-9)
+    assert spy.cells / (3 * 7 * 50 * 66) == pytest.approx(together, rel=1e-9)
