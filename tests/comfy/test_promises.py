@@ -28,7 +28,7 @@ from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.velocity import find_step
-from quadtree_pack.windows.blending import METHODS, compute_shares
+from quadtree_pack.windows.blending import METHODS
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 
@@ -179,14 +179,15 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
     def naive(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
         index = find_step(float(args["timestep"][0]), run.clock.sigmas)
-        windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
+        layout = run.lay_out(index)
         total = torch.zeros_like(args["input"], dtype=torch.float64)
-        for window, share in zip(
-            windows, compute_shares(windows, (48, 40), run.plan.method, margin), strict=True
-        ):
+        images = layout.images or [(0, 1)] * len(layout.windows)
+        for window, share, some in zip(layout.windows, layout.shares, images, strict=True):
             cut = crop_call(args, [window.box], unit=1, memory=RunMemory())
             denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
-            total[(..., *window.box.slices)] += denoised.double() * share
+            for image in some:  # every second row is of the same image
+                inside = (slice(image, None, 2), ..., *window.box.slices)
+                total[inside] += denoised[image::2].double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
         freedom, clean = (
             part.repeat(len(total) // 2, *[1] * (part.ndim - 1))
