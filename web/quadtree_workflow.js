@@ -73,6 +73,9 @@ function isPriceless(name, type, node) {
   return isText || SEEDS.has(name) || PRICELESS_TYPES.has(type);
 }
 
+/** Returns whether a widget is no value of its node: a text that a run shows, or a button. */
+const isShownOnly = ({ name, options }) => name.startsWith("$$") || options?.serialize === false;
+
 /** Adds a node, and all that leads to it but through inputs that `skips`, to `found`. */
 function collect(node, hosts, found, skips) {
   const path = pathOf(node, hosts);
@@ -80,7 +83,8 @@ function collect(node, hosts, found, skips) {
   const inputs = {};
   found.set(path, { class_type: node.comfyClass ?? node.type, inputs });
   checkCount(found);
-  const names = [...(node.inputs ?? []), ...(node.widgets ?? [])].map(({ name }) => name);
+  const values = (node.widgets ?? []).filter((widget) => !isShownOnly(widget));
+  const names = [...(node.inputs ?? []), ...values].map(({ name }) => name);
   for (const name of new Set(names)) {
     if (isOwn(name, node) || skips(name, findInput(node, name)?.type, node)) continue;
     const value = readInput(node, name, hosts);

@@ -86,6 +86,9 @@ def test_playing_goes_through_the_steps_and_stops(page):
     assert page.page.get_by_label("Play the steps").first.text_content() == "\u25b6"
 
 
+MOST_REQUESTS = 6  # for the run's own picture: its tree, price and steps, and a change to them
+
+
 def test_the_scrubber_follows_a_run_and_then_rests(page):
     page.page.evaluate(
         "graph => app.loadGraphData(graph)", json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
@@ -98,6 +101,12 @@ def test_the_scrubber_follows_a_run_and_then_rests(page):
             find("steps").value = 100; // it lasts longer than its plan takes on a busy machine
             find("seed").value = Date.now() % 1e6; // a new seed: the result must not be cached
             window.__steps = [];
+            window.__requests = 0;
+            const fetchApi = app.api.fetchApi.bind(app.api);
+            app.api.fetchApi = (route, ...more) => {
+                window.__requests += route.startsWith("/quadtree/preview");
+                return fetchApi(route, ...more);
+            };
             new MutationObserver(() => {
                 window.__steps.push(document.querySelector(".qt-steps span").textContent);
             }).observe(document.querySelector(".qt-steps span"), { childList: true });
@@ -107,8 +116,10 @@ def test_the_scrubber_follows_a_run_and_then_rests(page):
     scrub(page, 1)
     wait_for_step(page, "^step 1 of 100")
     scrub(page, 0)
-    page.page.evaluate("() => { window.__steps = []; }")
+    page.page.evaluate("() => { window.__steps = []; window.__requests = 0; }")
     assert page.run() == "execution_success"
+    # The node's text changes with every window, and nothing that the panel shows depends on it.
+    assert page.page.evaluate("window.__requests") <= MOST_REQUESTS
     wait_for_step(page, "^steps$")
     seen = [text for text in page.page.evaluate("window.__steps") if text.startswith("step ")]
     steps = [int(text.split()[1]) for text in seen]  # the server tells not every step
