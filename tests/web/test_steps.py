@@ -86,7 +86,7 @@ def test_playing_goes_through_the_steps_and_stops(page):
     assert page.page.get_by_label("Play the steps").first.text_content() == "\u25b6"
 
 
-MOST_REQUESTS = 6  # for the run's own picture: its tree, price and steps, and a change to them
+MOST_REQUESTS = 20  # for the tree, its price and its steps, and again on a busy machine
 
 
 def test_the_scrubber_follows_a_run_and_then_rests(page):
