@@ -131,13 +131,15 @@ def _decides_picture(
 
     A decoder that adds noise to them, as LTXV 0.9.1's does, would add other noise in every window.
     """
-    picture, again = (decoder.run_second_part(features, module, probe) for _ in range(2))
+    picture = decoder.run_second_part(features, module, probe)
     side = decoder.px_per_cell * PROBE_CELLS
     is_whole = picture.shape[-2:] == (side, side)
     if probe.ndim == 5:
         is_whole = is_whole and picture.shape[2] == count_px_frames(decoder.vae, probe)
-    is_whole = is_whole and bool(picture.isfinite().all())
-    return is_whole and bool((picture - again).abs().max() < LEVEL)
+    if not is_whole or not bool(picture.isfinite().all()):
+        return False
+    again = decoder.run_second_part(features, module, probe)
+    return bool((picture - again).abs().max() < LEVEL)
 
 
 def _measure_split_point(

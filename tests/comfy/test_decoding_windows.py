@@ -200,8 +200,9 @@ def test_an_interrupt_and_a_want_of_memory_are_not_taken_for_the_vae_s_own_failu
         decoded(vae, vae_latent(vae, *LARGE), CORNER, picture(vae, LARGE))
 
 
-@pytest.mark.parametrize("name", ["sd", "wan22"])
-def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
+# With one more to see that the decoder adds no noise.
+@pytest.mark.parametrize(("name", "runs"), [("sd", 6), ("wan22", 7)])
+def test_looking_for_a_cut_costs_few_cells(name, runs, vaes, monkeypatch):
     vae, cells = vaes[name], []
     rest = decoder.Decoder.run_second_part
 
@@ -213,7 +214,7 @@ def test_looking_for_a_cut_costs_few_cells(name, vaes, monkeypatch):
     with torch.no_grad():
         splitting.find_split_point(decoder.Decoder(vae), vae_latent(vae, *SIZE))
     strips = [some for some in cells if some > splitting.PROBE_CELLS**2]
-    assert len(cells) <= 7 and len(strips) == (2 if name in REACH else 1) and sum(cells) < 300
+    assert len(cells) <= runs and len(strips) == (2 if name in REACH else 1) and sum(cells) < 300
 
 
 def test_of_a_small_latent_all_is_decoded_and_nothing_probed(vaes, monkeypatch):

@@ -28,7 +28,7 @@ from quadtree_pack.testing.tiny_models import ZOO, entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import KEY
 from quadtree_pack.velocity import find_step
-from quadtree_pack.windows.blending import METHODS
+from quadtree_pack.windows.blending import METHODS, compute_shares
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 
@@ -179,14 +179,16 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
     def naive(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
         index = find_step(float(args["timestep"][0]), run.clock.sigmas)
-        layout = run.lay_out(index)
+        layout, margin = run.lay_out(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         images = layout.images or [(0, 1)] * len(layout.windows)
-        for window, share, some in zip(layout.windows, layout.shares, images, strict=True):
-            cut = crop_call(args, [window.box], unit=1, memory=RunMemory())
-            denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
-            for image in some:  # every second row is of the same image
-                inside = (slice(image, None, 2), ..., *window.box.slices)
+        for image in range(2):
+            own = [one for one, some in zip(layout.windows, images, strict=True) if image in some]
+            shares = compute_shares(own, (48, 40), run.plan.method, margin)
+            for window, share in zip(own, shares, strict=True):
+                cut = crop_call(args, [window.box], unit=1, memory=RunMemory())
+                denoised = apply_model(cut["input"], cut["timestep"], **cut["c"])
+                inside = (slice(image, None, 2), ..., *window.box.slices)  # rows of this image
                 total[inside] += denoised[image::2].double() * share
         freedom = run.freedom(index).view(2, *[1] * (total.ndim - 3), 48, 40)
         freedom, clean = (
