@@ -52,7 +52,7 @@ from .sampling.protocols import (
 )
 from .sampling.remaking import is_remade
 from .sampling.rules import OBJECT_PATCHES, refuse_options
-from .sampling.run import Mode, Run, build_denoise_maps, create_run, expand_to_rank
+from .sampling.run import Mode, Run, are_apart, build_denoise_maps, create_run, expand_to_rank
 from .sampling.steps import (
     announce,
     change_inner,
@@ -403,8 +403,7 @@ class TiledDiffusion:
             open_cells=None if noise_mask is None else (noise_mask > 0).any(1).cpu(),
             mode=mode,
             inner=inner,
-            apart=apart
-            and not (guides or geometry.mixes_rows or isinstance(self.trees, FrameTrees)),
+            apart=apart and not guides and are_apart(self.trees, geometry),
         )
         if not parts:
             self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..quadtree import FrameTrees, Quadtree
 from ..utils import ceil_div
 from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
-from .run import Mode, Run, build_denoise_maps, create_run
+from .run import Mode, Run, are_apart, build_denoise_maps, create_run
 
 # The masks of a run's prompts, [B or 1, h, w] of any size; None for one that counts everywhere.
 Masks = Sequence[Tensor | None]
@@ -56,8 +56,8 @@ def estimate_cost(
     """Return the share of the full model cost that a run on height x width cells takes.
 
     `trees` are those of the images of a batch, or of the frames of a clip. It is counted in
-    evaluated cells, of so many frames and of all prompts. The run plans as it
-    would when sampling, so for samplers whose calls per step are known the share is exact.
+    evaluated cells, of so many frames and of all prompts. The run plans as it would when sampling,
+    so for samplers whose calls per step are known the share is exact.
     """
     denoise = build_denoise_maps(trees, settings, geometry, height, width)
     run = plan_run(
@@ -66,7 +66,7 @@ def estimate_cost(
         geometry,
         sampling,
         frames,
-        apart=not (frames > 1 or geometry.mixes_rows or isinstance(trees, FrameTrees)),
+        apart=frames == 1 and are_apart(trees, geometry),
     )
     return _measure(run, sampling, prompts)
 

@@ -40,9 +40,9 @@ class Task:
     """The batches of windows of one model call: what hands evaluate.
 
     `boxes` are the windows of each batch, and `images` those that each is for, None for all of the
-    latent batch; `unit` is the model's patch in cells. `evaluate`
-    evaluates the batch of a number in this process, by a model function and the call on its device;
-    `report` counts the result of a batch, which a hand evaluated.
+    latent batch; `unit` is the model's patch in cells. `evaluate` evaluates the batch of a number
+    in this process, by a model function and the call on its device; `report` counts the result of a
+    batch, which a hand evaluated.
     """
 
     call: ModelCall

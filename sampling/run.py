@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..quadtree import Quadtree
+from ..quadtree import FrameTrees, Quadtree
 from ..utils import Box, cells_from_px, warn
 from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
 from ..windows.batches import ImageWindows, plan_images
@@ -617,6 +617,11 @@ def create_run(
     batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
     tiling = geometry.choose_tiling(settings, height, width, frames)
     return Run(plan, tiling, batch, settings.references)
+
+
+def are_apart(trees: Sequence[Quadtree], geometry: Geometry) -> bool:
+    """Tell whether each image of a batch may have windows of its own; frames of a clip may not."""
+    return not (geometry.mixes_rows or isinstance(trees, FrameTrees))
 
 
 def build_denoise_maps(
