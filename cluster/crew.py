@@ -19,7 +19,7 @@ from torch import Tensor
 import nodes
 
 from ..sampling.board import Board, Hand
-from ..sampling.conditioning import crop_entries
+from ..sampling.conditioning import crop_entries, cropper_of
 from ..sampling.control import DeferredControl
 from ..sampling.parallel import HERE, TEAM, Task, move_value
 from ..sampling.protocols import ModelCall, ModelFunction, Options
@@ -334,7 +334,7 @@ class ClusterRun:
 
     def _pack_call(self, call: ModelCall, here: ModelCall, task: Task) -> dict[str, Any]:
         """Return what all batches of a call have in common; UnsendableError where it cannot go."""
-        first = crop_entries(here, task.boxes[0][:1], unit=task.unit, memory=task.memory)
+        first = crop_entries(here, cropper_of(here, task.boxes[0][:1], task.unit), task.memory)
         whole = {
             key: value for key, value in here["c"].items() if _is_same(first["c"].get(key), value)
         }

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..sampling.board import Board
-from ..sampling.conditioning import crop_entries
+from ..sampling.conditioning import crop_entries, cropper_of
 from ..sampling.control import crop_hint
-from ..sampling.cropping import Cropper, stack_windows
 from ..sampling.parallel import Task
 from ..sampling.protocols import ModelCall
 from .packing import Packed, pack, unpack
@@ -46,10 +45,8 @@ class Job:
         """Return the message about one batch of windows."""
         task, message = self.task, self.message
         boxes, images = task.boxes[number], task.images[number]
-        cropped = crop_entries(self.here, boxes, unit=task.unit, memory=task.memory, images=images)
-        cropper = Cropper(
-            self.here["input"], boxes, conds=self.conds, unit=task.unit, images=images
-        )
+        cropper = cropper_of(self.here, boxes, task.unit, images)
+        cropped = crop_entries(self.here, cropper, task.memory)
         controls = [
             (control.digest, control.settings, crop_hint(control.hint, cropper))
             for control in self.controls
@@ -73,14 +70,7 @@ class Job:
         result = unpack(packed).to(self.task.device)
         if self.dtype is None:
             return result
-        call, boxes, images = self.task.call, self.task.boxes[number], self.task.images[number]
-        noisy = stack_windows(call["input"], boxes, self.conds, images)
-        cropper = Cropper(
-            call["input"], boxes, conds=self.conds, unit=self.task.unit, images=images
-        )
-        sigma = cropper.pass_whole(call["timestep"])
+        task, call = self.task, self.task.call
+        cropper = cropper_of(call, task.boxes[number], task.unit, task.images[number])
+        noisy, sigma = cropper.crop_grid(call["input"]), cropper.pass_whole(call["timestep"])
         return make_estimate(self.model, result, noisy, sigma)
-
-    @property
-    def conds(self) -> int:
-        return len(self.message["conds"])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import nodes
 
-from ..sampling.conditioning import cut_options
+from ..sampling.conditioning import cropper_of, cut_options
 from ..sampling.cropping import Cropper, RunMemory
 from ..sampling.evaluation import call_model
 from ..sampling.parallel import move_value
@@ -184,15 +184,9 @@ class WorkerRun:
 
         Of windows that were rounded on their way, return what the network makes of them.
         """
-        call, window_call = self._unpack_call(message)
-        boxes = [Box(*edges) for edges in message["boxes"]]
+        call, cropper, window_call = self._unpack_call(message)
         window_call["c"]["transformer_options"] = cut_options(
-            call["c"]["transformer_options"],
-            call,
-            boxes,
-            unit=message["unit"],
-            memory=self.memory,
-            images=message["images"],
+            call["c"]["transformer_options"], call, cropper, self.memory
         )
         self._note_sigma(call)
         control = self._chain_controls(message)
@@ -234,8 +228,9 @@ class WorkerRun:
             self.sigma = sigma
             self.patcher.prepare_state(call["c"]["transformer_options"]["sigmas"], self.options)
 
-    def _unpack_call(self, message: dict[str, Any]) -> tuple[ModelCall, ModelCall]:
-        """Return the call on the whole canvas, its pixels unknown, and that of the windows."""
+    def _unpack_call(self, message: dict[str, Any]) -> tuple[ModelCall, Cropper, ModelCall]:
+        """Return the call on the whole canvas, its pixels unknown, what crops it, and that of the
+        windows."""
         whole = self._load(message["whole"])
         conds, shape = message["conds"], message["canvas"]
         canvas = torch.zeros(1, device=self.device).expand(shape)
@@ -246,19 +241,17 @@ class WorkerRun:
         )
         options = {**options, **self._load(message["options"])}
         noisy, sigma = self._load(message["input"]), self._load(message["timestep"])
-        boxes = [Box(*edges) for edges in message["boxes"]]
-        cropper = Cropper(
-            canvas, boxes, conds=len(conds), unit=message["unit"], images=message["images"]
-        )
-        repeated = {key: cropper.pass_whole(value) for key, value in whole.items()}
-        c = {**repeated, **self._load(message["cut"])}
         call: ModelCall = {
             "input": canvas,
             "timestep": sigma,
             "c": {**whole, "transformer_options": options},
             "cond_or_uncond": conds,
         }
-        return call, {**call, "input": noisy, "c": c}
+        boxes = [Box(*edges) for edges in message["boxes"]]
+        cropper = cropper_of(call, boxes, message["unit"], message["images"])
+        repeated = {key: cropper.pass_whole(value) for key, value in whole.items()}
+        c = {**repeated, **self._load(message["cut"])}
+        return call, cropper, {**call, "input": noisy, "c": c}
 
     def _load(self, packed: Any) -> Any:
         return move_value(unpack(packed, self._fetch), self.device)

@@ -45,27 +45,19 @@ def crop_call(
     the batch. `c["control"]` is left out: it is the caller's. Entries that may be spatial in a way
     that nobody declared are reported once.
     """
+    cropper = cropper_of(call, boxes, unit, images)
     options = call["c"].get("transformer_options", {})
-    cropped = crop_entries(call, boxes, unit=unit, memory=memory, images=images)
-    cropped["c"]["transformer_options"] = cut_options(
-        options, call, boxes, unit=unit, memory=memory, images=images
-    )
+    cropped = crop_entries(call, cropper, memory)
+    cropped["c"]["transformer_options"] = cut_options(options, call, cropper, memory)
     return cropped
 
 
-def crop_entries(
-    call: ModelCall,
-    boxes: Sequence[Box],
-    *,
-    unit: int,
-    memory: RunMemory,
-    images: Sequence[Images] | None = None,
-) -> ModelCall:
+def crop_entries(call: ModelCall, cropper: Cropper, memory: RunMemory) -> ModelCall:
     """Return `crop_call` without the options of the transformer, where patches are."""
-    cropper = _cropper_of(call, boxes, unit, images)
+    boxes = cropper.boxes
     cropped: Conds = {}
     if "vinput_mask" in call["c"]:
-        rows = cropper.count_rows()
+        rows = sum(cropper.list_rows())
         cropped.update(remake_entries(call, boxes[0], rows, memory.sources, memory.made))
     cropped.update(cut_guides(call["c"], boxes, canvas=cropper.canvas, conds=cropper.conds))
     for key, value in call["c"].items():
@@ -85,21 +77,13 @@ def crop_entries(
             cropped[key] = cropper.crop_references(value, lies)
     return {
         **call,
-        "input": stack_windows(call["input"], boxes, cropper.conds, images),
+        "input": stack_windows(call["input"], boxes, cropper.conds, cropper.images),
         "timestep": cropper.pass_whole(call["timestep"]),
         "c": cropped,
     }
 
 
-def cut_options(
-    options: Options,
-    call: ModelCall,
-    boxes: Sequence[Box],
-    *,
-    unit: int,
-    memory: RunMemory,
-    images: Sequence[Images] | None = None,
-) -> Options:
+def cut_options(options: Options, call: ModelCall, cropper: Cropper, memory: RunMemory) -> Options:
     """Return the transformer options of a call for a batch of windows of one shape.
 
     Of the call's tensors only their shapes count. Masks in patches are cut for a single window
@@ -107,16 +91,17 @@ def cut_options(
     """
     options = leave_out_kv_cache(options)
     refuse_patches(options)
-    options = remake_gligen(options, call, boxes, memory.sources, memory.made, images)
-    options = cut_controls(options, call, _cropper_of(call, boxes, unit, images), memory.hints)
-    if len(boxes) == 1:
-        options = cutter_of(call, memory).cut(options, boxes[0])
+    options = remake_gligen(options, call, cropper, memory.sources, memory.made)
+    options = cut_controls(options, call, cropper, memory.hints)
+    if len(cropper.boxes) == 1:
+        options = cutter_of(call, memory).cut(options, cropper.boxes[0])
     return dict(options)  # models write into it
 
 
-def _cropper_of(
-    call: ModelCall, boxes: Sequence[Box], unit: int, images: Sequence[Images] | None
+def cropper_of(
+    call: ModelCall, boxes: Sequence[Box], unit: int, images: Sequence[Images] | None = None
 ) -> Cropper:
+    """Return what crops the entries of this call to a batch of windows; see `crop_call`."""
     conds, text_tokens = len(call["cond_or_uncond"]), _count_text_tokens(call["c"])
     return Cropper(
         call["input"], boxes, conds=conds, unit=unit, text_tokens=text_tokens, images=images

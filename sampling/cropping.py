@@ -182,11 +182,11 @@ class Cropper:
         # A transformer's patches, down and across.
         self.units = ceil_div(self.canvas[0], unit), ceil_div(self.canvas[1], unit)
 
-    def count_rows(self) -> int:
-        """Return the rows of each cond in the batch of windows."""
+    def list_rows(self) -> list[int]:
+        """Return the rows of each window in those of a cond."""
         if self.images is not None:
-            return sum(map(len, self.images))
-        return len(self.boxes) * (self.rows // self.conds)
+            return [len(images) for images in self.images]
+        return [self.rows // self.conds] * len(self.boxes)
 
     def pass_whole(self, value: Any) -> Any:
         """Return the same for every window: repeat its rows, if it has rows."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..utils import Box
-from ..windows.tiling import Images
+from .cropping import Cropper
 from .protocols import Conds, Hints, ModelCall, Options, Source, Sources, ids_of_conds
 from .rules import refusal
 
@@ -83,27 +83,20 @@ def _is_gligen(patch: Any) -> bool:
 
 
 def remake_gligen(
-    options: Options,
-    call: ModelCall,
-    boxes: Sequence[Box],
-    sources: Sources,
-    made: Hints,
-    images: Sequence[Images] | None = None,
+    options: Options, call: ModelCall, cropper: Cropper, sources: Sources, made: Hints
 ) -> Options:
     """Return the options with the GLIGEN boxes of each window; the same options without boxes.
 
-    ComfyUI evaluates such a cond in a call of its own. `images` are those that each window is for;
-    None: all of the batch.
+    ComfyUI evaluates such a cond in a call of its own.
     """
     if not has_gligen(options):
         return options
     ids = ids_of_conds(call)
     if len(ids) != 1 or "gligen" not in getattr(sources.get(ids[0]), "cond", {}):
         raise refusal("GLIGEN boxes", "Set them with ComfyUI's GLIGENTextboxApply")
-    noisy = call["input"]
-    rows = [len(noisy)] * len(boxes) if images is None else [len(some) for some in images]
+    noisy, rows = call["input"], cropper.list_rows()
     patches = []
-    for box, count in zip(boxes, rows, strict=True):
+    for box, count in zip(cropper.boxes, rows, strict=True):
         key: Hashable = "gligen", ids[0], box, count, noisy.device
         if key not in made:
             made[key] = _make_gligen(sources[ids[0]].cond["gligen"], noisy[:count], box)
