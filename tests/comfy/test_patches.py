@@ -316,21 +316,25 @@ class Overlay:
         return out
 
 
-def test_an_unknown_picture_in_a_patch_is_told_once_and_shown_on_the_node(caplog):
-    entry = local("sd15_fine")
+def sample_told(entry, model, steps):
+    """Sample in windows, and return the last text that the node shows."""
     told = []
-    model = entry.model.clone()
-    model.set_model_attn2_output_patch(Overlay())
     tree, settings = tree_of([[1.0]], HEIGHT, WIDTH), Settings(tile_px=128, overlap_px=0)
     tiled = attach(model, [tree], settings, progress=told.append)
+    sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=steps)
+    return told[-1]
+
+
+def test_an_unknown_picture_in_a_patch_is_told_once_and_shown_on_the_node(caplog):
+    entry = local("sd15_fine")
+    model = entry.model.clone()
+    model.set_model_attn2_output_patch(Overlay())
     with caplog.at_level(logging.WARNING):
-        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=3)
+        assert "Warning: Overlay holds a picture" in sample_told(entry, model, steps=3)
     assert caplog.text.count("Overlay holds a picture that is not cut into windows") == 1
-    assert "Warning: Overlay holds a picture" in told[-1]
     caplog.clear()
-    plain = attach(entry.model, [tree], settings, progress=told.append)
-    sample(entry, entry.latent(HEIGHT, WIDTH), model=plain, steps=3)
-    assert not caplog.records and "Warning" not in told[-1]
+    assert "Warning" not in sample_told(entry, entry.model, steps=3)
+    assert not caplog.records
 
 
 def test_a_wrapper_that_takes_two_rows_for_positive_and_negative_gets_one_window():
@@ -456,15 +460,12 @@ def test_masks_inside_the_network_are_refused_where_windows_are_cut(tile_px, is_
 
 @pytest.mark.parametrize("how", [kept_in_a_block, kept_by_a_wrapper])
 def test_what_a_patch_keeps_of_windows_is_told_once_and_shown_on_the_node(how, caplog):
-    entry, told = local("sd15_fine"), []
+    entry = local("sd15_fine")
     model = entry.model.clone()
     how(model)
-    tree, settings = tree_of([[1.0]], HEIGHT, WIDTH), Settings(tile_px=128, overlap_px=0)
-    tiled = attach(model, [tree], settings, progress=told.append)
     with caplog.at_level(logging.WARNING):
-        sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled, steps=4)
+        assert "Warning: Keeping keeps" in sample_told(entry, model, steps=4)
     assert caplog.text.count("Keeping keeps what it saw of one window") == 1
-    assert "Warning: Keeping keeps" in told[-1]
 
 
 @pytest.mark.parametrize("how", [replacing, remembering, function_wrapper])
