@@ -37,8 +37,8 @@ def look_at(page, place, number):
     )
     text = page.page.locator(".qt-frames span").first.text_content()
     assert text == f"frame {number} of {FRAMES}"
-    page.line("model cost.*of the last run$")
-    return page.page.locator(".qt-view img").first.get_attribute("src"), page.text()
+    line = page.line("model cost.*of the last run$")
+    return page.page.locator(".qt-view img").first.get_attribute("src"), line
 
 
 @pytest.mark.parametrize("batch", ["clip", "clip per frame"])

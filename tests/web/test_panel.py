@@ -158,9 +158,12 @@ def test_the_panel_follows_what_denoise_follows(page):
         page.page.wait_for_function(
             "before => document.querySelector('.qt-line').textContent !== before", arg=before
         )
-        page.line(COST)
-        seen.add(page.text())
+        seen.add(page.line(COST))
     assert len(seen) >= 3
+
+
+def asks_price(request):
+    return "quadtree/preview" in request.url and request.post_data_json.get("cost")
 
 
 def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
@@ -168,18 +171,16 @@ def test_with_a_budget_the_panel_names_the_threshold_it_found(page):
     page.line(COST)
     with_threshold = r"^\d+ tiles?, [-0-9]+ px, about \d+% of the full model cost at 20 steps \(assuming a typical run\), content_threshold \d+\.\d$"
     page.set("cost_budget", 0.4)
-    page.line(with_threshold)
-    found = page.text()
-    with page.page.expect_response("**/quadtree/preview"):
+    found = page.line(with_threshold)
+    # The tree comes first and shows no price until that of the same tree has come, too.
+    with page.page.expect_response(lambda response: asks_price(response.request)):
         page.set("content_threshold", 90.0)
-    page.line(with_threshold)
-    assert page.text() == found, "the budget decides, not content_threshold"
+    assert page.line(with_threshold) == found, "the budget decides, not content_threshold"
 
 
 def test_a_blend_of_two_images_is_shown_before_any_run_and_is_the_run_s(page):
     page.load(behind("ImageBlend", "image1", "image2", values=(0.5, "normal")))
-    page.line(COST)
-    before = page.text()
+    before = page.line(COST)
     assert page.run() == "execution_success"
     page.page.wait_for_timeout(700)
     assert page.line(COST) == before
@@ -188,13 +189,11 @@ def test_a_blend_of_two_images_is_shown_before_any_run_and_is_the_run_s(page):
 
 def test_an_image_is_followed_through_a_resize_before_any_run(page):
     page.load()
-    page.line(COST)
-    alone = page.text()
+    alone = page.line(COST)
     page.load(behind("ImageScaleBy", "image", values=("lanczos", 2.0)))
-    page.line(COST)
-    assert page.text() != alone
+    live = page.line(COST)
+    assert live != alone
     assert "quadtree_" in page.page.locator(".qt-view img").first.get_attribute("src")
-    live = page.text()
     assert page.run() == "execution_success"
     page.page.wait_for_timeout(500)
     page.wait_for_text(live)
@@ -601,11 +600,9 @@ def masked(*kinds):
 def test_the_mask_of_a_transparent_file_is_shown_and_counts(page):
     """The left half of the file is transparent: Load Image's mask is 1 there, and 0 elsewhere."""
     page.load(workflow("half.png"))
-    page.line(COST)
-    whole = page.text()
+    whole = page.line(COST)
     page.load(masked())
-    page.line(COST)
-    assert page.text() != whole
+    assert page.line(COST) != whole
     assert page.page.locator(".qt-veil").first.is_visible()
     assert "denoise 0.00" in leaf_at(page, 0.7, 0.5)
     assert "denoise 0.00" not in leaf_at(page, 0.3, 0.5)
