@@ -63,9 +63,8 @@ function addMissing(found, others) {
   for (const [key, value] of others) if (!found.has(key)) found.set(key, value);
 }
 
-/** Returns whether an input is none of the run's, or is what was painted, which is sent beside. */
-const isOwn = (name, node) =>
-  name === "control_after_generate" || (name === "regions" && node.comfyClass === VISUALIZER);
+/** Returns whether an input is what was painted, which is sent beside the workflow. */
+const isPainted = (name, node) => name === "regions" && node.comfyClass === VISUALIZER;
 
 /** Returns whether an input of a sampler, or of what leads to it, does not change the price. */
 function isPriceless(name, type, node) {
@@ -73,7 +72,10 @@ function isPriceless(name, type, node) {
   return isText || SEEDS.has(name) || PRICELESS_TYPES.has(type);
 }
 
-/** Returns whether a widget is no value of its node: a text that a run shows, or a button. */
+/**
+ * Returns whether a widget is no value of its node: a text that a run shows, a button, or what
+ * becomes of a seed after a run.
+ */
 const isShownOnly = ({ name, options }) => name.startsWith("$$") || options?.serialize === false;
 
 /** Adds a node, and all that leads to it but through inputs that `skips`, to `found`. */
@@ -86,7 +88,7 @@ function collect(node, hosts, found, skips) {
   const values = (node.widgets ?? []).filter((widget) => !isShownOnly(widget));
   const names = [...(node.inputs ?? []), ...values].map(({ name }) => name);
   for (const name of new Set(names)) {
-    if (isOwn(name, node) || skips(name, findInput(node, name)?.type, node)) continue;
+    if (isPainted(name, node) || skips(name, findInput(node, name)?.type, node)) continue;
     const value = readInput(node, name, hosts);
     if (value?.node) {
       inputs[name] = [pathOf(value.node, value.hosts), value.slot];
