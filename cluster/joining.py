@@ -18,6 +18,10 @@ from typing import Any
 ADDRESS = "RAY_ADDRESS"
 RESOURCE = "comfyui"  # a node of a cluster offers one for each worker that it can run
 OBJECT_STORE_BYTES = 200_000_000  # of a cluster that is started here: windows and prompts pass by
+# Messages and answers up to this size travel with the call. Larger ones go through Ray's object
+# store, which takes 8 ms more between two machines; Ray's own limit, 100 KB, is a fifth of a window
+# of Flux. Who has the setting sends so, and each worker is started with it.
+SEND_DIRECTLY = {"RAY_max_direct_call_object_size": "8000000"}
 REACH_TIMEOUT_S = 10
 PROBE_TIMEOUT_S = 60
 NEEDED = "ray>=2.52"  # the first with tokens
@@ -45,6 +49,8 @@ def import_ray() -> Any:
     """Return the package ray; ValueError in words where it is missing."""
     # Ray asks its makers' server otherwise, and a ComfyUI should call nobody by itself.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in SEND_DIRECTLY.items():
+        os.environ.setdefault(name, value)  # Ray reads it when it is imported
     try:
         return importlib.import_module("ray")
     except ImportError:

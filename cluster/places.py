@@ -14,7 +14,7 @@ import folder_paths
 import torch
 
 from . import actor
-from .joining import RESOURCE, is_named
+from .joining import RESOURCE, SEND_DIRECTLY, is_named
 from .remote import Place
 
 
@@ -62,6 +62,7 @@ def _make_starter(ray: Any) -> Callable[[str, int], Callable[[], Any]]:
             "num_gpus": gpus,
             "resources": {RESOURCE: 1},
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+            "runtime_env": {"env_vars": SEND_DIRECTLY},
         }
         return lambda: kind.options(**options).remote()
 

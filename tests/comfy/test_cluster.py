@@ -82,7 +82,10 @@ def machines(tmp_path_factory):
     bases = [folder / "first", folder / "second"]
     saved = dict(os.environ)
     os.environ.update(
-        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="5f2d" * 16, RAY_USAGE_STATS_ENABLED="0"
+        joining.SEND_DIRECTLY,
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN="5f2d" * 16,
+        RAY_USAGE_STATS_ENABLED="0",
     )
     if sys.platform == "win32":
         pytest.skip("Ray has no clusters of several nodes on Windows")
@@ -244,6 +247,17 @@ def test_what_is_the_same_for_all_windows_is_sent_once_in_a_run(machines, orders
         counts.append(len(sent))
         sent.clear()
     assert counts[0] == counts[1] > 0
+
+
+def test_an_answer_as_large_as_a_window_comes_with_its_call(machines, orders):
+    share(*make(machines, "flux"))
+    window, ray = bytes(2_000_000), crew.CREW.ray
+    for worker in crew.CREW.remotes:
+        ray.get(worker.actor.ask.remote("__setattr__", "left", window))
+        answer = worker.actor.ask.remote("__getattribute__", "left")
+        assert ray.get(answer) == ("ok", window)
+        core = ray._private.worker.global_worker.core_worker
+        assert core.object_exists(answer, memory_store_only=True)
 
 
 @pytest.mark.parametrize("family", ["flux", "sd15", "wan21_t2v"])

@@ -1,13 +1,15 @@
 """What is cut from a prompt for a worker, and what a packed value is on the other side."""
 
+import os
 import sys
+import types
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from quadtree_pack.cluster.branch import SINK_ID, cut_branch, cut_control_branches
-from quadtree_pack.cluster.joining import import_ray, is_named
+from quadtree_pack.cluster.joining import SEND_DIRECTLY, import_ray, is_named
 from quadtree_pack.cluster.packing import UnsendableError, digest_of, pack, pack_array, unpack
 
 PROMPT = {
@@ -98,6 +100,17 @@ def test_ray_is_asked_for_in_words_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="pip install ray"):
         import_ray()
+
+
+def test_ray_is_told_to_send_windows_directly_unless_someone_says_otherwise(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    (name,) = SEND_DIRECTLY
+    for said, expected in ((None, SEND_DIRECTLY[name]), ("1000", "1000")):
+        monkeypatch.delenv(name, raising=False)
+        if said is not None:
+            monkeypatch.setenv(name, said)
+        import_ray()
+        assert os.environ[name] == expected
 
 
 @pytest.mark.parametrize(
