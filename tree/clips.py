@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 
 from .detail import COLOR_FIELDS, BlockSums, detail_by_color
 from .octaves import share_detail, sum_motion, sum_octaves
+
+# Trees per frame change after the first frame and then after so many, which are whole latent frames
+# of most video models: 4 or 8 frames (Mochi's are 6).
+FRAMES_PER_GROUP = 8
 
 
 class FrameSums(NamedTuple):
@@ -54,41 +60,71 @@ def _sum_image(image: Tensor) -> FrameSums:
 
 @dataclass(frozen=True, eq=False)
 class ClipSums:
-    """The sums of all frames of a clip of `width` x `height` px: about a tenth of its bytes."""
+    """The sums of a clip of `width` x `height` px: about a fiftieth of its bytes.
+
+    `average` are the means over all frames, and `most` the most that any has. `octaves` are those
+    of each frame, in float32; `colours` the most that any has of each group of frames that share a
+    tree, see `group_frames`.
+    """
 
     width: int
     height: int
-    frames: Sequence[FrameSums]
+    average: FrameSums
+    most: FrameSums
+    octaves: Sequence[Tensor]
+    colours: Sequence[Tensor]
 
     @classmethod
     def of_frames(cls, frames: Tensor) -> ClipSums:
-        """Return the sums of a clip [N, H, W, C] in 0..1, see `sum_frames`."""
+        """Return the sums of a clip [N, H, W, C] in 0..1, which is read frame by frame."""
         height, width = frames.shape[1:3]
-        return cls(width, height, list(sum_frames(frames)))
+        sums = sum_frames(frames)
+        total = most = next(sums)
+        octaves, colours = [total.octaves.float()], [total.sums]
+        _, *groups = group_frames(len(frames))
+        for group in groups:
+            some = list(islice(sums, group.stop - group.start))
+            busiest = reduce(_take_busier, some)
+            total, most = reduce(_add, some, total), _take_busier(most, busiest)
+            octaves += [one.octaves.float() for one in some]
+            colours.append(busiest.sums)
+        average = FrameSums(*(part / len(frames) for part in total))
+        return cls(width, height, average, most, octaves, colours)
+
+    @property
+    def count(self) -> int:
+        """The frames of the clip."""
+        return len(self.octaves)
 
     @property
     def bytes(self) -> int:
-        return sum(part.nbytes for frame in self.frames for part in frame)
+        parts = *self.average, *self.most, *self.octaves, *self.colours
+        return sum(part.nbytes for part in parts)
 
-    def join(self, sums: Tensor, octaves: Tensor) -> BlockSums:
+    def join(self, sums: FrameSums) -> BlockSums:
         """Return sums over all frames as those of one image."""
-        return BlockSums(self.width, self.height, sums, octaves, len(self.frames))
+        return BlockSums(self.width, self.height, *sums, self.count)
+
+
+def group_frames(count: int) -> Iterator[slice]:
+    """Yield the first frame of a clip, and then the frames that share a tree."""
+    yield slice(0, 1)
+    for start in range(1, count, FRAMES_PER_GROUP):
+        yield slice(start, min(count, start + FRAMES_PER_GROUP))
 
 
 def average_frames(clip: ClipSums) -> BlockSums:
     """Return the means over the frames of a clip: what moves counts for as long as it does."""
-    total = clip.frames[0]
-    for frame in clip.frames[1:]:
-        total = FrameSums(*map(torch.add, total, frame))
-    return clip.join(*(values / len(clip.frames) for values in total))
+    return clip.join(clip.average)
 
 
 def find_busiest(clip: ClipSums) -> BlockSums:
     """Return the most that any frame of a clip has in each block: a short motion counts fully."""
-    most = clip.frames[0]
-    for frame in clip.frames[1:]:
-        most = _take_busier(most, frame)
-    return clip.join(*most)
+    return clip.join(clip.most)
+
+
+def _add(one: FrameSums, other: FrameSums) -> FrameSums:
+    return FrameSums(*map(torch.add, one, other))
 
 
 def _take_busier(one: FrameSums, other: FrameSums) -> FrameSums:
@@ -104,5 +140,4 @@ def measure_frames(clip: ClipSums, side: int) -> Tensor:
 
     Tiles are squares of `side` px; the shares of all frames sum to 1, or to 0 without any detail.
     """
-    frame_sums = [torch.cat([frame.octaves, frame.sums[..., 4:5]], -1) for frame in clip.frames]
-    return share_detail(frame_sums, side)
+    return share_detail(clip.octaves, clip.average.sums[..., 4], side)

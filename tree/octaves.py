@@ -27,7 +27,8 @@ as hair), and structure coarser than 16 px.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -163,22 +164,29 @@ def measure_fine_detail(octaves: Tensor, px: Tensor, side: int) -> Tensor:
     counts the px of each block of 8 x 8 px. The shares sum to 1, or are all 0 where no detail
     stands out of the noise.
     """
-    return share_detail([torch.cat([octaves, px[..., None]], -1)], side)[0]
+    return share_detail([octaves], px, side)[0]
 
 
-def share_detail(frames: Sequence[Tensor], side: int) -> Tensor:
+def share_detail(octaves: Sequence[Tensor], px: Tensor, side: int) -> Tensor:
     """Return each tile's share of the fine detail in all frames, float64 [N, rows, columns].
 
-    Each frame is the sums [rows, columns, OCTAVES + 1] of its octaves and px over blocks.
+    `octaves` has those of each frame [rows, columns, OCTAVES], and `px` is that of all.
     """
-    noise_side = max(side, NOISE_PX) // GRID_PX
-    noise = _estimate_noise(torch.stack([pool_sums(frame, noise_side) for frame in frames]))
-    tiles = torch.stack([pool_sums(frame, side // GRID_PX) for frame in frames])
+
+    def measure(of_frame: Callable[[Tensor, int], Tensor], side: int) -> Tensor:
+        """Return what is measured of the sums [rows, columns, OCTAVES + 1] of each frame."""
+        factor = side // GRID_PX
+        return torch.stack(
+            [of_frame(torch.cat([one.double(), px[..., None]], -1), factor) for one in octaves]
+        )
+
+    noise = _estimate_noise(measure(pool_sums, max(side, NOISE_PX)))
+    tiles = measure(pool_sums, side)
     detail, trusts = _find_beyond_noise(tiles, noise)
     if sum(trusts) < LEAST_TRUST:
         return torch.zeros_like(detail)
     means = _average(tiles, noise)
-    geometric = torch.stack([_average_geometrically(frame, noise, side) for frame in frames])
+    geometric = measure(partial(_average_geometrically, noise), side)
     sharpness, evenness = means[..., :-1] / means[..., 1:], geometric / means[..., :2]
     emptiness = _measure_emptiness(tiles)
     first, second, third = SHARPNESS
@@ -224,15 +232,16 @@ def _average(sums: Tensor, noise: float, octaves: int = OCTAVES) -> Tensor:
     return means + (LAPLACIAN_GAIN * noise / fewer + FLOOR)
 
 
-def _average_geometrically(sums: Tensor, noise: float, side: int) -> Tensor:
-    """Return the geometric means of the two finest octaves, in tiles of `side` px and around them.
+def _average_geometrically(noise: float, sums: Tensor, factor: int) -> Tensor:
+    """Return the geometric means of the two finest octaves, in tiles and around them.
 
-    `sums` are those of blocks, [rows, columns, OCTAVES + 1]; the result is [rows, columns, 2].
+    `sums` are those of blocks, [rows, columns, OCTAVES + 1], of which tiles have factor x factor;
+    the result is [rows, columns, 2].
     """
     logs = _average(sums, noise, 2).log_().permute(2, 0, 1)
     around = F.avg_pool2d(F.pad(logs[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
     px = sums[..., OCTAVES:]
-    tiles = pool_sums(torch.cat([around.permute(1, 2, 0) * px, px], -1), side // GRID_PX)
+    tiles = pool_sums(torch.cat([around.permute(1, 2, 0) * px, px], -1), factor)
     return (tiles[..., :2] / tiles[..., 2:].clamp_min(1)).exp()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,13 @@ from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..tree.blocks import GRID_PX
-from ..tree.clips import ClipSums, average_frames, find_busiest, measure_frames
+from ..tree.clips import (
+    ClipSums,
+    average_frames,
+    find_busiest,
+    group_frames,
+    measure_frames,
+)
 from ..tree.detail import BlockSums
 from ..tree.masks import Mask
 from ..tree.merging import merge_tiles
@@ -26,12 +32,9 @@ from .building import build_tree
 from .coverage import find_smallest_tile, list_denoise
 from .overlay import draw_overlay
 
-# Trees per frame change after the first frame and then after so many: most video models put these
-# into one latent frame.
-FRAMES_PER_TREE = 4
-# A tile keeps the largest denoise that it has within so many of these groups, before or after: it
+# A tile keeps the largest denoise that it has within so many groups of frames, before or after: it
 # is released ahead of what moves, and does not flicker where its detail is near the limit.
-REACH_GROUPS = 2
+REACH_GROUPS = 1
 SHOWN_FRAMES = 8  # of a clip are drawn ...
 SHOWN_PX = 1024  # ... with this longest side at most: a clip in full is as large as its video
 
@@ -92,41 +95,31 @@ def _join_masks(masks: Masks) -> Tensor | None:
 def build_for_frames(
     clip: ClipSums, masks: Masks, *, budget: float, mask_mode: str, **options: Any
 ) -> Built:
-    """Build one tree per frame; the frames share the detail of the clip, and a budget.
-
-    Trees change after the first frame and then with every FRAMES_PER_TREE.
-    """
+    """Build one tree per group of frames; they share the detail of the clip, and a budget."""
     busiest = find_busiest(clip)
-    mask = _join_masks(masks)
-    _, choice = build_tree(busiest, mask=mask, mask_mode=mask_mode, budget=budget, **options)
+    choice = None
+    if budget:
+        whole = {**options, "mask": _join_masks(masks), "mask_mode": mask_mode}
+        _, choice = build_tree(busiest, budget=budget, **whole)
     if choice is not None:
         options[choice.name] = choice.value
-    tiles = (_threshold_frames if options["content_threshold"] else _grade_frames)(clip, **options)
-    groups = list(group_frames(len(clip.frames)))
-    largest = torch.stack([tiles.denoise[group].amax(0) for group in groups])
-    largest = -window_min(-largest, REACH_GROUPS, 0)
+    tiles = (_threshold_groups if options["content_threshold"] else _grade_groups)(clip, **options)
+    largest = -window_min(-tiles.denoise, REACH_GROUPS, 0)
     trees: list[Quadtree] = []
-    for group, denoise in zip(groups, largest, strict=True):
+    for group, denoise, detail in zip(group_frames(clip.count), largest, tiles.detail, strict=True):
         joined = _join_masks(masks[group])
         limit = None if joined is None else Mask.from_tensor(joined, mask_mode)
         size = busiest.width, busiest.height
-        leaves = merge_tiles(denoise, tiles.detail[group].amax(0), *size, tiles.sides)
+        leaves = merge_tiles(denoise, detail, *size, tiles.sides)
         tree = Quadtree(*size, tiles.sides[0], leaves, limit)
         trees += [tree] * (group.stop - group.start)
     return Built(FrameTrees(trees), [choice], busiest, clip)
 
 
-def group_frames(count: int) -> Iterator[slice]:
-    """Yield the first frame of a clip, and then the frames that share a tree."""
-    yield slice(0, 1)
-    for start in range(1, count, FRAMES_PER_TREE):
-        yield slice(start, min(count, start + FRAMES_PER_TREE))
+class GroupTiles(NamedTuple):
+    """Denoise and detail of the tiles of each group of frames, [groups, rows, columns], and sides.
 
-
-class FrameTiles(NamedTuple):
-    """Denoise and detail of the tiles of each frame, [N, rows, columns], and the sides in px.
-
-    The tiles have the smallest of the sides, which is the last.
+    The tiles have the smallest of the sides in px, which is the last.
     """
 
     denoise: Tensor
@@ -134,7 +127,7 @@ class FrameTiles(NamedTuple):
     sides: Sequence[int]
 
 
-def _grade_frames(
+def _grade_groups(
     clip: ClipSums,
     *,
     coverage: float,
@@ -145,7 +138,7 @@ def _grade_frames(
     invert: bool = False,
     regions: Sequence[Region] = (),
     **_: Any,
-) -> FrameTiles:
+) -> GroupTiles:
     """Refine the tiles, of all frames, that together hold the share `coverage` of the detail."""
     width, height = clip.width, clip.height
     smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
@@ -159,7 +152,13 @@ def _grade_frames(
     painted = paint_regions(regions, width, height, sides[-1])
     if painted is not None:
         denoise = painted.where(painted >= 0, denoise)
-    return FrameTiles(denoise, detail * detail[0].numel() * len(detail), sides)
+    detail *= detail.numel()
+    return GroupTiles(_join_groups(denoise), _join_groups(detail), sides)
+
+
+def _join_groups(frames: Tensor) -> Tensor:
+    """Return the largest values of each group of frames [N, rows, columns]."""
+    return torch.stack([frames[group].amax(0) for group in group_frames(len(frames))])
 
 
 def _rank(detail: Tensor) -> Tensor:
@@ -170,16 +169,16 @@ def _rank(detail: Tensor) -> Tensor:
     return ranks.view(detail.shape)
 
 
-def _threshold_frames(
+def _threshold_groups(
     clip: ClipSums, *, min_tile_px: int, max_tile_px: int, **options: Any
-) -> FrameTiles:
-    """Halve the tiles of each frame whose detail is above the threshold."""
+) -> GroupTiles:
+    """Halve the tiles of each group of frames whose detail is above the threshold."""
     width, height = clip.width, clip.height
     smallest, largest = choose_tile_sizes(width, height, min_tile_px, max_tile_px)
     sides = list_sides(smallest, largest)
     tiles = []
-    for sums, octaves in clip.frames:
-        one = BlockSums(width, height, sums, octaves)
+    for sums in clip.colours:
+        one = BlockSums(width, height, sums)
         tree, _ = build_tree(one, min_tile_px=smallest, max_tile_px=largest, **options)
         leaves = tree.columns
         values = (
@@ -188,7 +187,7 @@ def _threshold_frames(
         )
         tiles.append(torch.stack(tuple(values)))
     denoise, detail = torch.stack(tiles, 1)
-    return FrameTiles(denoise, detail, sides)
+    return GroupTiles(denoise, detail, sides)
 
 
 def _spread(blocks: tuple[Tensor, int], sums: BlockSums, side: int) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..quadtree import Quadtree
-from ..tree.clips import ClipSums
+from ..tree.clips import ClipSums, group_frames
 from ..utils import ceil_div
-from .clips import CLIPS, group_frames
+from .clips import CLIPS
 from .inputs import check_number
 from .pictures import PictureFile, save_picture
 
@@ -64,7 +64,7 @@ def build_for_frame(
 def _build_trees(
     clip: ClipSums, batch: str, mask: Tensor | None, **options: Any
 ) -> tuple[Sequence[Quadtree], Quadtree, str | None]:
-    masks = [mask] * len(clip.frames)
+    masks = [mask] * clip.count
     built = CLIPS[batch](clip, masks, **options)
     whole = built.trees[0]
     if len(built.trees) > 1:

@@ -12,10 +12,11 @@ from quadtree_pack.tree.clips import (
     ClipSums,
     average_frames,
     find_busiest,
+    group_frames,
     measure_frames,
     sum_frames,
 )
-from quadtree_pack.tree.detail import BlockSums
+from quadtree_pack.tree.detail import BlockSums, detail_by_color
 from quadtree_pack.tree.octaves import sum_motion, sum_octaves
 from quadtree_pack.tree.regions import Region
 from quadtree_pack.ui.building import build_tree
@@ -90,12 +91,31 @@ class FrameFile:
 
 def test_frames_are_read_one_by_one_and_two_are_in_memory_at_a_time():
     clip = FrameFile(12, 128, 192)
-    sums = []
-    for number, one in enumerate(sum_frames(clip), 1):
-        sums.append(one)
+    for number, _ in enumerate(sum_frames(clip), 1):
         assert max(clip.read) <= number and clip.count_alive() <= 2
-    frame_bytes = 4 * math.prod(clip.size)
-    assert ClipSums(192, 128, sums).bytes < len(clip) * frame_bytes / 8
+
+
+def test_the_sums_of_a_clip_take_little_of_its_memory():
+    clip = FrameFile(65, 128, 192)
+    clip.shape = len(clip), *clip.size
+    assert ClipSums.of_frames(clip).bytes < len(clip) * 4 * math.prod(clip.size) / 30
+
+
+def test_the_sums_of_a_clip_are_those_of_its_frames():
+    clip = moving(photo("coffee", 384)[:256], 18)
+    sums, frames = ClipSums.of_frames(clip), list(sum_frames(clip))
+    average, busiest = average_frames(sums), find_busiest(sums)
+    each = torch.stack([one.octaves for one in frames])
+    assert torch.allclose(average.octaves, each.mean(0), rtol=1e-12)
+    assert torch.equal(busiest.octaves, each.amax(0))
+    assert torch.equal(torch.stack(list(sums.octaves)), each.float())
+    assert torch.allclose(average.sums, torch.stack([one.sums for one in frames]).mean(0))
+    colours = torch.stack([detail_by_color(one.sums) for one in frames])
+    assert torch.equal(detail_by_color(busiest.sums), colours.amax(0))
+    groups = list(group_frames(18))
+    assert groups == [slice(0, 1), slice(1, 9), slice(9, 17), slice(17, 18)]
+    for group, most in zip(groups, sums.colours, strict=True):
+        assert torch.equal(detail_by_color(most), colours[group].amax(0))
 
 
 @pytest.mark.parametrize("batch", CLIPS)
@@ -148,13 +168,22 @@ def test_trees_per_frame_follow_what_moves_and_change_with_groups_of_frames():
     clip = object_clip(soft_wall(256, 1280), frames, side=SIDE, start=START, step=(0, 32))
     trees = build("clip per frame", clip).trees
     assert isinstance(trees, FrameTrees) and len(trees) == frames
-    groups = [trees[0], *(trees[start] for start in range(1, frames, 4))]
-    assert all(trees[frame] is groups[(frame + 3) // 4] for frame in range(frames))
+    groups = [trees[0], *(trees[start] for start in range(1, frames, 8))]
+    assert all(trees[frame] is groups[(frame + 7) // 8] for frame in range(frames))
     for frame in (0, 16, 32):
         x = START[1] + 32 * frame
         here = refined(trees[frame])
         assert here[96:160, x : x + SIDE].double().mean() > 0.9
-        assert not here[:, : max(0, x - 500)].any() and not here[:, x + 560 :].any()
+        assert not here[:, : max(0, x - 600)].any() and not here[:, x + 640 :].any()
+
+
+@pytest.mark.parametrize("per_latent", [1, 2, 4, 8])
+def test_frames_of_one_latent_frame_share_a_tree(per_latent):
+    """So Quadtree Composite, which sees no latent, need not know how many frames one holds."""
+    groups = list(group_frames(81))
+    for first in range(1, 81, per_latent):
+        frames = range(first, min(81, first + per_latent))
+        assert sum(not set(frames).isdisjoint(range(81)[group]) for group in groups) == 1
 
 
 def test_a_tile_near_the_limit_does_not_flicker():
