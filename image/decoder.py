@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sd
 import torch
+from comfy.ldm.modules.temporal_ae import VideoDecoder
 from torch import Tensor, nn
 
 from ..utils import ceil_div
@@ -47,6 +48,11 @@ class Decoder:
         It is not known what the `decode` of another class does, so that is called as it is.
         """
         return getattr(type(self.vae), "decode", None) is comfy.sd.VAE.decode
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether the images of a batch are the frames of one clip, as SVD's VAE takes them."""
+        return isinstance(getattr(self.model, "decoder", None), VideoDecoder)
 
     @property
     def px_per_cell(self) -> int:

@@ -14,6 +14,7 @@ image, unless the user allows windows that are decoded independently, as ComfyUI
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -63,7 +64,8 @@ def decode_changed(
 ) -> Tensor:
     """Decode `latent` [B, C, ..., h, w] into what may change of the canvases, [canvases, H, W, 3].
 
-    There is a canvas for each frame of a clip. Latents repeat where there are more canvases.
+    There is a canvas for each frame of a clip. Latents repeat where there are more canvases. They
+    are decoded one by one, but for a decoder that takes a batch for the frames of one clip.
     `approximate` allows windows where the decoder cannot be split. `feather_px` and `match` are
     those of `composite`.
     """
@@ -72,15 +74,17 @@ def decode_changed(
         return pictures
     decoder = Decoder(vae)
     frames = count_px_frames(vae, latent)
+    together = len(latent) if decoder.mixes_images else 1
     with _use_device(decoder):
         decode = choose_decode(decoder, latent, approximate=approximate)
-        for number, start in enumerate(range(0, len(canvases), frames)):
-            clip = canvases[start : start + frames]
+        clips = itertools.cycle(latent.split(together))
+        for start in range(0, len(canvases), frames * together):
+            cells, clip = next(clips), canvases[start : start + frames * together]
             changed = join_free(clip)
             if not changed.any():
                 continue
-            cells = latent[number % len(latent), None]
-            refined = check_frames(decode(cells, pictures[start : start + frames], changed), frames)
+            refined = decode(cells, pictures[start : start + len(clip)], changed)
+            check_frames(refined, len(clip))
             for place, canvas in enumerate(clip, start):
                 one = refined[place - start]
                 pictures[place] = composite(canvas, one, feather_px, match=match)
@@ -96,14 +100,13 @@ def join_free(clip: Sequence[Canvas]) -> Tensor:
     return changed
 
 
-def check_frames(refined: Tensor, frames: int) -> Tensor:
-    """Return decoded frames; raise ValueError where there are not so many as the VAE declares."""
+def check_frames(refined: Tensor, frames: int) -> None:
+    """Raise ValueError where there are not so many decoded frames as the VAE declares."""
     if len(refined) != frames:
         raise ValueError(
             f"The VAE makes {len(refined)} frames of this latent, but declares {frames}. Use "
             "ComfyUI's VAE Decode and Quadtree Composite."
         )
-    return refined
 
 
 def _use_device(decoder: Decoder) -> AbstractContextManager:

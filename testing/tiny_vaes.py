@@ -22,6 +22,7 @@ import comfy.ldm.hunyuan_video.vae_refiner
 import comfy.ldm.lightricks.vae.causal_video_autoencoder
 import comfy.ldm.models.autoencoder
 import comfy.ldm.modules.diffusionmodules.model
+import comfy.ldm.modules.temporal_ae
 import comfy.ldm.seedvr.vae
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -104,6 +105,23 @@ def flux(width: int = WIDTH) -> Any:
 def qwen(width: int = WIDTH) -> Any:
     """Qwen-Image and Wan 2.1."""
     return vae_of(comfy.ldm.wan.vae.WanVAE(dim=width, z_dim=16, **WAN))
+
+
+def svd(width: int = WIDTH) -> Any:
+    """SVD: its images are the frames of one clip, which the decoder mixes."""
+    config = {**KL, "z_channels": 4, "ch": width, "num_res_blocks": 1}
+    config |= {"video_kernel_size": [3, 1, 1], "alpha": 0.0}
+    images, clips = comfy.ldm.modules.diffusionmodules.model, comfy.ldm.modules.temporal_ae
+    with (
+        resized(images, "Encoder", ch=width, num_res_blocks=1),
+        resized(clips, "VideoDecoder", ch=width, num_res_blocks=1),
+    ):
+        parts = {
+            "encoder_config": {"target": f"{images.__name__}.Encoder", "params": config},
+            "decoder_config": {"target": f"{clips.__name__}.VideoDecoder", "params": config},
+        }
+        gauss = {"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"}
+        return vae_of(AutoencodingEngine(regularizer_config=gauss, **parts))
 
 
 def wan22(width: int = WIDTH) -> Any:

@@ -10,7 +10,7 @@ from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.testing.decodes import LEVEL, Watch, decoded, whole
 from quadtree_pack.testing.support import tree_of
 from quadtree_pack.testing.tiny_models.building import clean_latent
-from quadtree_pack.testing.tiny_vaes import VIDEO_VAES, ltxv, qwen
+from quadtree_pack.testing.tiny_vaes import VIDEO_VAES, ltxv, qwen, svd
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
@@ -237,6 +237,31 @@ def test_windows_of_a_clip_may_be_decoded_by_themselves(vae, monkeypatch):
         whole(vae, latent)
     assert max(mine.px) < max(full.px) and torch.equal(result[:, ~free], original[:, ~free])
     assert not torch.equal(result[:, free], original[:, free])
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_images_that_svd_s_vae_takes_for_a_clip_are_decoded_together(monkeypatch, approximate):
+    """Each frame depends on those around it, so one by one they would be others."""
+    vae, cells = svd(), (16, 48)
+    monkeypatch.setattr(decoding, "OVERLAP_PX", 32)
+    latent = clean_latent((5, 4, *cells))
+    original = torch.rand(5, 128, 384, 3, generator=torch.Generator().manual_seed(1))
+    kept, free = corner_tree(0.0), corner_tree(1.0)
+    trees = FrameTrees([kept, kept, free, free, kept])
+    expected = whole(vae, latent)
+    assert (expected[2] - whole(vae, latent[2:3])[0]).abs().max() > 10 * LEVEL
+    with Watch(vae) as mine:
+        result = decoded(vae, latent, trees, original, approximate=approximate)
+    with Watch(vae) as full:
+        whole(vae, latent)
+    place = free.denoise_map(*original.shape[1:3]) > 0
+    assert torch.equal(result[[0, 1, 4]], original[[0, 1, 4]])
+    assert torch.equal(result[:, ~place], original[:, ~place])
+    if approximate:
+        assert max(mine.px) < max(full.px)
+        assert not torch.equal(result[2:4, place], original[2:4, place])
+    else:
+        assert torch.equal(result[2:4, place], expected[2:4, place])
 
 
 def test_several_clips_are_decoded_each_into_its_frames(vae):
