@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.controlnet import ControlLora, ControlNet
 from torch import Tensor
@@ -370,7 +371,8 @@ class ClusterRun:
         """Let a worker take part in every step, until the run ends or it is left out for good."""
 
         def is_closed() -> bool:
-            return self._closed
+            # This machine may be at a window of its own for long before it ends the run.
+            return self._closed or comfy.model_management.processing_interrupted()
 
         awaited = None
         try:

@@ -154,7 +154,7 @@ class Remote:
             return board.over or is_closed()
 
         try:
-            while True:
+            while not is_over():
                 while len(flying) < IN_FLIGHT:
                     number = board.take(hand, wait=not flying)
                     if number is None:
@@ -170,11 +170,12 @@ class Remote:
                 self.attempts = 1
                 board.deliver(hand, number, result)
         except ClosedError:
-            self._drop(flying)
+            pass
         except Exception:
             board.leave(hand)
-            self._drop(flying)
             raise
+        finally:
+            self._drop(flying)
 
     def _drop(self, flying: deque[tuple[int, Any]]) -> None:
         """Cancel what the worker has not begun."""

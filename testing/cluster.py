@@ -6,18 +6,23 @@ model.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from quadtree_pack.cluster.joining import SEND_DIRECTLY
 from quadtree_pack.demo.folders import link_folder
 
 from .registration import ROOT
 
 PACK = "comfyui-quadtree-diffusion"
+NODE = {"resources": {"comfyui": 1}, "object_store_memory": 100_000_000, "num_cpus": 1}
 NODES = f"""
 import importlib.util
 
@@ -36,6 +41,42 @@ def need_ray() -> None:
         importlib.import_module("ray.cluster_utils")
     else:
         pytest.importorskip("ray.cluster_utils")
+
+
+@contextlib.contextmanager
+def running_cluster(bases: Sequence[Path]) -> Iterator[Any]:
+    """Start a cluster with a node for each base directory; RAY_ADDRESS names it meanwhile."""
+    need_ray()
+    if sys.platform == "win32":
+        pytest.skip("Ray has no clusters of several nodes on Windows")
+    saved = dict(os.environ)
+    os.environ.update(
+        SEND_DIRECTLY,
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN="5f2d" * 16,
+        RAY_USAGE_STATS_ENABLED="0",
+    )
+    _read_environment()
+    head = {**NODE, "env_vars": worker_env(bases[0]), "include_dashboard": False}
+    cluster = importlib.import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args=head
+    )
+    try:
+        for base in bases[1:]:
+            cluster.add_node(**NODE, env_vars=worker_env(base))
+        os.environ["RAY_ADDRESS"] = cluster.address
+        yield cluster
+    finally:
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def _read_environment() -> None:
+    """Let Ray, which reads its environment once, read it again."""
+    raylet = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def prepare_worker(base: Path) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP
 
 SLOW_S = 0.02  # of each call, so that others take part in runs of tiny models
 HANG_S = 3.0
+CALLS = "calls"  # the folder in which they are noted
 # Lets a process go on that stands still: nobody else would.
 GO_ON = "import os, signal, sys, time; time.sleep(2); os.kill(int(sys.argv[1]), signal.SIGCONT)"
 
@@ -22,10 +22,13 @@ GO_ON = "import os, signal, sys, time; time.sleep(2); os.kill(int(sys.argv[1]), 
 def with_trouble(model: Any, folder: str) -> Any:
     """Return a clone of a model whose network looks for orders to its process, by its number.
 
-    An order is a file PID.die, PID.hang, PID.stop, PID.fail or PID.oom, which the call takes
-    away, or PID.slow, which it leaves. A process that stops neither answers nor ends, as one looks
-    whose network is gone.
+    An order is a file PID.die, PID.hang, PID.stop, PID.fail, PID.oom or PID.memory, which the call
+    takes away, or PID.slow, which it leaves; a number in that is how many seconds. A process that
+    stops neither answers nor ends, as one looks whose network is gone. Where there is a folder
+    "calls", each call leaves its time there.
     """
+
+    from comfy.patcher_extension import WrappersMP  # which tests of the server do not have
 
     def look(executor: Any, *args: Any, **kwargs: Any) -> Any:
         carry_out(Path(folder))
@@ -37,9 +40,10 @@ def with_trouble(model: Any, folder: str) -> Any:
 
 
 def carry_out(folder: Path) -> None:
+    note_call(folder)
     for order in folder.glob(f"{os.getpid()}.*"):
         if order.suffix == ".slow":
-            time.sleep(SLOW_S)
+            time.sleep(float(order.read_text() or SLOW_S))
             continue
         order.unlink()
         if order.suffix == ".die":
@@ -53,3 +57,18 @@ def carry_out(folder: Path) -> None:
             raise KeyError("broken")
         if order.suffix == ".oom":
             raise torch.OutOfMemoryError("simulated")
+        if order.suffix == ".memory":
+            raise MemoryError("simulated")
+
+
+def note_call(folder: Path) -> None:
+    """Note when a call began, where calls are noted."""
+    if (folder / CALLS).is_dir():
+        with (folder / CALLS / str(os.getpid())).open("a") as noted:
+            noted.write(f"{time.time()}\n")
+
+
+def list_calls(folder: Path) -> dict[int, list[float]]:
+    """Return when each process began its calls, by its number; see `time.time`."""
+    noted = (folder / CALLS).iterdir()
+    return {int(path.name): [float(line) for line in path.read_text().split()] for path in noted}

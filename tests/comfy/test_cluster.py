@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import importlib
 import logging
 import os
 import random
@@ -80,44 +79,15 @@ def machines(tmp_path_factory):
     """Start two nodes; return the folder in which orders to their workers are left."""
     folder = tmp_path_factory.mktemp("cluster")
     bases = [folder / "first", folder / "second"]
-    saved = dict(os.environ)
-    os.environ.update(
-        joining.SEND_DIRECTLY,
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN="5f2d" * 16,
-        RAY_USAGE_STATS_ENABLED="0",
-    )
-    if sys.platform == "win32":
-        pytest.skip("Ray has no clusters of several nodes on Windows")
-    loopback.need_ray()
-    read_environment()
-    envs = [loopback.worker_env(base) for base in bases]
-    flux = entry_of("flux").model
-    for base, seed in zip(bases, (1, 2), strict=True):
-        write_lora(base / "models/loras" / LORA, flux, 7)
-        write_lora(base / "models/loras" / OTHER_LORA, flux, seed)
-    common = {"resources": {"comfyui": 1}, "object_store_memory": 100_000_000, "num_cpus": 1}
-    ray_cluster = importlib.import_module("ray.cluster_utils").Cluster(
-        initialize_head=True,
-        head_node_args={**common, "env_vars": envs[0], "include_dashboard": False},
-    )
-    ray_cluster.add_node(**common, env_vars=envs[1])
-    os.environ["RAY_ADDRESS"] = ray_cluster.address
-    # The files of this machine are those of the first node.
-    folder_paths.add_model_folder_path("loras", str(bases[0] / "models/loras"), is_default=True)
-    yield folder
-    crew.CREW.dismiss()
-    ray_cluster.shutdown()
-    os.environ.clear()
-    os.environ.update(saved)
-
-
-def read_environment():
-    """Let Ray, which reads its environment once, read it again."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    with loopback.running_cluster(bases):
+        flux = entry_of("flux").model
+        for base, seed in zip(bases, (1, 2), strict=True):
+            write_lora(base / "models/loras" / LORA, flux, 7)
+            write_lora(base / "models/loras" / OTHER_LORA, flux, seed)
+        # The files of this machine are those of the first node.
+        folder_paths.add_model_folder_path("loras", str(bases[0] / "models/loras"), is_default=True)
+        yield folder
+        crew.CREW.dismiss()
 
 
 @pytest.fixture

@@ -2,15 +2,19 @@
 gives its own result."""
 
 import json
-import time
 import urllib.parse
-import urllib.request
 
 import pytest
-import safetensors.torch
 import torch
 from quadtree_pack import demo
-from quadtree_pack.testing.demo import running_server
+from quadtree_pack.testing.demo import (
+    finished,
+    latent_of,
+    post,
+    prompt_for,
+    queue,
+    running_server,
+)
 from quadtree_pack.testing.hostile import ODD_NAMES
 
 LONG = {"KSampler": {"steps": 40}}
@@ -19,55 +23,6 @@ OTHER = {
     "QuadtreeVisualizer": {"max_denoise": 0.9, "regions": '[["keep", 0, 0, 0.5, 0.5]]'},
     "QuadtreeDiffusion": {"method": "MultiDiffusion"},
 }
-
-
-def prompt_for(running, changes=(), workflow=None):
-    """The demo's workflow up to its refined latent, on the small photo in 2 steps, with other
-    values for some nodes."""
-    workflow = (
-        json.loads(demo.WORKFLOW.read_text(encoding="utf-8")) if workflow is None else workflow
-    )
-    prompt = demo.prompt_from_workflow(workflow, demo.get_json(f"{running.url}/object_info"))
-    prompt = demo.select_needed(
-        prompt, demo.find_node(prompt, "SaveLatent", filename_prefix="quadtree/after")
-    )
-    for node, values in {
-        "KSampler": {"steps": 2},
-        "ImageScaleBy": {"scale_by": 1.0},
-        **dict(changes),
-    }.items():
-        prompt[demo.find_node(prompt, node)]["inputs"].update(values)
-    return prompt
-
-
-def post(running, route, body):
-    request = urllib.request.Request(
-        running.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
-
-
-def queue(running, prompt):
-    return post(running, "/prompt", {"prompt": prompt})["prompt_id"]
-
-
-def finished(running, prompt_id):
-    """What the history tells of a prompt, once it has ended."""
-    while True:
-        history = demo.get_json(f"{running.url}/history/{prompt_id}")
-        if prompt_id in history:
-            return history[prompt_id]
-        time.sleep(0.1)
-
-
-def latent_of(outputs, base):
-    """The latent that a run saved."""
-    (place,) = (latent for output in outputs.values() for latent in output.get("latents", ()))
-    return safetensors.torch.load_file(base / "output" / place["subfolder"] / place["filename"])[
-        "latent_tensor"
-    ]
 
 
 def fresh(running, base, prompt):
