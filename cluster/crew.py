@@ -374,19 +374,22 @@ class ClusterRun:
             # This machine may be at a window of its own for long before it ends the run.
             return self._closed or comfy.model_management.processing_interrupted()
 
-        awaited = None
+        awaited = None  # what it has to answer, where it is lost
         try:
             remote.require(*self.cluster.made_by)
             while not self._closed:
                 try:
                     if awaited is not None:
                         remote.await_answer(awaited, is_closed)
-                        remote.log_return()
                     remote.await_model(self.cluster.identity, is_closed)
+                    if awaited is not None:
+                        remote.log_return()
+                    awaited = None
                     self._ready.add(remote.name)
                     self._serve_steps(remote, is_closed)
                 except LostError as lost:
-                    self._note_lost(remote, lost)
+                    if awaited is None or lost.awaited is None:
+                        self._note_lost(remote, lost)
                     if lost.awaited is None:
                         return
                     awaited = lost.awaited

@@ -39,6 +39,14 @@ class ClosedError(Exception):
     """The run has ended."""
 
 
+class Owed(NamedTuple):
+    """An answer that a worker owes, since when, and for how long it may."""
+
+    awaited: Any
+    since_s: float
+    patience_s: float
+
+
 class Place(NamedTuple):
     """Where a worker runs: which of a node's, a name for messages, and how Ray starts it there."""
 
@@ -59,6 +67,7 @@ class Remote:
         self._booting: Any = None
         self._building: Any = None
         self._branches: tuple[Prompt, list[Prompt]] | None = None
+        self._owed: Owed | None = None  # the batch that it is at
 
     @property
     def name(self) -> str:
@@ -78,7 +87,7 @@ class Remote:
         """End the actor."""
         if self.actor is not None:
             self.ray.kill(self.actor)
-        self.actor = self._booting = self._building = None
+        self.actor = self._booting = self._building = self._owed = None
 
     def build(self, branch: Prompt, controls: list[Prompt]) -> None:
         """Let the worker build the model of a prompt's branch; returns at once.
@@ -98,6 +107,7 @@ class Remote:
 
     def end_run(self) -> None:
         """Let the worker forget the run; returns at once."""
+        self._owed = None
         if self.actor is not None:
             self.actor.end_run.remote()
 
@@ -106,14 +116,14 @@ class Remote:
     def await_model(self, identity: Identity, is_closed: Callable[[], bool]) -> None:
         """Wait until the worker has the model; LostError, for good, where it has another one."""
         try:
-            versions = self._ask(self._booting, FIRST_PATIENCE_S, is_closed)
+            versions = self._ask(_owe_first(self._booting), is_closed)
             self._refuse_different(versions, self.versions)
         except LostError as lost:
             if lost.awaited is None:
                 self.stop()  # the next run starts a new one, which finds what was mended
             raise
         try:
-            found = self._ask(self._building, FIRST_PATIENCE_S, is_closed)
+            found = self._ask(_owe_first(self._building), is_closed)
             self._refuse_different(found, identity)
         except LostError as lost:
             if lost.awaited is None:
@@ -146,57 +156,77 @@ class Remote:
                 return
 
     def work_through(self, job: Job, hand: Hand, is_closed: Callable[[], bool]) -> None:
-        """Evaluate what the board hands out; LostError where the worker cannot go on."""
+        """Evaluate what the board hands out; LostError where the worker cannot go on.
+
+        A worker that is still at a batch of an earlier step gets none before it has answered.
+        """
         board = job.board
         flying: deque[tuple[int, Any]] = deque()
 
         def is_over() -> bool:
             return board.over or is_closed()
 
+        def owe_first() -> Owed:
+            number, awaited = flying[0]
+            patience_s = _choose_patience(hand, job.task.costs[number])
+            return Owed(awaited, time.monotonic(), patience_s)
+
         try:
+            if self._owed is not None:
+                self._await_owed(self._owed, is_over)
             while not is_over():
-                while len(flying) < IN_FLIGHT:
-                    number = board.take(hand, wait=not flying)
-                    if number is None:
-                        break
-                    flying.append((number, self.actor.evaluate.remote(job.pack_batch(number))))
+                self._send(flying, job, hand)
                 if not flying:
                     return
-                number, awaited = flying[0]
-                patience_s = _choose_patience(hand, job.task.costs[number])
-                answer = self._ask(awaited, patience_s, is_over)
+                answer = self._await_owed(owe_first(), is_over)
+                number, _ = flying.popleft()
                 result = job.unpack_result(number, answer)
-                flying.popleft()
                 self.attempts = 1
                 board.deliver(hand, number, result)
+            if flying:
+                self._owed = owe_first()
         except ClosedError:
             pass
         except Exception:
             board.leave(hand)
             raise
         finally:
-            self._drop(flying)
+            for _, awaited in list(flying)[1:]:  # it has not begun these
+                self.ray.cancel(awaited)
 
-    def _drop(self, flying: deque[tuple[int, Any]]) -> None:
-        """Cancel what the worker has not begun."""
-        for _, awaited in list(flying)[1:]:
-            self.ray.cancel(awaited)
-        flying.clear()
+    def _send(self, flying: deque[tuple[int, Any]], job: Job, hand: Hand) -> None:
+        """Send the worker batches, as many as it may have at once."""
+        while len(flying) < IN_FLIGHT:
+            number = job.board.take(hand, wait=not flying)
+            if number is None:
+                return
+            flying.append((number, self.actor.evaluate.remote(job.pack_batch(number))))
 
-    def _ask(self, awaited: Any, patience_s: float, is_closed: Callable[[], bool]) -> Any:
-        """Return what the worker answers; LostError in words where it does not, or cannot."""
+    def _await_owed(self, owed: Owed, is_over: Callable[[], bool]) -> Any:
+        """Return what the worker makes of the batch that it is at, or remember that it is at it."""
+        self._owed = None
         try:
-            if not self._wait(awaited, patience_s, is_closed):
+            return self._ask(owed, is_over)
+        except ClosedError:
+            self._owed = owed
+            raise
+
+    def _ask(self, owed: Owed, is_closed: Callable[[], bool]) -> Any:
+        """Return what the worker answers; LostError in words where it does not, or cannot."""
+        awaited, since_s, patience_s = owed
+        try:
+            if not self._wait(awaited, since_s + patience_s, is_closed):
                 words = f"has not answered for {patience_s:.0f} s; its windows go to others"
                 raise LostError(words, awaited)
             kind, answer = self.ray.get(awaited)
         except self.ray.exceptions.ActorDiedError as error:
             raise LostError(f"ended ({say(error)}); its windows go to others", awaited) from None
         except self.ray.exceptions.RayError as error:
-            raise LostError(
-                f"cannot be reached ({say(error)}); its windows go to others",
-                self.actor.ping.remote(),
-            ) from None
+            # Of the network Ray says much that helps nobody.
+            unavailable = isinstance(error, self.ray.exceptions.ActorUnavailableError)
+            why = "" if unavailable else f" ({say(error)})"
+            words = f"cannot be reached{why}; its windows go to others"
+            raise LostError(words, self.actor.ping.remote()) from None
         if kind == "oom":
             raise self._note_lack_of_memory()
         if kind != "ok":
@@ -210,16 +240,16 @@ class Remote:
         self.attempts += 1
         return LostError("ran out of memory; its windows go to others", self.actor.ping.remote())
 
-    def _wait(self, awaited: Any, seconds: float | None, is_closed: Callable[[], bool]) -> bool:
+    def _wait(self, awaited: Any, end_s: float | None, is_closed: Callable[[], bool]) -> bool:
         """Wait for an answer; return whether it came. ClosedError once the run has ended."""
-        end_s = None if seconds is None else time.monotonic() + seconds
-        while end_s is None or time.monotonic() < end_s:
+        while True:
             ready, _ = self.ray.wait([awaited], timeout=POLL_S)
             if ready:
                 return True
+            if end_s is not None and time.monotonic() >= end_s:
+                return False
             if is_closed():
                 raise ClosedError
-        return False
 
     def _sleep(self, seconds: float, is_closed: Callable[[], bool]) -> None:
         end_s = time.monotonic() + seconds
@@ -230,6 +260,11 @@ class Remote:
 
     def log_return(self) -> None:
         info("worker %s answers again and takes part.", self.name)
+
+
+def _owe_first(awaited: Any) -> Owed:
+    """Return what a worker owes that has just been asked to get ready."""
+    return Owed(awaited, time.monotonic(), FIRST_PATIENCE_S)
 
 
 def _choose_patience(hand: Hand, cost: float) -> float:

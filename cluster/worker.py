@@ -87,7 +87,8 @@ class Worker:
         return get_versions()
 
     def is_oom(self, error: Exception) -> bool:
-        return is_oom(error)
+        """Tell whether the device, or the machine, had no memory left."""
+        return is_oom(error) or isinstance(error, MemoryError)
 
     def build(self, branch: Prompt, controls: list[Prompt]) -> Identity:
         """Run a prompt's branch and return the identity of its model; ValueError in words."""

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 
 SLOW_S = 0.02  # of each call, so that others take part in runs of tiny models
-HANG_S = 3.0
+HANG_S = 1.5
 CALLS = "calls"  # the folder in which they are noted
 # Lets a process go on that stands still: nobody else would.
-GO_ON = "import os, signal, sys, time; time.sleep(2); os.kill(int(sys.argv[1]), signal.SIGCONT)"
+GO_ON = "import os, signal, sys, time; time.sleep(1.5); os.kill(int(sys.argv[1]), signal.SIGCONT)"
 
 
 def with_trouble(model: Any, folder: str) -> Any:
     """Return a clone of a model whose network looks for orders to its process, by its number.
 
     An order is a file PID.die, PID.hang, PID.stop, PID.fail, PID.oom or PID.memory, which the call
-    takes away, or PID.slow, which it leaves; a number in that is how many seconds. A process that
-    stops neither answers nor ends, as one looks whose network is gone. Where there is a folder
-    "calls", each call leaves its time there.
+    takes away, or PID.slow, which it leaves; PID.hang and PID.slow may hold a number of seconds. A
+    process that stops neither answers nor ends, as one looks whose network is gone. Where there is
+    a folder "calls", each call leaves its time there.
     """
 
     from comfy.patcher_extension import WrappersMP  # which tests of the server do not have
@@ -42,14 +42,15 @@ def with_trouble(model: Any, folder: str) -> Any:
 def carry_out(folder: Path) -> None:
     note_call(folder)
     for order in folder.glob(f"{os.getpid()}.*"):
+        seconds = float(order.read_text() or 0)
         if order.suffix == ".slow":
-            time.sleep(float(order.read_text() or SLOW_S))
+            time.sleep(seconds or SLOW_S)
             continue
         order.unlink()
         if order.suffix == ".die":
             os.kill(os.getpid(), signal.SIGKILL)
         if order.suffix == ".hang":
-            time.sleep(HANG_S)
+            time.sleep(seconds or HANG_S)
         if order.suffix == ".stop":
             subprocess.Popen([sys.executable, "-c", GO_ON, str(os.getpid())])
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,6 +1,7 @@
 """The real ComfyUI, on the CPU: these tests run its own samplers, schedulers and model code."""
 
 import gc
+import os
 
 import pytest
 import torch
@@ -43,3 +44,47 @@ def small_windows(monkeypatch):
 
     monkeypatch.setattr(decoder, "WINDOW_PX", 256)
     monkeypatch.setattr(decoding, "FEW_CELLS", 0)
+
+
+# ---- a cluster of two nodes on loopback
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Return the base directories of two machines."""
+    folder = tmp_path_factory.mktemp("cluster")
+    return folder / "first", folder / "second"
+
+
+@pytest.fixture(scope="module")
+def loopback_cluster(bases):
+    """Start a cluster of two nodes; this machine has the files of the first."""
+    import folder_paths
+    from quadtree_pack.cluster import crew
+    from quadtree_pack.testing import cluster, shared_runs
+
+    with cluster.running_cluster(bases) as started:
+        for base, seed in zip(bases, (1, 2), strict=True):
+            shared_runs.write_loras(base, seed)
+        folder_paths.add_model_folder_path("loras", str(bases[0] / "models/loras"), is_default=True)
+        yield started
+        crew.CREW.dismiss()
+
+
+@pytest.fixture(scope="module")
+def machines(bases, loopback_cluster):
+    """Return the folder in which orders to the workers of the cluster are left."""
+    return bases[0].parent
+
+
+@pytest.fixture
+def orders(machines):
+    """Return what leaves orders to a process; this one is slow, so that workers take part."""
+
+    def order(pid, what, seconds=""):
+        (machines / f"{pid}.{what}").write_text(str(seconds))
+
+    order(os.getpid(), "slow")
+    yield order
+    for left in machines.glob("*.*"):
+        left.unlink()

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import gc
 import logging
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 
 import comfy.model_management
-import comfy.utils
 import execution
-import folder_paths
-import psutil
 import pytest
 import torch
-from comfy_extras.nodes_freelunch import FreeU_V2
-from comfy_extras.nodes_model_advanced import RescaleCFG
 from node_helpers import conditioning_set_values
-from quadtree_pack.cluster import crew, joining, remote, rounding
+from quadtree_pack.cluster import crew, joining, rounding
 from quadtree_pack.cluster.branch import SINK
 from quadtree_pack.cluster.worker import Sink
 from quadtree_pack.nodes import QuadtreeCluster
 from quadtree_pack.sampling.parallel import HERE, TEAM
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing import guided, trouble
+from quadtree_pack.testing.shared_runs import (
+    LORA,
+    MOST_RUNS,
+    OTHER_LORA,
+    READY_S,
+    RUN,
+    assert_no_thread_left,
+    await_ready,
+    count_actors,
+    count_references,
+    make,
+    make_flux_and_its_result,
+    sample_until_all_take_part,
+    share,
+    windows,
+)
 from quadtree_pack.testing.support import half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
@@ -41,15 +48,10 @@ from quadtree_pack.testing.tiny_controls import (
     with_control,
 )
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
-from quadtree_pack.testing.tiny_models.building import gauss, sample
+from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS, in_bf16
 
 import nodes
-
-RUN = {"steps": 4, "cfg": 3.0, "denoise": 0.8}
-MOST_RUNS = 20
-READY_S = 240.0  # for two ComfyUIs to start, on a busy machine
-LORA, OTHER_LORA = "style.safetensors", "other.safetensors"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -57,118 +59,6 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(autouse=True)
 def nothing_is_loaded_before_a_test():
     comfy.model_management.unload_all_models()
-
-
-def write_lora(path, model, seed):
-    """Write a LoRA for the first few attention weights of a model."""
-    weights = [
-        (name, value)
-        for name, value in model.model.diffusion_model.named_parameters()
-        if value.ndim == 2 and "attn" in name
-    ]
-    tensors = {}
-    for number, (name, value) in enumerate(weights[:6]):
-        key = f"diffusion_model.{name.removesuffix('.weight')}"
-        tensors[f"{key}.lora_up.weight"] = 0.2 * gauss((value.shape[0], 2), seed + number)
-        tensors[f"{key}.lora_down.weight"] = gauss((2, value.shape[1]), seed + 50 + number)
-    comfy.utils.save_torch_file(tensors, str(path))
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory):
-    """Start two nodes; return the folder in which orders to their workers are left."""
-    folder = tmp_path_factory.mktemp("cluster")
-    bases = [folder / "first", folder / "second"]
-    with loopback.running_cluster(bases):
-        flux = entry_of("flux").model
-        for base, seed in zip(bases, (1, 2), strict=True):
-            write_lora(base / "models/loras" / LORA, flux, 7)
-            write_lora(base / "models/loras" / OTHER_LORA, flux, seed)
-        # The files of this machine are those of the first node.
-        folder_paths.add_model_folder_path("loras", str(bases[0] / "models/loras"), is_default=True)
-        yield folder
-        crew.CREW.dismiss()
-
-
-@pytest.fixture
-def orders(machines):
-    """Return what leaves orders to a process; this one is slow, so that workers take part."""
-
-    def order(pid, what):
-        (machines / f"{pid}.{what}").touch()
-
-    order(os.getpid(), "slow")
-    yield order
-    for left in machines.glob("*.*"):
-        left.unlink()
-
-
-def make(folder, family, *steps):
-    """Return a model and the prompt that makes it, each by its own way."""
-    model = entry_of(family).model
-    for kind, inputs in steps:
-        model = HEAD[kind](model, **inputs)
-    model = trouble.with_trouble(model, str(folder))
-    loader = ("TinyModel", {"family": family})
-    return model, loopback.chain(loader, *steps, ("TinyTrouble", {"folder": str(folder)}))
-
-
-HEAD = {
-    "LoraLoaderModelOnly": lambda model, **inputs: nodes.LoraLoaderModelOnly().load_lora_model_only(
-        model, **inputs
-    )[0],
-    "RescaleCFG": lambda model, **inputs: RescaleCFG().patch(model, **inputs)[0],
-    "FreeU_V2": lambda model, **inputs: FreeU_V2.execute(model, **inputs).args[0],
-}
-
-
-def share(model, prompt, told=None, workers=0):
-    """Return the model with the cluster; the workers are ready, or are left out for good."""
-    show = None if told is None else told.append
-    (last,) = (key for key, node in prompt.items() if node["class_type"] == "QuadtreeCluster")
-    shared = crew.attach_cluster(model, prompt, last, workers, show)
-    cluster = shared.model_options[TEAM]
-    for worker in cluster.remotes:
-        await_ready(worker, cluster.identity)
-    return shared
-
-
-def await_ready(worker, identity):
-    end_s = time.monotonic() + READY_S
-    try:
-        worker.await_model(identity, lambda: time.monotonic() > end_s)
-    except remote.LostError as lost:
-        return str(lost)
-    return ""
-
-
-def windows(told):
-    """Return how many windows each evaluated, from the last line that the node showed."""
-    parts = [part.split(": ") for part in told[-1].split("; ")]
-    return {name: int(words.split(" ")[0]) for name, words in parts}
-
-
-def sample_until_all_take_part(entry, latent, model, told, expected):
-    """Sample until each worker evaluated a window in some run: a busy machine may favour one."""
-    seen = set()
-    for _ in range(MOST_RUNS):
-        assert torch.equal(sample(entry, latent, model=model, **RUN), expected)
-        seen |= {name for name, count in windows(told).items() if count and name != HERE}
-        if len(seen) == 2:
-            return
-    raise AssertionError(told)
-
-
-def own_references():
-    """Return how many objects of the cluster this process holds on to."""
-    gc.collect()
-    import ray
-
-    return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
-
-
-def assert_nothing_left():
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("quadtree ")]
 
 
 # ---- the same result
@@ -196,10 +86,10 @@ def test_a_run_on_workers_equals_one_on_this_machine(machines, orders, family, s
     shared = share(model, prompt, told)
     together = patched(entry, half_kept(32, 40), model=shared, **settings)
     for _ in range(2):
-        references = own_references()
+        references = count_references()
         assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
-        assert_nothing_left()
-    assert own_references() <= references
+        assert_no_thread_left()
+    assert count_references() <= references
     sample_until_all_take_part(entry, latent, together, told, expected)
 
 
@@ -300,11 +190,6 @@ def test_a_number_of_workers_gives_one_result_however_many_there_are(machines, o
     assert len(windows(told)) == 2
 
 
-def count_actors():
-    states = crew.CREW.ray._private.state.actors().values()
-    return [state["State"] for state in states].count("ALIVE")
-
-
 def test_workers_beyond_the_chosen_number_are_stopped_and_start_again(machines, orders):
     entry, told = entry_of("flux"), []
     model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
@@ -349,14 +234,6 @@ def test_the_node_finds_its_part_of_a_prompt_that_comfyui_runs(machines, orders,
     expected = sample(entry, entry.latent(), model=alone, **RUN)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
-
-
-def make_flux_and_its_result(machines, entry):
-    """Return a model, its prompt, a latent and what a run on this machine alone makes of it."""
-    model, prompt = make(machines, "flux")
-    latent = entry.latent()
-    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
-    return model, prompt, latent, sample(entry, latent, model=alone, **RUN)
 
 
 def test_devices_of_this_machine_and_workers_share_a_step(machines, orders):
@@ -540,140 +417,6 @@ def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog):
         result = sample(entry, entry.latent(), model=together, **RUN)
     assert torch.equal(result, sample(entry, entry.latent(), model=alone, **RUN))
     assert "put Quadtree Cluster after that node" in caplog.text and not told
-
-
-# ---- faults
-
-
-FAULTS = ["hang"] * 10 + ["stop"] * 8 + ["oom"] * 7 + ["die"] * 5
-FAULTY_STEPS = 120
-
-
-class Saboteur:
-    """Gives each worker its next fault between two steps of a run, once the last one is over.
-
-    Steps wait while there is no worker that could have one, so that all happen in one run.
-    """
-
-    def __init__(self, machines, workers, order):
-        self.machines, self.workers, self.order = machines, workers, order
-        self.faults = random.Random(5).sample(FAULTS, len(FAULTS))
-        self.orders = {}  # the file of each worker's latest order
-        self.asked = {}  # by worker: its actor, and what that has to answer
-        self.processes = set()
-
-    def __call__(self, *_):
-        end_s = time.monotonic() + READY_S
-        while not any([self.needs_step(worker) for worker in self.workers]):
-            assert time.monotonic() < end_s, f"{len(self.faults)} faults are left"
-            time.sleep(0.02)
-
-    def needs_step(self, worker):
-        """Order a worker's next fault if it can have one; tell whether it needs the next step."""
-        if worker.name in self.orders and self.orders[worker.name].exists():
-            return True
-        process = self.ask(worker)
-        if process and worker.attempts == 1 and self.faults:
-            self.processes.add(process)
-            fault = self.faults.pop()
-            self.order(process, fault)
-            self.orders[worker.name] = self.machines / f"{process}.{fault}"
-        return process is not None  # that a process has ended is noticed in a step
-
-    def ask(self, worker):
-        """Return the number of a worker's process; 0 if it has ended, None if it is silent."""
-        actor, answer = self.asked.get(worker.name, (None, None))
-        if actor is None or actor is not worker.actor:
-            actor = worker.actor
-            if actor is None:  # it is just started again
-                return None
-            answer = actor.ping.remote()
-            self.asked[worker.name] = actor, answer
-        if not crew.CREW.ray.wait([answer], timeout=0)[0]:
-            return None
-        del self.asked[worker.name]
-        try:
-            return crew.CREW.ray.get(answer)
-        except crew.CREW.ray.exceptions.RayError:
-            return 0
-
-
-def test_thirty_faults_in_one_run_change_nothing_and_leave_nothing(machines, orders, monkeypatch):
-    """Seeded: hangs, processes that stand still, lack of memory, and processes that are killed."""
-    entry, told = entry_of("flux"), []
-    model, prompt = make(machines, "flux")
-    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
-    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
-    short = sample(entry, entry.latent(), model=alone, **RUN)
-    long = {**RUN, "steps": FAULTY_STEPS}
-    expected = sample(entry, entry.latent(), model=alone, **long)
-    sample_until_all_take_part(entry, entry.latent(), together, told, short)
-    references = own_references()
-    with monkeypatch.context() as impatient:
-        impatient.setattr(remote, "PATIENCE_S", 1.0)
-        impatient.setattr(remote, "FIRST_PATIENCE_S", 1.0)
-        saboteur = Saboteur(machines, crew.CREW.remotes, orders)
-        result = sample(entry, entry.latent(), model=together, callback=saboteur, **long)
-    assert torch.equal(result, expected)
-    assert len(FAULTS) == 30 and not saboteur.faults
-    saboteur.asked.clear()  # references of its own
-    assert_nothing_left()
-    living = {find_process(worker) for worker in crew.CREW.remotes}
-    assert count_actors() == 2
-    assert {path.suffix for path in machines.glob("*.*")} == {".slow"}  # all were carried out
-    assert all(not psutil.pid_exists(process) for process in saboteur.processes - living)
-    assert own_references() <= references
-    sample_until_all_take_part(entry, entry.latent(), together, told, short)
-
-
-def test_a_process_that_stands_still_is_left_out_and_taken_back(machines, orders, monkeypatch):
-    """As one looks whose network is gone: it neither answers nor ends."""
-    entry, told = entry_of("flux"), []
-    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
-    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
-    sample_until_all_take_part(entry, latent, together, told, expected)
-    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
-    processes = [find_process(worker) for worker in crew.CREW.remotes]
-
-    def stop(step, *_):
-        if step == 1:
-            for process in processes:
-                os.kill(process, signal.SIGSTOP)
-
-    try:
-        assert torch.equal(sample(entry, latent, model=together, callback=stop, **RUN), expected)
-        assert_nothing_left()
-    finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
-    monkeypatch.undo()
-    sample_until_all_take_part(entry, latent, together, told, expected)
-
-
-def find_process(worker):
-    """Return the number of a worker's process, once it answers; one that was killed is replaced."""
-    end_s = time.monotonic() + READY_S
-    worker.await_answer(worker.actor.ping.remote(), lambda: time.monotonic() > end_s)
-    return crew.CREW.ray.get(worker.actor.ping.remote())
-
-
-def test_an_interrupt_ends_the_run_at_once_and_the_next_one_is_clean(machines, orders):
-    entry, told = entry_of("flux"), []
-    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
-    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
-    for worker in crew.CREW.remotes:
-        orders(crew.CREW.ray.get(worker.actor.ping.remote()), "hang")
-
-    def interrupt(step, *_):
-        comfy.model_management.interrupt_current_processing()
-
-    start_s = time.monotonic()
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sample(entry, latent, model=together, callback=interrupt, **RUN)
-    assert time.monotonic() - start_s < trouble.HANG_S
-    assert_nothing_left()
-    assert torch.equal(sample(entry, latent, model=together, **RUN), expected)
 
 
 # ---- who is let in
