@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,27 +18,21 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .quadtree import FrameTrees, Quadtree
-from .sampling.audio import Audio, Packing, check_cache, split_audio
-from .sampling.caches import find_cache
+from .quadtree import Quadtree
+from .sampling.audio import split_audio
 from .sampling.conditioning import locate_area
 from .sampling.contents import name_owner, reaches
 from .sampling.control import defer
 from .sampling.estimates import add_restoring, mark_estimate
 from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_calls
 from .sampling.frames import (
-    add_guide_frames,
-    count_frames,
+    expand_to_rank,
     find_context,
-    fit_maps,
-    free_empty_frames,
 )
-from .sampling.guides import Guides
 from .sampling.history import forget_held
-from .sampling.model import Geometry, Settings, is_compiled
+from .sampling.model import Geometry, Settings
+from .sampling.opening import Inputs, SamplerCall, open_run, open_run_without_hooks
 from .sampling.parallel import TEAM, Cluster, Devices, Team
-from .sampling.patches import list_attached
-from .sampling.placing import WHOLE, Part, locate
 from .sampling.protocols import (
     Conds,
     Executor,
@@ -51,14 +43,12 @@ from .sampling.protocols import (
     Source,
 )
 from .sampling.remaking import is_remade
-from .sampling.rules import OBJECT_PATCHES, refuse_options
-from .sampling.run import Mode, Run, are_apart, build_denoise_maps, create_run, expand_to_rank
+from .sampling.run import Run
 from .sampling.steps import (
     announce,
     change_inner,
     count_calls_per_step,
     count_leading_zeros,
-    describe_rise,
     is_foreign,
     numbers_its_steps,
     read_schedule,
@@ -67,7 +57,6 @@ from .sampling.steps import (
 )
 from .utils import info, warn
 
-CLEARLY_SMALLER = 0.6  # than the quadtree's image: a latent that may be a crop of it
 REPORTED = "quadtree_reported"  # marks an error that was told
 KEY = "quadtree_diffusion"  # names our wrappers on a model, and the Run in its transformer_options
 
@@ -101,24 +90,16 @@ class TiledDiffusion:
 
     def __init__(
         self,
-        trees: Sequence[Quadtree],
-        settings: Settings,
-        geometry: Geometry,
+        inputs: Inputs,
         *,
-        clean_latent: Tensor | None,
         previous: ModelFunctionWrapper | None,
         progress: Callable[[str], None] | None = None,
-        all_sigmas: Tensor | None = None,
         measured: Callable[[int, float], None] | None = None,
     ) -> None:
-        self.trees = trees
-        self.settings = settings
-        self.geometry = geometry
-        self.clean_latent = clean_latent
+        self.inputs = inputs
         self.previous = previous
         self.progress = progress
         self.measured = measured
-        self.all_sigmas = read_schedule(all_sigmas)
 
     # ---- the hooks, in the order in which core calls them
 
@@ -135,69 +116,30 @@ class TiledDiffusion:
         **kwargs: Any,
     ) -> Tensor:
         """Open the run, and copy what no step freed from the caller's own latent (OUTER_SAMPLE)."""
-        options = executor.class_obj.model_options
-        inner = self._stand_before_model(options)
-        model = executor.class_obj.model_patcher
-        audio = self._find_audio(model, latent, noise_mask, kwargs.get("latent_shapes"))
-        video, _ = split_audio(audio, latent)
-        _check_latent(latent, video)
-        guides = Guides.of(getattr(executor.class_obj, "conds", {}), video)
-        refuse_options(
-            {**options, "model_function_wrapper": inner, OBJECT_PATCHES: model.object_patches},
-            video,
-            guides=guides.frames,
-            packed=audio is not None,
-        )
-        clean = self._clean_for(video)
-        # A mask that a function redraws at every step (Differential Diffusion) says nothing about
-        # the whole run.
-        redrawn = "denoise_mask_function" in options
-        geometry = self._fit_geometry(model, options, guides.block)
+        options, model = executor.class_obj.model_options, executor.class_obj.model_patcher
         values = read_sigmas(sigmas)
         if (zeros := count_leading_zeros(values)) and runs_core(sampler):
             info("the sigmas of this run begin with 0, which is left out.")
             sigmas, values = sigmas[zeros:], values[zeros:]
-        rise = describe_rise(values)
         run = self.open_run(
-            split_audio(audio, noise)[0],
-            video,
-            None if redrawn or noise_mask is None else split_audio(audio, noise_mask)[0],
-            geometry,
-            inner,
-            rises=bool(rise),
-            guides=guides.frames,
-            apart=not (audio or getattr(model, "injections", None)),
+            SamplerCall(
+                guider=executor.class_obj,
+                noise=noise,
+                latent=latent,
+                noise_mask=noise_mask,
+                shapes=kwargs.get("latent_shapes"),
+                sigmas=values,
+            )
         )
-        run.audio, run.attached = audio, list_attached(model)
-        if rise:
-            run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
+        followed = self._follow(sampler, run, values)
         carrier = options.setdefault("transformer_options", {})
         carrier[KEY] = run
-
-        def follow_inner(inner: Any) -> Any:
-            late = forget_held(
-                inner, values, lambda: run.find_release(values, self._schedule_of(values))
-            )
-            return late if inner is sampler else announce(late, run.clock)
-
-        late = change_inner(sampler, follow_inner)
         try:
             with self._share(run, options, model):
-                samples = executor(noise, latent, late, sigmas, noise_mask, *args, **kwargs)
+                samples = executor(noise, latent, followed, sigmas, noise_mask, *args, **kwargs)
         finally:
             del carrier[KEY]
-        if not run.clock.started:
-            return samples
-        self._close(run, len(noise))
-        if not run.preserves:
-            return samples
-        restore = self._make_restore(run, clean)
-        if run.estimate is not None:
-            mark_estimate(run.estimate, restore)
-        stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
-        if run.clock.sigmas[-1] > 0 or stopped_early:
-            return samples  # what is held has the noise of the sigma that was reached
-        return restore(samples)
+        return self._close(run, sampler, samples, latent)
 
     def prepare_sampling(
         self,
@@ -235,12 +177,12 @@ class TiledDiffusion:
         if run is not None:
             batch, (clean, audio) = None, split_audio(run.audio, latent)
             values = read_sigmas(sigmas)
-            if self.settings.batch == 0 and run.tiling.batch > 1:
+            if self.inputs.settings.batch == 0 and run.tiling.batch > 1:
                 batch = fit_batch(guider.inner_model, run, noise)
-            if self.clean_latent is not None:
-                clean = self._clean_for(clean).to(latent)
+            if self.inputs.clean_latent is not None:
+                clean = self.inputs.clean_for(clean).to(latent)
                 clean = guider.inner_model.process_latent_in(clean)
-            run.start(values, clean, batch, self._schedule_of(values))
+            run.start(values, clean, batch, self.inputs.schedule_of(values))
             if run.audio is not None:
                 run.audio.start(run, audio)
             sampler = executor.class_obj
@@ -309,7 +251,7 @@ class TiledDiffusion:
         """Return the denoised latent [rows, C, ..., H, W] (model function wrapper)."""
         run = _find_run(call["c"])
         if run is None or not run.clock.started:
-            run = self._open_run_without_hooks(call["input"])
+            run = open_run_without_hooks(self, self.inputs, call["input"], self.previous)
         if run.plan.owner is not self:
             return call_model(self.previous, apply_model, call)
         evaluator = Evaluator(run, apply_model, self.tell)
@@ -365,51 +307,39 @@ class TiledDiffusion:
         teams = [Devices.of(model_options, run.get_hand), cluster]
         return [team for team in teams if team is not None]
 
-    def open_run(
-        self,
-        noise: Tensor,
-        latent: Tensor,
-        noise_mask: Tensor | None,
-        geometry: Geometry,
-        inner: ModelFunctionWrapper | None,
-        *,
-        rises: bool = False,
-        guides: int = 0,
-        apart: bool = False,
-    ) -> Run:
-        """Return a run on `latent` [B, C, ..., H, W]; ValueError if it does not fit the model.
+    def open_run(self, call: SamplerCall) -> Run:
+        """Return the run of a sampler's call, whose options call this node from here on."""
+        inner = self._stand_before_model(call.guider.model_options)
+        return open_run(self, self.inputs, call, inner)
 
-        Nothing is preserved where its noise level `rises`. `guides` are the LTXV guide frames at
-        the latent's end, which are no frames of the clip. `apart` tells that nothing in the model
-        may mix the images of a batch, as AnimateDiff does.
-        """
-        height, width = latent.shape[-2:]
-        empty = latent.eq(0).all(1).flatten(-2).all(-1).cpu()  # per image, and per frame
-        mode = Mode.FREE if rises else self._choose_mode(noise, empty)
-        shows = mode is Mode.PRESERVE  # an empty or a noisy latent shows nothing
-        parts = self._locate_images(latent, geometry.px_per_cell) if shows else []
-        clip = latent[:, :, : latent.shape[2] - guides] if guides else latent
-        maps = self._map_denoise(clip, geometry, parts)
-        if mode is Mode.PRESERVE and self.clean_latent is None and bool(empty.any()):
-            info("some images or frames are empty: nothing to preserve there, so they are free.")
-            maps = free_empty_frames(maps, empty[:, : count_frames(clip)] if guides else empty)
-        maps = add_guide_frames(maps, guides)
-        run = create_run(
-            self,
-            self.settings,
-            geometry,
-            maps,
-            frames=count_frames(latent),
-            open_cells=None if noise_mask is None else (noise_mask > 0).any(1).cpu(),
-            mode=mode,
-            inner=inner,
-            apart=apart and not guides and are_apart(self.trees, geometry),
-        )
-        if not parts:
-            self._note_crop(run, width * geometry.px_per_cell, height * geometry.px_per_cell)
-        return run
+    def _follow(self, sampler: Any, run: Run, sigmas: Sequence[float]) -> Any:
+        """Return the sampler with all that a run needs to know of it, and it of the run."""
 
-    def _close(self, run: Run, images: int) -> None:
+        def find_release() -> Tensor:
+            return run.find_release(sigmas, self.inputs.schedule_of(sigmas))
+
+        def follow_inner(inner: Any) -> Any:
+            late = forget_held(inner, sigmas, find_release)
+            return late if inner is sampler else announce(late, run.clock)
+
+        return change_inner(sampler, follow_inner)
+
+    def _close(self, run: Run, sampler: Any, samples: Tensor, latent: Tensor) -> Tensor:
+        """Tell what a run has cost; return its result, with what it kept from the caller's."""
+        if not run.clock.started:
+            return samples
+        self._tell_cost(run, len(samples))
+        if not run.preserves:
+            return samples
+        restore = self._make_restore(run, latent)
+        if run.estimate is not None:
+            mark_estimate(run.estimate, restore)
+        stopped_early = is_foreign(sampler) and not run.clock.reached_last_step
+        if run.clock.sigmas[-1] > 0 or stopped_early:
+            return samples  # what is held has the noise of the sigma that was reached
+        return restore(samples)
+
+    def _tell_cost(self, run: Run, images: int) -> None:
         """Tell what a run of so many images has cost."""
         _report(run)
         self.tell(run.summarize())
@@ -417,13 +347,14 @@ class TiledDiffusion:
         if self.measured is not None and run.tally.cells and not run.tally.skipped:
             self.measured(run.tally.cells // images, time.monotonic() - run.started_s)
 
-    def _make_restore(self, run: Run, clean: Tensor) -> Callable[[Tensor], Tensor]:
+    def _make_restore(self, run: Run, latent: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what copies kept cells from the caller's own latent into a result of the run.
 
         Samplers end with rounding noise, and leaving the model's space rounds.
         """
+        clean = self.inputs.clean_for(split_audio(run.audio, latent)[0])
         kept = run.kept()
-        if self.clean_latent is not None:
+        if self.inputs.clean_latent is not None:
             # Core gives what a noise mask closes back as it came in: noisy, in a second stage.
             kept = kept | ~run.plan.open
 
@@ -437,139 +368,6 @@ class TiledDiffusion:
 
         return restore
 
-    def _fit_geometry(self, model: ModelPatcher, options: Options, block: int) -> Geometry:
-        """Return the geometry for a run, whose windows begin on blocks of so many cells a side."""
-        return replace(
-            self.geometry,
-            unit=math.lcm(self.geometry.unit, block),
-            compiled=is_compiled(model),
-            cached=find_cache(options.get("transformer_options", {})) is not None,
-        )
-
-    def _find_audio(
-        self, model: ModelPatcher, latent: Tensor, noise_mask: Tensor | None, shapes: Any
-    ) -> Audio | None:
-        """Return the audio that is packed in a latent behind a video; None of other latents."""
-        packing = Packing.of(model.model, shapes)
-        if packing is None:
-            check_cache(model.model, find_cache(model.model_options.get("transformer_options", {})))
-            return None
-        info(
-            "every window hears the whole audio, which becomes the mean of what they make of it; "
-            "to keep it, give it a noise mask of 0."
-        )
-        return Audio(packing, latent, noise_mask, noisy=self.clean_latent is not None)
-
-    def _schedule_of(self, sigmas: Sequence[float]) -> list[float] | None:
-        """Return all_sigmas; None for a run whose sigmas rise, which is no part of them."""
-        return None if describe_rise(sigmas) else self.all_sigmas
-
-    def _map_denoise(self, latent: Tensor, geometry: Geometry, parts: Sequence[Part]) -> Tensor:
-        """Return the denoise of every cell, as `fit_maps` does; ValueError for another aspect."""
-        height, width = latent.shape[-2:]
-        if not parts or WHOLE in parts:
-            for tree in self.trees:
-                tree.check_fits(height, width)
-        trees = [self.trees] * len(parts or [WHOLE])
-        if len(trees) > 1:  # each image has a part of its own tree
-            trees = [[tree] for tree, _ in zip(itertools.cycle(self.trees), parts, strict=False)]
-        maps = [
-            build_denoise_maps(own, self.settings, geometry, height, width, part)
-            for own, part in zip(trees, parts or [WHOLE], strict=True)
-        ]
-        fade = self.settings.feather_px > 0
-        return fit_maps(torch.cat(maps), self.trees, latent, geometry.frames_per_latent, fade=fade)
-
-    def _locate_images(self, latent: Tensor, px_per_cell: int) -> list[Part]:
-        """Return the part of the quadtree's image that each image of a latent shows.
-
-        It is [WHOLE] where they show all of it, and empty where that cannot be told.
-        """
-        images = self._clean_for(latent)
-        of_frames = isinstance(self.trees, FrameTrees) and len(self.trees) > 1
-        if of_frames or count_frames(latent) > 1:
-            return []
-        parts: list[Part] = []
-        images = images.squeeze(2) if images.ndim > 4 else images
-        for image, tree in zip(images, itertools.cycle(self.trees), strict=False):
-            width_px = px_per_cell * image.shape[-1]
-            part = None if tree.luma is None else locate(image, tree.luma, width_px)
-            if part is None:
-                return []
-            parts.append(part)
-            if parts == [WHOLE]:
-                return parts  # so are the others of a batch
-        info("the latent shows a part of the quadtree's image; that part's tiles are used.")
-        return parts
-
-    def _note_crop(self, run: Run, width_px: int, height_px: int) -> None:
-        """Warn where the latent may be a crop of the image that the tree was built from."""
-        tree = self.trees[0]
-        if width_px < CLEARLY_SMALLER * tree.width:
-            run.note(
-                f"the latent is {width_px} x {height_px} px and the quadtree's image {tree.width} "
-                f"x {tree.height} px, so the tiles are made smaller; if another node samples crops "
-                "of the image (UltimateSDUpscale, a detailer, a list of tiles), each crop needs a "
-                "quadtree of its own"
-            )
-
-    def _open_run_without_hooks(self, noisy: Tensor) -> Run:
-        """Return a run for a sampler that bypasses core's hooks: nothing is preserved."""
-        if noisy.ndim < 4:
-            raise _refuse_packed(noisy.shape)
-        warn(
-            "the model is called outside of core's sampling hooks, so nothing can be preserved; "
-            "windows only."
-        )
-        everything = torch.ones(1, *noisy.shape[-2:], dtype=torch.float64)
-        run = create_run(
-            self,
-            self.settings,
-            self.geometry,
-            everything,
-            frames=count_frames(noisy),
-            mode=Mode.FREE,
-            inner=self.previous,
-        )
-        run.start([math.inf, 0.0])
-        return run
-
-    def _choose_mode(self, noise: Tensor, empty: Tensor) -> Mode:
-        """Return what the quadtree means for a run, and say so if nothing is preserved.
-
-        `empty`, bool [B] or [B, T], tells which images or frames are all zero.
-        """
-        if self.clean_latent is not None:
-            return Mode.PRESERVE
-        if bool(empty.all()):
-            info(
-                "the latent is empty (text to image): nothing to preserve; denoise only slows the "
-                "velocity of calm regions."
-            )
-            return Mode.SCALE
-        if not bool(noise.count_nonzero()):
-            info(
-                "no noise is added to this latent, so it is taken as noisy: nothing is preserved. "
-                "Connect clean_latent to preserve."
-            )
-            return Mode.FREE
-        return Mode.PRESERVE
-
-    def _clean_for(self, latent: Tensor) -> Tensor:
-        """Return what is preserved, as the caller gave it: `clean_latent`, or the latent itself."""
-        clean = self.clean_latent
-        if clean is None:
-            return latent
-        if clean.ndim == 4 and latent.ndim == 5:  # a still for a video model, as core takes it
-            clean = clean.unsqueeze(2)
-        if clean.shape[1:] != latent.shape[1:] or len(clean) not in (1, len(latent)):
-            raise ValueError(
-                f"clean_latent has shape {tuple(clean.shape)}, but the latent that is sampled has "
-                f"{tuple(latent.shape)}; both must be of one size, with one clean latent, or one "
-                "for each of the batch."
-            )
-        return clean
-
     def tell(self, words: str) -> None:
         """Tell the node's progress display how far the run is."""
         if self.progress is not None:
@@ -579,31 +377,6 @@ class TiledDiffusion:
 def _find_run(options: Options) -> Run | None:
     """Return the run that is carried by the transformer_options in these options."""
     return options.get("transformer_options", {}).get(KEY)
-
-
-def _refuse_packed(shape: Sequence[int]) -> ValueError:
-    """Return the error for a latent without a picture, or whose picture nobody tells."""
-    return ValueError(
-        f"The latent that is sampled has shape {tuple(shape)} (audio, a 3D model, or several "
-        "latents packed in one), where no cell has a place in a picture, so Quadtree Diffusion "
-        "cannot cut it into windows. Sample it without this node. Of packed latents it takes "
-        "LTX-2's video with audio, with ComfyUI's own samplers."
-    )
-
-
-def _check_latent(latent: Tensor, video: Tensor) -> None:
-    """Raise ValueError unless a latent, and the video or image in it, can be cut into windows."""
-    if video.ndim < 4:
-        raise _refuse_packed(latent.shape)
-    if latent.numel() == 0:
-        raise ValueError(
-            f"The latent that is sampled has shape {tuple(latent.shape)}; it must not be empty."
-        )
-    if not bool(torch.stack(latent.aminmax()).isfinite().all()):
-        raise ValueError(
-            "The latent that is sampled holds NaN or infinite values; encode it again, with a VAE "
-            "in higher precision."
-        )
 
 
 def _report(run: Run) -> None:
@@ -646,16 +419,14 @@ def attach(
     if isinstance(previous, TiledDiffusion):
         info("the model has a Quadtree Diffusion already; this later one replaces it.")
         previous = previous.previous
-    tiled = TiledDiffusion(
-        trees,
-        settings,
-        geometry,
+    inputs = Inputs(
+        trees=trees,
+        settings=settings,
+        geometry=geometry,
         clean_latent=clean_latent,
-        previous=previous,
-        progress=progress,
-        all_sigmas=all_sigmas,
-        measured=measured,
+        all_sigmas=read_schedule(all_sigmas),
     )
+    tiled = TiledDiffusion(inputs, previous=previous, progress=progress, measured=measured)
     model.set_model_unet_function_wrapper(tiled)
     latent_format = model.get_model_object("latent_format")
     model.add_object_patch("latent_format", add_restoring(latent_format))

@@ -153,8 +153,9 @@ def plan_batches(
 
     `shares` is what Quadtree Cluster has windows cut for, 1 for none; None: without that node.
     """
+    from quadtree_pack.sampling.maps import build_denoise_maps
     from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
-    from quadtree_pack.sampling.run import build_denoise_maps, create_run
+    from quadtree_pack.sampling.run import create_run
     from quadtree_pack.windows.shapes import batch_windows
 
     geometry = Geometry(px_per_cell=CELL_PX, unit=2, native_px=1024, cost=TRANSFORMER_COST)
@@ -166,7 +167,7 @@ def plan_batches(
     run.start([float(STEPS - step) for step in range(STEPS + 1)])
     steps = []
     for step in range(STEPS):
-        windows = run.windows(step)
+        windows = run.layouts.windows(step)
         batches = []
         for numbers in batch_windows(windows, run.choose_batch(windows)):
             box = windows[numbers[0]].box

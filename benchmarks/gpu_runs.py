@@ -73,8 +73,9 @@ def _predict_run(
     model: GpuModel, image: torch.Tensor, tree: Any, settings: Any, steps: int
 ) -> float:
     """Return the planner's price of all windows of a run, batched as they are evaluated."""
+    from quadtree_pack.sampling.maps import build_denoise_maps
     from quadtree_pack.sampling.model import Geometry
-    from quadtree_pack.sampling.run import build_denoise_maps, create_run
+    from quadtree_pack.sampling.run import create_run
     from quadtree_pack.windows.shapes import batch_windows
 
     geometry = Geometry.of(model.patcher)
@@ -84,7 +85,7 @@ def _predict_run(
     run.start([float(steps - step) for step in range(steps + 1)])
     total = 0.0
     for step in range(steps):
-        windows = run.windows(step)
+        windows = run.layouts.windows(step)
         for batch in batch_windows(windows, run.batch):
             box = windows[batch[0]].box
             cells = box.height * box.width

@@ -149,8 +149,10 @@ def return_input(noisy: torch.Tensor, _sigma: torch.Tensor, **_conditioning: Any
 
 def prepare_call(batch: int) -> Call:
     """Return a call on LARGE_CELLS squared, in windows of 1024 px with 128 px overlap."""
+    from quadtree_pack.sampling.maps import build_denoise_maps
     from quadtree_pack.sampling.model import Settings
-    from quadtree_pack.sampling.run import Mode, build_denoise_maps, create_run
+    from quadtree_pack.sampling.plan import Mode
+    from quadtree_pack.sampling.run import create_run
     from quadtree_pack.testing.support import tree_of
     from quadtree_pack.testing.tiny_models.transformers import flux
     from quadtree_pack.tiled_diffusion import KEY, attach
@@ -161,8 +163,8 @@ def prepare_call(batch: int) -> Call:
     tree = tree_of([[1.0, 0.9], [0.8, 1.0]], LARGE_CELLS, LARGE_CELLS)
     settings = Settings(method="MultiDiffusion", tile_px=1024, overlap_px=128, batch=batch)
     patch = attach(entry.model, [tree], settings).model_options["model_function_wrapper"]
-    denoise = build_denoise_maps([tree], settings, patch.geometry, LARGE_CELLS, LARGE_CELLS)
-    run = create_run(patch, settings, patch.geometry, denoise, mode=Mode.PRESERVE)
+    denoise = build_denoise_maps([tree], settings, patch.inputs.geometry, LARGE_CELLS, LARGE_CELLS)
+    run = create_run(patch, settings, patch.inputs.geometry, denoise, mode=Mode.PRESERVE)
     run.start([1.0, 0.0], torch.randn_like(noisy))
     arguments: dict[str, Any] = {
         "input": noisy,
@@ -170,7 +172,7 @@ def prepare_call(batch: int) -> Call:
         "c": {"transformer_options": {KEY: run}},
         "cond_or_uncond": [0],
     }
-    boxes = [window.box for window in run.windows(0)]
+    boxes = [window.box for window in run.layouts.windows(0)]
     step = run.step(arguments["timestep"], noisy)
     return Call(
         noisy=noisy,

@@ -143,8 +143,9 @@ def make_plans(
 
     Height and width are in cells, and so is the price of a new shape; None: the planner's own.
     """
+    from quadtree_pack.sampling.maps import build_denoise_maps
     from quadtree_pack.sampling.model import TRANSFORMER_COST, Geometry, Settings
-    from quadtree_pack.sampling.run import build_denoise_maps, create_run
+    from quadtree_pack.sampling.run import create_run
 
     cost = TRANSFORMER_COST
     if per_shape is not None:
@@ -157,8 +158,8 @@ def make_plans(
     run.start([float(STEPS - step) for step in range(STEPS + 1)])
     total, evaluated, shapes = 0.0, 0, set()
     start = time.perf_counter()
-    run.windows(0)  # plans all steps
-    planned = [run.windows(step) for step in range(STEPS)]
+    run.layouts.windows(0)  # plans all steps
+    planned = [run.layouts.windows(step) for step in range(STEPS)]
     planning_ms = 1000 * (time.perf_counter() - start) / max(1, len(set(planned) - {()}))
     for plan in planned:
         windows = [window.box for window in plan]

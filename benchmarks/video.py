@@ -200,7 +200,9 @@ def measure_seams(clip: Tensor, mine: Refined, plain: Refined, free: Tensor) -> 
     """Return the mean seam index of windows over the frames in which their borders show."""
     (opened,) = mine.runs
     size = free.shape[1:]
-    borders = [measures.window_borders(opened.windows(step), *size) for step in range(STEPS)]
+    borders = [
+        measures.window_borders(opened.layouts.windows(step), *size) for step in range(STEPS)
+    ]
     lines = tuple(torch.stack(part).any(0) for part in zip(*borders, strict=True))
     found = []
     for frame in range(FRAMES):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 from quadtree_pack import quadtree
 from quadtree_pack.image import composite
-from quadtree_pack.sampling import model, run
+from quadtree_pack.sampling import maps, model, run
 from quadtree_pack.tree import regions
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def draw_diffusion_page() -> Image.Image:
     settings = model.Settings(tile_px=768, feather_px=0)
     size = UPSCALED_PX[1] // CELL_PX, UPSCALED_PX[0] // CELL_PX
     steps = run.create_run(
-        None, settings, geometry, run.build_denoise_maps([tree], settings, geometry, *size)
+        None, settings, geometry, maps.build_denoise_maps([tree], settings, geometry, *size)
     )
     steps.start([float(STEPS - step) for step in range(STEPS + 1)])
     panels = {}
@@ -76,7 +76,7 @@ def draw_step(image: Tensor, steps: run.Run, index: int) -> Image.Image:
     brightness = torch.lerp(torch.tensor(HELD_BRIGHTNESS), torch.tensor(1.0), freedom)
     picture = as_picture(image * brightness[..., None])
     draw = ImageDraw.Draw(picture)
-    for window in steps.windows(index):
+    for window in steps.layouts.windows(index):
         box_px = [edge * CELL_PX for edge in window.box]
         draw.rectangle(box_px, outline=(255, 255, 255), width=10)
     return picture

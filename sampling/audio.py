@@ -75,7 +75,7 @@ class Audio:
         """
         self.clean = clean
         for index in range(run.clock.steps if self.is_open else 0):
-            if bool(self.weigh(run, index).any()) and not run.windows(index):
+            if bool(self.weigh(run, index).any()) and not run.layouts.windows(index):
                 raise ValueError(
                     "The audio that is packed with this video would change at steps at which no "
                     "part of the video may, so Quadtree Diffusion evaluates nothing that could "

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..quadtree import FrameTrees, Quadtree
 from ..utils import ceil_div
+from .maps import are_apart, build_denoise_maps
 from .model import ROUGH, ROUGH_SETTINGS, TYPICAL, Geometry, Settings
-from .run import Mode, Run, are_apart, build_denoise_maps, create_run
+from .plan import Mode
+from .run import Run, create_run
 
 # The masks of a run's prompts, [B or 1, h, w] of any size; None for one that counts everywhere.
 Masks = Sequence[Tensor | None]
@@ -104,7 +106,7 @@ def _count_everywhere(run: Run, step: int, prompts: int) -> int:
 
 
 def _count_masked(run: Run, step: int, prompts: int) -> int:
-    layout = run.lay_out(step)
+    layout = run.layouts.lay_out(step)
     images = layout.images or [None] * len(layout.windows)
     return sum(
         len(counting) * run.count_cells(layout.windows[number], images[number])

@@ -26,6 +26,7 @@ from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
 from .cropping import crop, unstack_windows
+from .layouts import Step
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
 from .protocols import (
@@ -46,7 +47,7 @@ from .rules import (
     refusal,
     refuse_blocks,
 )
-from .run import Run, Step
+from .run import Run
 
 MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
 # Core evaluates together what its own estimate, times this, says fits the free memory

@@ -127,3 +127,19 @@ def free_empty_frames(maps: Tensor, empty: Tensor) -> Tensor:
     `maps` are those of `fit_maps`, and `empty` is bool [B] or [B, T].
     """
     return torch.where(empty[..., None, None], 1.0, maps) if bool(empty.any()) else maps
+
+
+def send(cells: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device, without waiting for what the device still does.
+
+    A copy from ordinary memory would wait; one from pinned memory takes its turn on the device.
+    """
+    if device.type != "cuda":
+        return cells.to(device)
+    return cells.pin_memory().to(device, non_blocking=True)
+
+
+def expand_to_rank(cells: Tensor, rank: int) -> Tensor:
+    """Return [B or 1, (T or 1,) H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank`."""
+    middle = cells.shape[1:-2]
+    return cells.reshape(len(cells), *[1] * (rank - 3 - len(middle)), *middle, *cells.shape[-2:])

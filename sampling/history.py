@@ -20,7 +20,7 @@ import torch
 from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler, default_noise_sampler
 from torch import Tensor
 
-from .run import expand_to_rank, send
+from .frames import expand_to_rank, send
 from .steps import (
     calls_again,
     count_calls_per_step,

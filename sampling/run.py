@@ -1,4 +1,4 @@
-"""One sampling run: its fixed plan, its changing state and its tally.
+"""One sampling run: its fixed plan, and the state that changes as it goes.
 
 Imports no ComfyUI: a run is also planned to predict its cost, where no model is loaded.
 """
@@ -9,33 +9,31 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..quadtree import FrameTrees, Quadtree
-from ..utils import Box, cells_from_px, warn
-from ..velocity import SCHEDULES, blend_denoised, txt2img_scale
-from ..windows.batches import ImageWindows, plan_images
-from ..windows.blending import METHODS, Method, compute_shares
-from ..windows.planning import mark_active_units
+from ..utils import Box, warn
+from ..velocity import blend_denoised
+from ..windows.blending import METHODS
 from ..windows.sharing import choose_batch
 from ..windows.tiling import Images, Tiling, Window
 from .board import Hand
 from .caches import WindowCaches
 from .cond_masks import CondMasks
-from .cropping import RunMemory, crop, take_images
+from .cropping import RunMemory, crop
 from .frames import take_frames
 from .keeping import KeepWatch
+from .layouts import Layout, Layouts, Step, make_step
 from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
-from .placing import WHOLE, Part
+from .plan import Mode, RunPlan, Stage
 from .protocols import Conds, Control, Hints, ModelFunctionWrapper
 from .references import AUTOMATIC, References
 from .steps import StepClock, place_stage
+from .tally import Tally
 
 if TYPE_CHECKING:
     from .audio import Audio
@@ -43,136 +41,6 @@ if TYPE_CHECKING:
 
 
 LITTLE = 1.06  # times the cost: what windows in calls of their own may cost more
-
-
-class Mode(Enum):
-    """What the quadtree means for a run."""
-
-    PRESERVE = "hold every cell to the clean latent according to its denoise"
-    SCALE = "text to image: there is nothing to hold to, so scale the velocity"
-    FREE = "a noisy latent whose clean one is not known: windows only"
-
-
-class Tally:
-    """Counts what a run has cost so far; cells are latent cells times conds times batch."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.windows = 0
-        self.skipped = 0  # of the windows, by a cache
-        self.cells = 0
-        self.canvas_cells = 0
-        self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
-
-    @property
-    def share(self) -> float:
-        """Return the evaluated cells as a share of what is evaluated without this node."""
-        return self.cells / max(1, self.canvas_cells)
-
-    def count_canvas(self, noisy: Tensor) -> None:
-        """Count a model call on `noisy` [rows, C, ..., H, W] as it would be without windows."""
-        self.canvas_cells += noisy[:, 0].numel()
-
-    def count_call(self, denoised: Tensor, windows: int) -> None:
-        """Count a model call that gave [rows, C, ..., h, w] and held so many windows."""
-        with self._lock:
-            self.calls += 1
-            self.windows += windows
-            self.cells += denoised[:, 0].numel()
-
-    def count_skipped(self, denoised: Tensor) -> None:
-        """Note that a cache answered the call of one window, of [rows, C, ..., h, w], for free."""
-        with self._lock:
-            self.skipped += 1
-            self.cells -= denoised[:, 0].numel()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RunPlan:
-    """What is fixed when a run is opened.
-
-    `owner` is the patch that opened it: of two in one chain only the later one acts. `denoise` is
-    float64 [B or 1, H, W] in 0..1 and [B or 1, T or 1, H, W] for videos, and so is `open`, bool:
-    the cells that core's noise mask lets change. `inner` is a wrapper of another node, which is
-    called in the model's place. `apart` tells that each image of a batch has windows of its own;
-    else all have the same, as the frames of a clip must.
-    """
-
-    owner: object
-    mode: Mode
-    method: Method
-    schedule: str
-    denoise: Tensor
-    open: Tensor
-    inner: ModelFunctionWrapper | None = None
-    apart: bool = False
-
-    @property
-    def canvas(self) -> Box:
-        return Box(0, 0, self.open.shape[-1], self.open.shape[-2])
-
-    def freedom(self, index: int, steps: int) -> Tensor:
-        """Return the freedom in 0..1 of every cell at a step, in the shape of `denoise`."""
-        if self.mode is not Mode.PRESERVE:
-            return torch.ones_like(self.denoise)
-        return SCHEDULES[self.schedule](self.denoise, index, steps)
-
-    def active(self, index: int, steps: int) -> Tensor:
-        """Return the cells, bool [B or 1, H, W], that are evaluated at a step, in any frame.
-
-        They are those of each image, or where images are not `apart` those of any.
-        """
-        cells = (self.freedom(index, steps) > 0) & self.open
-        cells = cells.reshape(len(cells), -1, *cells.shape[-2:]).any(1)
-        return cells if self.apart else cells.any(0, keepdim=True)
-
-    def model_weight(self, index: int, steps: int) -> Tensor:
-        """Return the weight in 0..1 of the model's estimate at a step, for every cell.
-
-        It is a cell's freedom, 0 where core's mask closes it; in text to image it is the factor of
-        the cell's velocity.
-        """
-        if self.mode is Mode.SCALE:
-            return txt2img_scale(self.denoise, index, steps)
-        return self.freedom(index, steps).where(self.open, 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Layout:
-    """The windows of one step in one area of the canvas.
-
-    `windows` are relative to the area, and each has its normalised share in `shares`, [h, w] on the
-    CPU. `images` are those of the batch that each window is for; None: all.
-    """
-
-    index: int
-    area: Box
-    windows: tuple[Window, ...]
-    shares: tuple[Tensor, ...]
-    images: tuple[Images, ...] | None = None
-
-    def images_of(self, numbers: Sequence[int]) -> list[Images] | None:
-        """Return the images that each of these windows is for; None: all, for every window."""
-        return None if self.images is None else [self.images[number] for number in numbers]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Step(Layout):
-    """One step in one area of the canvas.
-
-    `model_weight` [B or 1, 1, (T or 1,) h, w] in 0..1 is the weight of the model's estimate; the
-    rest is that of the base (see `Run.blend`). Each of `window_weights` [..., h, w] is the model's
-    weight times the share of a window.
-    """
-
-    model_weight: Tensor
-    window_weights: tuple[Tensor, ...]
-
-    @property
-    def is_one_window(self) -> bool:
-        """Tell whether a single window covers the whole area, for all images."""
-        whole = Box(0, 0, self.area.width, self.area.height)
-        return self.images is None and len(self.windows) == 1 and self.windows[0].box == whole
 
 
 class Share(NamedTuple):
@@ -190,11 +58,9 @@ class Run:
     def __init__(
         self, plan: RunPlan, tiling: Tiling, batch: int, references: str = AUTOMATIC
     ) -> None:
-        self.plan = plan
         self.tally = Tally()
         self.clock = StepClock()
-        self.first_step, self.all_steps = 0, 1  # of the whole schedule; see `start`
-        self.tiling = tiling
+        self.layouts = Layouts(plan, tiling, Stage(first=0, steps=1, all_steps=1))
         self.batch = batch  # windows in one model call, at most
         self.clean: Tensor | None = None  # [B or 1, C, ..., H, W] in the model's space
         self.audio: Audio | None = None  # that is packed behind a video
@@ -213,7 +79,6 @@ class Run:
         self.shares: list[Share] = []  # who evaluated which windows, of those steps
         self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
-        self._plans: dict[Box, list[list[ImageWindows]]] = {}  # of each step, by area
         self._step_cells: list[int] = []  # of the windows of each step of the canvas, once counted
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
@@ -221,6 +86,14 @@ class Run:
         self._latest: dict[Hashable, Step] = {}
         self._largest_batch = 1  # windows in the largest model call of the latest step
         self._lock = threading.Lock()  # ComfyUI's multi-GPU sampling calls from threads
+
+    @property
+    def plan(self) -> RunPlan:
+        return self.layouts.plan
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.layouts.tiling
 
     def __deepcopy__(self, memo: dict[int, object]) -> Run:
         """Return the run itself: deep-copying model options must share the run."""
@@ -241,8 +114,8 @@ class Run:
         """
         self.clock.start(sigmas)
         self.started_s = time.monotonic()
-        self.first_step, self.all_steps = place_stage(sigmas, all_sigmas)
-        self._forget_plans()
+        first, all_steps = place_stage(sigmas, all_sigmas)
+        self._lay_out_anew(stage=Stage(first, self.clock.steps, all_steps))
         self.clean = clean
         self.batch = self.batch if batch is None else batch
 
@@ -300,7 +173,7 @@ class Run:
         tiling, cells = self.tiling, (self.tiling.tile * self.tiling.unit) ** 2
         together = tiling.cost.predict_window(cells, max(1, tiling.batch))
         self.single = tiling.cost.predict_window(cells, 1) < LITTLE * together
-        self._plan_with(replace(tiling, shares=shares))
+        self._lay_out_anew(tiling=replace(tiling, shares=shares))
 
     def choose_batch(self, windows: Sequence[Window]) -> int:
         """Return how many of a step's windows a model call holds at most."""
@@ -332,7 +205,8 @@ class Run:
             self.batch = together // 2
         elif tiling.tile // 2 >= max(tiling.fewest, 2 * tiling.overlap):
             half = tiling.tile // 2
-            self._plan_with(replace(tiling, tile=half, smallest=min(tiling.smallest, half)))
+            halved = replace(tiling, tile=half, smallest=min(tiling.smallest, half))
+            self._lay_out_anew(tiling=halved)
         else:
             return False
         self.times_shrunk += 1
@@ -347,16 +221,18 @@ class Run:
     def join_images(self) -> None:
         """Give all images the same windows from here on: the rows of a call depend on each other,
         or nobody knows which of them belongs to which image."""
-        self.plan = replace(self.plan, apart=False)
-        self._forget_plans()
+        self._lay_out_anew(plan=replace(self.plan, apart=False))
 
-    def _plan_with(self, tiling: Tiling) -> None:
-        self.tiling = tiling
-        self._forget_plans()
-
-    def _forget_plans(self) -> None:
+    def _lay_out_anew(
+        self,
+        plan: RunPlan | None = None,
+        tiling: Tiling | None = None,
+        stage: Stage | None = None,
+    ) -> None:
+        """Lay windows out by another plan, tiling or stage; None: by the same."""
+        old = self.layouts
         with self._lock:
-            self._plans.clear()
+            self.layouts = Layouts(plan or old.plan, tiling or old.tiling, stage or old.stage)
             self._step_cells = []
             self._latest.clear()
 
@@ -364,7 +240,7 @@ class Run:
 
     def freedom(self, index: int) -> Tensor:
         """Return the freedom in 0..1 of every cell at a step, in the shape of `plan.denoise`."""
-        return self.plan.freedom(self.first_step + index, self.all_steps)
+        return self.plan.freedom(*self.layouts.stage.place(index))
 
     def find_release(self, sigmas: Sequence[float], all_sigmas: Sequence[float] | None) -> Tensor:
         """Return the step of these sigmas that releases each cell, int64 in the shape of denoise,
@@ -406,95 +282,17 @@ class Run:
         with self._lock:
             latest = self._latest.get(key)
             if latest is None or latest.index != index:
-                latest = self._latest[key] = self._make_step(index, like, area)
+                weight = self.plan.model_weight(*self.layouts.stage.place(index))
+                layout = self.layouts.lay_out(index, area)
+                latest = self._latest[key] = make_step(layout, weight, like, self.frames)
         return latest
 
-    def _make_step(self, index: int, like: Tensor, area: Box) -> Step:
-        layout = self.lay_out(index, area)
-        weight = self.plan.model_weight(self.first_step + index, self.all_steps)
-        weight = crop(weight, area)
-        weight = expand_to_rank(send(weight.float(), like.device), like.ndim)
-        weight = take_frames(weight, self.frames)
-        window_weights = []
-        for number, (window, share) in enumerate(zip(layout.windows, layout.shares, strict=True)):
-            sent, images = send(share.float(), like.device), layout.images_of([number])
-            of_window = weight if images is None else take_images(weight, images[0])
-            window_weights.append(sent * crop(of_window, window.box))
-        return Step(
-            index=index,
-            area=area,
-            model_weight=weight,
-            windows=layout.windows,
-            shares=layout.shares,
-            window_weights=tuple(window_weights),
-            images=layout.images,
-        )
-
-    def lay_out(self, index: int, area: Box | None = None) -> Layout:
-        """Return the windows of a step with their shares (area None: the whole canvas)."""
-        area = self.plan.canvas if area is None else area
-        size, margin = (area.height, area.width), self.tiling.overlap * self.tiling.unit // 2
-        windows: list[Window] = []
-        shares: list[Tensor] = []
-        images: list[Images] = []
-        for some, of_images in self._plan(index, area):
-            windows += some
-            shares += compute_shares(some, size, self.plan.method, margin)
-            images += [] if of_images is None else [of_images] * len(some)
-        return Layout(
-            index=index,
-            area=area,
-            windows=tuple(windows),
-            shares=tuple(shares),
-            images=tuple(images) or None,
-        )
-
-    def windows(self, index: int, area: Box | None = None) -> tuple[Window, ...]:
-        """Return the windows of a step, relative to the area (None: the whole canvas)."""
-        area = self.plan.canvas if area is None else area
-        return tuple(window for planned in self._plan(index, area) for window in planned.windows)
-
-    def _plan(self, index: int, area: Box) -> list[ImageWindows]:
-        """Return the windows of a step, relative to the area, by the images that have them."""
-        if area not in self._plans:
-            self._plans[area] = self._plan_steps(area)
-        return self._plans[area][index]
-
     def group_windows(
-        self, cond_ids: Sequence[Hashable], step: Layout
+        self, cond_ids: Sequence[Hashable], layout: Layout
     ) -> dict[tuple[int, ...], list[int]]:
-        """Return the numbers of a step's windows by the conds of a call that count in them.
-
-        A cond with a mask counts where that is not 0 in an active cell that the window answers for.
-        Elsewhere core multiplies what the model says by 0, or the cell is held. Windows in which
-        none counts are left out.
-        """
-        everyone = tuple(range(len(cond_ids)))
+        """Return the numbers of a layout's windows by the conds of a call that count in them."""
         masks = [self.masks.find(cond_id, self.plan.canvas) for cond_id in cond_ids]
-        if all(mask is None for mask in masks):
-            return {everyone: list(range(len(step.windows)))}
-        active = crop(self.plan.active(self.first_step + step.index, self.all_steps), step.area)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for number, (window, share) in enumerate(zip(step.windows, step.shares, strict=True)):
-            some = active if step.images is None else active[list(step.images[number])]
-            answered = crop(some, window.box).any(0) & (share > 0)
-            counting = []
-            for cond, mask in enumerate(masks):
-                inside = None if mask is None else crop(crop(mask, step.area), window.box)
-                if inside is None or bool((inside & answered).any()):
-                    counting.append(cond)
-            if counting:
-                groups.setdefault(tuple(counting), []).append(number)
-        return groups
-
-    def _plan_steps(self, area: Box) -> list[list[ImageWindows]]:
-        """Return the windows of every step in an area: together, so that they share shapes."""
-        units = []  # of each image, at each step
-        for index in range(self.first_step, self.first_step + self.clock.steps):
-            active = crop(self.plan.active(index, self.all_steps), area)
-            units.append([mark_active_units(cells, self.tiling.unit) for cells in active])
-        by_image = list(zip(*units, strict=True))
-        return plan_images(by_image, (area.height, area.width), self.tiling)
+        return self.layouts.group(layout, masks)
 
     def estimate_left(self, step: Step, done: Sequence[int]) -> float | None:
         """Return the seconds left when `done` cells, by window, of a step are; None if unknown."""
@@ -515,7 +313,7 @@ class Run:
         """Return the cells of the windows of a step of the canvas, in all images."""
         return sum(
             self.count_cells(window, images)
-            for windows, images in self._plan(index, self.plan.canvas)
+            for windows, images in self.layouts.list_by_image(index)
             for window in windows
         )
 
@@ -568,22 +366,6 @@ class Run:
         return take_frames(crop(self.clean, area), self.frames).to(noisy)
 
 
-def send(cells: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on the device, without waiting for what the device still does.
-
-    A copy from ordinary memory would wait; one from pinned memory takes its turn on the device.
-    """
-    if device.type != "cuda":
-        return cells.to(device)
-    return cells.pin_memory().to(device, non_blocking=True)
-
-
-def expand_to_rank(cells: Tensor, rank: int) -> Tensor:
-    """Return [B or 1, (T or 1,) H, W] as [B or 1, 1, ..., H, W], to fit latents of `rank`."""
-    middle = cells.shape[1:-2]
-    return cells.reshape(len(cells), *[1] * (rank - 3 - len(middle)), *middle, *cells.shape[-2:])
-
-
 def create_run(
     owner: object,
     settings: Settings,
@@ -617,33 +399,3 @@ def create_run(
     batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
     tiling = geometry.choose_tiling(settings, height, width, frames)
     return Run(plan, tiling, batch, settings.references)
-
-
-def are_apart(trees: Sequence[Quadtree], geometry: Geometry) -> bool:
-    """Tell whether each image of a batch may have windows of its own; frames of a clip may not."""
-    return not (geometry.mixes_rows or isinstance(trees, FrameTrees))
-
-
-def build_denoise_maps(
-    trees: Sequence[Quadtree],
-    settings: Settings,
-    geometry: Geometry,
-    height: int,
-    width: int,
-    part: Part = WHOLE,
-) -> Tensor:
-    """Return the denoise per cell of each tree, float64 [trees, height, width] in 0..1.
-
-    `part` is what the cells show of the trees' image.
-    """
-    feather = cells_from_px(settings.feather_px, geometry.px_per_cell)
-    rows, columns = round(height / part.height), round(width / part.width)
-    top = min(round(part.y * rows), rows - height)
-    left = min(round(part.x * columns), columns - width)
-    cells = Box(left, top, left + width, top + height)
-    maps: dict[int, Tensor] = {}  # frames of a clip share trees
-    for tree in trees:
-        if id(tree) not in maps:
-            kept = tree.keep_below(settings.keep_below_px)
-            maps[id(tree)] = crop(kept.denoise_map(rows, columns, feather), cells)
-    return torch.stack([maps[id(tree)] for tree in trees])

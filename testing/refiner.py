@@ -125,7 +125,7 @@ def refine(
 def read_record(run: Any, steps: int, cells: int) -> dict[str, Any]:
     """Return what a finished run of `steps` steps tells `Refined`; the canvas has `cells` cells."""
     return {
-        "windows": [run.windows(step) for step in range(steps)],
+        "windows": [run.layouts.windows(step) for step in range(steps)],
         "free": run.freedom(steps - 1)[0],
         "evaluations": run.tally.cells / cells,
     }
@@ -141,9 +141,10 @@ def attach_recorded(
     if small_model:
         shrink = (TRAINED_PX / USUAL_PX) ** 2
         full_cost = importlib.import_module(f"{PACKAGE}.sampling.model").TRANSFORMER_COST
-        patch.geometry = replace(
-            patch.geometry, native_px=TRAINED_PX, cost=full_cost.scale_cells(shrink)
+        geometry = replace(
+            patch.inputs.geometry, native_px=TRAINED_PX, cost=full_cost.scale_cells(shrink)
         )
+        patch.inputs = replace(patch.inputs, geometry=geometry)
     record_runs(patch, runs)
     return model
 

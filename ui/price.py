@@ -15,7 +15,7 @@ from torch import Tensor
 from ..quadtree import Quadtree
 from ..sampling.cost import ONE_PROMPT, Masks, Sampling, estimate_cost
 from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings
-from ..sampling.run import Mode
+from ..sampling.plan import Mode
 from ..sampling.steps import CALLS_PER_STEP
 from ..utils import ceil_div, count_latent_frames
 from ..velocity import SCHEDULES

@@ -12,7 +12,8 @@ import torch
 
 from ..quadtree import Leaf, Quadtree
 from ..sampling.cost import measure_steps, plan_run
-from ..sampling.run import Run, build_denoise_maps
+from ..sampling.maps import build_denoise_maps
+from ..sampling.run import Run
 from ..utils import Box
 from .passing import Applier
 from .price import list_runs
@@ -37,10 +38,10 @@ def describe_steps(
     height, width = coming.size
     maps = build_denoise_maps([tree], coming.settings, coming.geometry, height, width)
     run = plan_run(maps, coming.settings, coming.geometry, coming.sampling)
-    boxes = [[window.box for window in run.windows(step)] for step in range(run.clock.steps)]
+    steps = [run.layouts.windows(step) for step in range(run.clock.steps)]
     scale = tree.width / width, tree.height / height
     return {
-        "windows": [_list_px(step, scale) for step in boxes],
+        "windows": [_list_px([window.box for window in windows], scale) for windows in steps],
         "shares": [round(1000 * share) for share in measure_steps(run, coming.prompts)],
         "held": _count_held_steps(run, leaves, denoise, coming.settings.keep_below_px),
         "sampler": coming.sampler,
@@ -62,6 +63,6 @@ def _count_held_steps(
     values = torch.tensor(denoise, dtype=torch.float64).masked_fill(sides < keep_below_px, 0.0)
     plan = replace(run.plan, denoise=values[None, None])
     held = torch.zeros(len(denoise), dtype=torch.long)
-    for step in range(run.first_step, run.first_step + run.clock.steps):
-        held += plan.freedom(step, run.all_steps)[0, 0] == 0
+    for step in range(run.clock.steps):
+        held += plan.freedom(*run.layouts.stage.place(step))[0, 0] == 0
     return held.tolist()

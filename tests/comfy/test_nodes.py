@@ -250,8 +250,8 @@ def test_every_input_of_quadtree_diffusion_reaches_the_patch():
     patch = diffuse(model, visualize()[1], clean_latent=latent, **values).model_options[
         "model_function_wrapper"
     ]
-    assert list(dataclasses.asdict(patch.settings).values()) == list(values.values())
-    assert patch.clean_latent is latent["samples"]
+    assert list(dataclasses.asdict(patch.inputs.settings).values()) == list(values.values())
+    assert patch.inputs.clean_latent is latent["samples"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from quadtree_pack.sampling import run as run_module
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.sampling.pace import Pace
+from quadtree_pack.sampling.tally import Tally
 from quadtree_pack.testing.support import tree_of
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
@@ -79,7 +80,7 @@ def test_the_cells_of_a_batch_are_told_for_one_image_as_the_price_counts_them():
 
 def test_a_run_whose_windows_a_cache_skipped_tells_no_pace(monkeypatch):
     skipped = property(lambda tally: 1, lambda tally, value: None)
-    monkeypatch.setattr(run_module.Tally, "skipped", skipped, raising=False)
+    monkeypatch.setattr(Tally, "skipped", skipped, raising=False)
     assert measure_run(1) == []
 
 

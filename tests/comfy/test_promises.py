@@ -179,7 +179,7 @@ def test_every_model_call_equals_a_naive_dense_reference(entry, method):
     def naive(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
         index = find_step(float(args["timestep"][0]), run.clock.sigmas)
-        layout, margin = run.lay_out(index), run.tiling.overlap * run.tiling.unit // 2
+        layout, margin = run.layouts.lay_out(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         images = layout.images or [(0, 1)] * len(layout.windows)
         for image in range(2):

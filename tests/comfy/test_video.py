@@ -147,7 +147,7 @@ def test_every_call_with_a_tree_per_frame_equals_a_naive_reference():
     def both(apply_model, args):
         run = args["c"]["transformer_options"][KEY]
         index = find_step(float(args["timestep"][0]), run.clock.sigmas)
-        windows, margin = run.windows(index), run.tiling.overlap * run.tiling.unit // 2
+        windows, margin = run.layouts.windows(index), run.tiling.overlap * run.tiling.unit // 2
         total = torch.zeros_like(args["input"], dtype=torch.float64)
         shares = compute_shares(windows, (16, 24), run.plan.method, margin)
         for window, share in zip(windows, shares, strict=True):
@@ -254,9 +254,11 @@ def test_windows_of_a_clip_come_one_by_one_and_are_smaller():
     assert (still.batch, clip.batch, clip.tiling.batch) == (4, 1, 1)
     for run in (still, clip):
         run.start([1.0, 0.0])
-    sizes = [max(w.box.width * w.box.height for w in run.windows(0)) for run in (still, clip)]
+    sizes = [
+        max(w.box.width * w.box.height for w in run.layouts.windows(0)) for run in (still, clip)
+    ]
     assert sizes[1] < sizes[0]
-    assert min(min(w.box.width, w.box.height) for w in clip.windows(0)) >= 512 // 8
+    assert min(min(w.box.width, w.box.height) for w in clip.layouts.windows(0)) >= 512 // 8
 
 
 def test_denoise_fades_in_and_out_over_frames_and_never_rises():

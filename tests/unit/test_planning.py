@@ -378,7 +378,7 @@ def test_how_many_windows_are_evaluated_together_does_not_change_the_plan():
             denoise,
         )
         run.start([3.0, 2.0, 1.0, 0.0])
-        plans.append([run.windows(step) for step in range(3)])
+        plans.append([run.layouts.windows(step) for step in range(3)])
     assert all(plan == plans[0] for plan in plans)
     assert (
         len({(window.box.height, window.box.width) for windows in plans[0] for window in windows})
@@ -403,6 +403,8 @@ def test_small_tiles_evaluate_no_more_than_a_grid_of_them(method, cost, most, he
     run.start([float(steps - step) for step in range(steps + 1)])
     tile, overlap = 512 // 8, 64 // 8
     rows, columns = (ceil_div(side - overlap, tile - overlap) for side in (height, width))
-    evaluated = [sum(window.box.extent for window in run.windows(step)) for step in range(steps)]
+    evaluated = [
+        sum(window.box.extent for window in run.layouts.windows(step)) for step in range(steps)
+    ]
     assert max(evaluated) <= rows * columns * tile**2
     assert sum(evaluated) <= most * steps * height * width

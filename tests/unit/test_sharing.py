@@ -42,7 +42,7 @@ def busy_share(run, shares):
     for step in range(4):
         costs = [
             run.tiling.cost.predict_window(box.height * box.width, run.tiling.batch)
-            for box, _ in run.windows(step)
+            for box, _ in run.layouts.windows(step)
         ]
         busy.append(sum(costs) / shares / predict_makespan(costs, shares))
     return float(np.mean(busy))
@@ -61,7 +61,9 @@ def test_windows_cut_for_many_keep_them_busy(shares, height, width, method):
 @pytest.mark.parametrize("shares", [2, 8, 32])
 def test_windows_cut_for_many_cost_little_more(shares):
     def total(run):
-        cells = [box.height * box.width for step in range(4) for box, _ in run.windows(step)]
+        cells = [
+            box.height * box.width for step in range(4) for box, _ in run.layouts.windows(step)
+        ]
         return sum(run.tiling.cost.predict_window(count, run.tiling.batch) for count in cells)
 
     assert total(create(shares=shares)) < 1.05 * total(create())
@@ -69,7 +71,7 @@ def test_windows_cut_for_many_cost_little_more(shares):
 
 def test_a_latent_that_one_window_can_hold_keeps_it():
     run = create(shares=8, height=150, width=180)
-    assert len(run.windows(0)) == 1
+    assert len(run.layouts.windows(0)) == 1
 
 
 def test_shares_of_one_change_no_plan():
@@ -119,7 +121,7 @@ def test_light_models_get_as_many_windows_per_call_as_keep_all_busy(count, share
 
 def test_a_run_evaluates_the_same_batches_whoever_takes_part():
     run = create(cost=UNET_COST, shares=8)
-    windows = run.windows(0)
+    windows = run.layouts.windows(0)
     assert run.choose_batch(windows) == choose_batch(windows, run.tiling, 4)
     assert create(cost=TRANSFORMER_COST, shares=8).choose_batch(windows) == 1
     assert create(cost=UNET_COST).choose_batch(windows) == 4
