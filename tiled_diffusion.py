@@ -24,7 +24,8 @@ from .sampling.conditioning import locate_area
 from .sampling.contents import name_owner, reaches
 from .sampling.control import defer
 from .sampling.estimates import add_restoring, mark_estimate
-from .sampling.evaluation import Evaluator, call_model, fit_batch, shape_calls
+from .sampling.evaluation import Evaluator, call_model
+from .sampling.fitting import fit_batch, shape_calls
 from .sampling.frames import (
     expand_to_rank,
     find_context,

@@ -78,7 +78,7 @@ def _find_waits(model: GpuModel, patched: Any, latent: torch.Tensor) -> list[tup
 
 def check_memory(model: GpuModel, image: torch.Tensor) -> list[dict]:
     """Compare the peak of a run with what the pack asks ComfyUI to free for it."""
-    from quadtree_pack.sampling.evaluation import shape_batch
+    from quadtree_pack.sampling.fitting import shape_batch
 
     latent = _make_latent(model, image)
     patched = _attach(model, image)

@@ -18,7 +18,6 @@ from torch import Tensor
 from ..utils import Box, format_seconds, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
-from ..windows.tiling import Tiling
 from .attention_guidance import AreaScores, find_variable
 from .audio import SHAPES, Audio, Packing
 from .board import Hand
@@ -30,7 +29,6 @@ from .layouts import Step
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
 from .protocols import (
-    BaseModel,
     Conds,
     ModelCall,
     ModelFunction,
@@ -49,10 +47,6 @@ from .rules import (
 )
 from .run import Run
 
-MOST_WINDOWS = 16  # in one model call, however much memory is free: beyond it nothing gets faster
-# Core evaluates together what its own estimate, times this, says fits the free memory
-# (`comfy.samplers._calc_cond_batch`).
-CORE_MEMORY_FACTOR = 1.5
 # In `RunMemory.warned`: what patches hold was looked at, and what they keep of windows was found.
 PATCHES, KEPT = "patches", "kept"
 
@@ -492,25 +486,3 @@ def _check_images(run: Run, call: ModelCall) -> None:
             "time, such as AnimateDiff's context options, or sample no more images at once than "
             "it takes."
         )
-
-
-def shape_batch(shape: Sequence[int], tiling: Tiling, windows: int) -> list[int]:
-    """Return the shape of so many of the largest windows of a latent [rows, C, ..., H, W]."""
-    rows, *middle, height, width = shape
-    tile = tiling.tile * tiling.unit
-    return [rows * windows, *middle, min(tile, height), min(tile, width)]
-
-
-def shape_calls(run: Run, shape: Sequence[int], windows: int) -> list[int]:
-    """Return the shape of so many of a run's largest windows, as the model takes them."""
-    if run.audio is None:
-        return shape_batch(shape, run.tiling, windows)
-    packing = run.audio.packing
-    return packing.pack_shape(shape_batch([shape[0], *packing.video[1:]], run.tiling, windows))
-
-
-def fit_batch(model: BaseModel, run: Run, noise: Tensor) -> int:
-    """Return how many of the largest windows fit the free memory at once, with two conds each."""
-    window = model.memory_required(shape_calls(run, noise.shape, 2))
-    free = comfy.model_management.get_free_memory(noise.device)
-    return max(1, min(MOST_WINDOWS, int(free / (CORE_MEMORY_FACTOR * window))))
