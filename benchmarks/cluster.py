@@ -9,10 +9,13 @@ The second table is simulated. The plans are the ones that runs on `coffee` make
 Batches go out as in a run, the dearest first, each to whoever would be done with it first; all
 windows pass the head's network card. Efficiency is the time of one GPU with the default settings
 over that of all, times their number (slow ones count as halves); 1 means that nothing is lost.
-Numbers are Gbit/s, and with "halves" every second GPU is half as fast. With "workers 0" windows
-are those of a run without Quadtree Cluster, one per call; with "workers N" they are cut for as
-many as there are. "bound" is what no plan reaches, since the head's network card sends one worker's
-first window after the other, and so receives the last ones. Planning is not counted.
+Numbers are Gbit/s; with "halves" every second GPU is half as fast, and with "busy head" its CPU
+takes HEAD_S for each window that it sends. With "workers 0" windows are those of a run without
+Quadtree Cluster, one per call; with "workers N" they are cut for as many as there are. "bound" is
+what no plan reaches, since the head's network card sends one worker's first window after the other,
+and so receives the last ones. Planning is not counted.
+
+The third table tells where the rest of the time goes, with "workers N" and 10 Gbit/s.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import os
 import time
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from quadtree_pack.testing.photos import photo
@@ -33,12 +36,39 @@ CALLS, IN_FLIGHT = 30, 2
 PHOTO, DENOISE = "coffee", (0.2, 0.8)
 SIDES_PX = (4096, 8192, 16384)
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-LATENCY_S = 0.013  # per call, between two nodes
+LATENCY_S = 0.003  # per call, between two nodes
+HEAD_S = 0.0008  # to cut, pack and send a window, on a busy core of the head
 CHANNELS, BYTES = 16, 2  # of a window on its way, there and back, in bfloat16
-# Gbit/s, and whether halves take part.
-NETWORKS = ((10.0, False), (25.0, False), (1.0, False), (10.0, True))
 
 Batch = tuple[float, int]  # of windows: its seconds on one GPU, and its cells
+
+
+class Network(NamedTuple):
+    """How windows travel; `head_s` are the head's seconds for each, in which it sends no other."""
+
+    gbit: float
+    latency_s: float = LATENCY_S
+    head_s: float = 0.0
+
+    def travel(self, cells: float) -> float:
+        """Return the seconds for which a window of so many cells keeps the head's network card."""
+        return cells * CHANNELS * BYTES * 8 / (self.gbit * 1e9)
+
+    def send(self, cells: float) -> float:
+        """Return the seconds between a window of so many cells and the next that is sent."""
+        return max(self.head_s, self.travel(cells))
+
+
+NETWORK = Network(10.0)
+IDEAL = Network(float("inf"), latency_s=0.0)
+# A name, the network, and whether halves take part.
+CASES = (
+    ("10", NETWORK, False),
+    ("25", Network(25.0), False),
+    ("1", Network(1.0), False),
+    ("10, halves", NETWORK, True),
+    ("10, busy head", NETWORK._replace(head_s=HEAD_S), False),
+)
 
 
 def run() -> list[dict]:
@@ -111,34 +141,45 @@ def time_calls(ray: Any, echo: Any, size_mb: float, in_flight: int) -> float:
 
 
 def simulate_all() -> list[dict]:
-    """Return the efficiency of each case; print them."""
+    """Return the efficiency of each case, and what is lost to what; print them."""
     from quadtree_pack.quadtree import build_quadtree
 
     least, most = DENOISE
     tree = build_quadtree(photo(PHOTO, LONG_SIDE_PX), min_denoise=least, max_denoise=most)
     columns = " ".join(f"{workers:>5}" for workers in WORKERS)
-    print(f"\n{'px':>6} {'windows':>16} {'Gbit/s':>12} {columns}  GPUs")
-    rows = []
+    print(f"\n{'px':>6} {'windows':>10} {'Gbit/s':>14} {columns}  GPUs")
+    rows, losses = [], []
     for side_px in SIDES_PX:
         sides = (side * side_px // LONG_SIDE_PX // CELL_PX for side in (tree.height, tree.width))
         height, width = sides
         alone = plan_batches(tree, height, width)
         single = plan_batches(tree, height, width, shares=1)
         cut = {count: plan_batches(tree, height, width, shares=count) for count in WORKERS}
-        for gbit, halves in NETWORKS:
+        for label, network, halves in CASES:
             values: dict[str, list[float]] = {"workers 0": [], "workers N": [], "bound": []}
             for count in WORKERS:
                 speeds = speeds_of(count, halves=halves)
-                values["workers 0"].append(simulate(single, speeds, gbit, time_alone(alone)))
-                values["workers N"].append(simulate(cut[count], speeds, gbit, time_alone(alone)))
-                values["bound"].append(bound(alone, cut[count], speeds, gbit))
+                values["workers 0"].append(simulate(single, speeds, network, time_alone(alone)))
+                values["workers N"].append(simulate(cut[count], speeds, network, time_alone(alone)))
+                values["bound"].append(bound(alone, cut[count], speeds, network))
             for name, row in values.items():
-                facts = {"px": side_px, "windows": name, "gbit": gbit, "halves": halves}
+                facts = {"px": side_px, "windows": name, "network": label}
                 rows.append({**facts, **dict(zip(map(str, WORKERS), row, strict=True))})
-                network = f"{gbit:.0f}, halves" if halves else f"{gbit:.0f}"
                 numbers = " ".join(f"{value:>5.2f}" for value in row)
-                print(f"{side_px:>6} {name:>16} {network:>12} {numbers}", flush=True)
-    return rows
+                print(f"{side_px:>6} {name:>10} {label:>14} {numbers}", flush=True)
+        for count in WORKERS[1:]:
+            lost = find_losses(alone, cut[count], count)
+            losses.append({"px": side_px, "gpus": count, **lost})
+    print_losses(losses)
+    return rows + losses
+
+
+def print_losses(losses: Sequence[dict]) -> None:
+    names = [name for name in losses[0] if name not in ("px", "gpus")]
+    print(f"\n{'px':>6} {'GPUs':>5} " + " ".join(f"{name:>16}" for name in names))
+    for row in losses:
+        numbers = " ".join(f"{row[name]:>16.1%}" for name in names)
+        print(f"{row['px']:>6} {row['gpus']:>5} {numbers}")
 
 
 def speeds_of(workers: int, *, halves: bool) -> list[float]:
@@ -189,56 +230,77 @@ def time_alone(steps: Sequence[Sequence[Batch]]) -> float:
 
 
 def simulate(
-    steps: Sequence[Sequence[Batch]], speeds: Sequence[float], gbit: float, alone_s: float
+    steps: Sequence[Sequence[Batch]], speeds: Sequence[float], network: Network, alone_s: float
 ) -> float:
     """Return the efficiency of GPUs of these speeds, the first the head's, against one alone."""
-    together_s = sum(time_step(batches, speeds, gbit) for batches in steps)
+    together_s = sum(time_step(batches, speeds, network) for batches in steps)
     return alone_s / (together_s * sum(speeds))
+
+
+def find_losses(
+    alone: Sequence[Sequence[Batch]], steps: Sequence[Sequence[Batch]], gpus: int
+) -> dict[str, float]:
+    """Return which share of all time of so many equal GPUs is lost to what, and what is left."""
+    speeds = [1.0] * gpus
+    without_travel = NETWORK._replace(gbit=float("inf"))
+    times = [time_alone(alone) / gpus, time_alone(steps) / gpus]
+    for network in (IDEAL, without_travel, NETWORK):
+        times.append(sum(time_step(batches, speeds, network) for batches in steps))
+    names = ("smaller windows", "uneven shares", "calls", "network")
+    lost = {
+        name: (later - earlier) / times[-1]
+        for name, earlier, later in zip(names, times[:-1], times[1:], strict=True)
+    }
+    return {**lost, "used": times[0] / times[-1]}
 
 
 def bound(
     alone: Sequence[Sequence[Batch]],
     steps: Sequence[Sequence[Batch]],
     speeds: Sequence[float],
-    gbit: float,
+    network: Network,
 ) -> float:
     """Return the efficiency if windows cost what they do alone and were shared without a rest.
 
-    The k-th worker's first window has to wait for those of k - 1 others, and its last result for
-    theirs: together they wait once for a window of every worker, and for the latency. Some may be
-    left out.
+    The k-th worker's first window has to wait for those of k - 1 others, or its last result for
+    theirs: together they wait once for a window of every worker, half of it there and half back,
+    and for the latency. Some may be left out.
     """
     fastest = sorted(speeds, reverse=True)
     together_s = 0.0
     for whole, cut in zip(alone, steps, strict=True):
         if whole:
-            travel = median(cells for _, cells in cut) * CHANNELS * BYTES * 8 / (gbit * 1e9)
+            cells = median(cells for _, cells in cut)
+            wait_s = (network.send(cells) + network.travel(cells)) / 2
             computing = sum(seconds for seconds, _ in whole)
             together_s += min(
-                computing / sum(fastest[:count]) + (count - 1) * (travel + LATENCY_S / count)
+                computing / sum(fastest[:count])
+                + (count - 1) * (wait_s + network.latency_s / count)
                 for count in range(1, len(speeds) + 1)
             )
     return time_alone(alone) / (together_s * sum(speeds))
 
 
-def time_step(batches: Sequence[Batch], speeds: Sequence[float], gbit: float) -> float:
+def time_step(batches: Sequence[Batch], speeds: Sequence[float], network: Network) -> float:
     """Return the seconds of a step.
 
-    A window travels while its worker computes the one before. The head's network card sends one
-    after the other, and so receives results.
+    A window travels while its worker computes the one before. The head sends one after the other,
+    and so receives results, as they come.
     """
-    free, sent, received = [0.0] * len(speeds), 0.0, 0.0
+    free, sent = [0.0] * len(speeds), 0.0
+    results: list[tuple[float, float]] = []  # when each leaves its worker, and its travel
     for seconds, cells in sorted(batches, reverse=True):
-        travel = cells * CHANNELS * BYTES * 8 / (gbit * 1e9)
-        arrival = [0.0, *[sent + travel + LATENCY_S / 2] * (len(speeds) - 1)]
+        arrival = sent + network.send(cells) + network.latency_s / 2
         ends = [
-            max(ready, at) + seconds / speed
-            for ready, at, speed in zip(free, arrival, speeds, strict=True)
+            max(ready, arrival if worker else 0.0) + seconds / speed
+            for worker, (ready, speed) in enumerate(zip(free, speeds, strict=True))
         ]
         due = ends.index(min(ends))
         free[due] = ends[due]
         if due:
-            sent += travel
-            received = max(received, ends[due]) + travel
-    remote = received + LATENCY_S / 2 if received else 0.0
-    return max(*free, remote)
+            sent += network.send(cells)
+            results.append((ends[due], network.travel(cells)))
+    received = 0.0
+    for end, travel in sorted(results):
+        received = max(received, end) + travel
+    return max(free[0], received + network.latency_s / 2 if results else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from .tiling import Tiling
 # After a change of these numbers, `python dev.py bench plan` shows what runs cost and planning
 # takes.
 CANDIDATES = 40  # ways to cut an axis that are looked at closely
+OF_A_NUMBER = 8  # of those, with the same number of pieces, where several share the windows
 MORE_PIECES = 3  # pieces of equal length, beyond the fewest that will do, that are tried
 MORE_UNEVEN_PIECES = 2  # the same where one piece has a length of its own
 TYPICAL_QUARTERS = (
@@ -27,6 +29,7 @@ UNEVEN_STEPS = 32  # and is tried in steps of a tile / UNEVEN_STEPS
 # where an even cut is cheapest. The moving costs 0.6% of the model's time on the photos of `bench
 # plan`.
 PRICE_OF_STAYING = 0.005
+DEARER_IF_SHARED = 2  # times that price: even cuts, which would stay, are shared best
 DEARER_WITHOUT_OVERLAP = 10  # times that price: nothing but the moving hides a border there
 FADING = 0.7  # how much less a border counts with every step that it is older
 REPELLING_RANGE = (
@@ -45,17 +48,16 @@ class Cut(NamedTuple):
 class AxisCutter:
     """Finds ways to cut an axis of `length` units during one plan.
 
-    `recent` holds the borders of each of the last steps, the last step's at the end. Where
-    `fits_window` is set, one window can hold the latent, and the axis is cut into as few pieces as
-    possible: smaller windows may be cheaper, but one window has all the context.
+    `recent` holds the borders of each of the last steps, the last step's at the end. `stretch` is
+    how many times the fewest pieces are tried, and some more than that; 0: the fewest only.
     """
 
     def __init__(
-        self, length: int, tiling: Tiling, recent: Sequence[Sequence[int]], *, fits_window: bool
+        self, length: int, tiling: Tiling, recent: Sequence[Sequence[int]], stretch: float
     ) -> None:
         self.length = length
         self.tiling = tiling
-        self.more_pieces = 0 if fits_window else MORE_PIECES
+        self.stretch = stretch
         self.penalties = compute_penalties(length, recent, tiling)
         self.prices = price_lengths(tiling)
         self.known: dict[tuple[int, int], list[Cut]] = {}
@@ -63,8 +65,9 @@ class AxisCutter:
     def find_cuts(self, start: int, end: int) -> list[Cut]:
         """Return the most promising ways to cut the units start..end, the best first."""
         if (start, end) not in self.known:
-            priced = sorted(self._price_cuts(start, end))
-            self.known[start, end] = [cut for _, cut in priced[:CANDIDATES]]
+            cuts = [cut for _, cut in sorted(self._price_cuts(start, end))]
+            several = self.tiling.shares > 1
+            self.known[start, end] = _take_of_each(cuts) if several else cuts[:CANDIDATES]
         return self.known[start, end]
 
     def _price_cuts(self, start: int, end: int) -> Iterator[tuple[float, Cut]]:
@@ -91,13 +94,30 @@ class AxisCutter:
         tiling = self.tiling
         longest = max(1, tiling.tile - tiling.overlap)
         fewest = max(1, ceil_div(span, longest))
-        ways = {
-            divide_evenly(span, count) for count in range(fewest, fewest + self.more_pieces + 1)
-        }
+        more = more_uneven = min(fewest, round((self.stretch - 1) * fewest)) + MORE_PIECES
+        if not self.stretch:
+            more = 0
+        if tiling.shares == 1:
+            more_uneven = MORE_UNEVEN_PIECES
+        ways = {divide_evenly(span, count) for count in range(fewest, fewest + more + 1)}
         if tiling.moving and fewest > 1:
-            for count in range(fewest, fewest + MORE_UNEVEN_PIECES + 1):
+            for count in range(fewest, fewest + more_uneven + 1):
                 ways.update(divide_unevenly(span, count, longest, tiling))
         return ways
+
+
+def _take_of_each(cuts: Sequence[Cut]) -> list[Cut]:
+    """Return the first few cuts with each number of pieces.
+
+    Which number several share best is not known when a cut is priced.
+    """
+    counts: Counter[int] = Counter()
+    taken = []
+    for cut in cuts:
+        counts[len(cut.borders)] += 1
+        if counts[len(cut.borders)] <= OF_A_NUMBER:
+            taken.append(cut)
+    return taken
 
 
 def price_lengths(tiling: Tiling) -> list[float]:
@@ -141,6 +161,8 @@ def compute_penalties(length: int, recent: Sequence[Sequence[int]], tiling: Tili
     less.
     """
     price = PRICE_OF_STAYING * (1 if tiling.overlap else DEARER_WITHOUT_OVERLAP)
+    if tiling.shares > 1:
+        price *= DEARER_IF_SHARED
     places = np.arange(length + 1)
     nearness = np.zeros(length + 1)
     for age, borders in enumerate(reversed(recent)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,10 +18,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils import ceil_div
 from .cutting import AxisCutter, Cut
 from .shapes import predict_cost, share_shapes, share_shapes_in_run
-from .sharing import ABOUT_EQUAL, list_tiles, predict_shared_cost
+from .sharing import choose_stretch, predict_makespan, predict_shared_cost
 from .strips import ActiveField, Strip
 from .tiling import PlannedWindow, Tiling, Window, to_cells
 
@@ -39,6 +37,17 @@ class Plan(NamedTuple):
     windows: list[PlannedWindow]
     borders_y: Sequence[int]
     borders_x: Sequence[int]
+
+
+class Way(NamedTuple):
+    """A way to cut what is active into strips, and each of them into windows."""
+
+    cut: Cut
+    strips: tuple[Strip, ...]
+
+    @property
+    def penalty(self) -> float:
+        return self.cut.penalty * max(strip.penalty for strip in self.strips)
 
 
 def mark_active_units(active: Tensor, unit: int) -> np.ndarray:
@@ -71,7 +80,6 @@ class Planner:
         windows. Unless the lattice moves, equal steps get equal windows; one that moves stays for
         `standing` of them.
         """
-        tiling = self._choose_tiling(steps)
         plans: list[list[PlannedWindow]] = []
         known: dict[bytes, list[PlannedWindow]] = {}
         stood = 0  # for how many steps the moving lattice has stood
@@ -80,7 +88,7 @@ class Planner:
             if key not in known or (self.tiling.moving and stood == self.tiling.standing):
                 if self.tiling.moving:
                     known.clear()
-                known[key], stood = self._plan_step(active, tiling), 0
+                known[key], stood = self._plan_step(active), 0
             plans.append(known[key])
             stood += 1
         if not plans:
@@ -89,30 +97,11 @@ class Planner:
         plans = share_shapes_in_run(plans, steps[0].shape, self.tiling)
         return [tuple(to_cells(window, unit, self.size) for window in plan) for plan in plans]
 
-    def _choose_tiling(self, steps: Sequence[np.ndarray]) -> Tiling:
-        """Return the tiling with the longest side of windows with which they are shared best.
-
-        It is found on the busiest step and one more like it. A latent that one window can hold
-        keeps that window.
-        """
-        tiling = self.tiling
-        busiest = max(steps, key=np.count_nonzero, default=np.zeros((1, 1), dtype=bool))
-        if tiling.shares == 1 or max(busiest.shape) <= tiling.tile or not busiest.any():
-            return tiling
-        costs = {}
-        for tile in list_tiles(tiling):
-            tried = replace(tiling, tile=tile)
-            first = PlanSearch(busiest, tried, (), ()).find_cheapest()
-            recent = ([first.borders_y], [first.borders_x]) if tiling.moving else ((), ())
-            costs[tried] = first.cost + PlanSearch(busiest, tried, *recent).find_cheapest().cost
-        most = ABOUT_EQUAL * min(costs.values())
-        return min((one for one in costs if costs[one] <= most), key=lambda one: one.tile)
-
-    def _plan_step(self, active: np.ndarray, tiling: Tiling) -> list[PlannedWindow]:
+    def _plan_step(self, active: np.ndarray) -> list[PlannedWindow]:
         """Return the cheapest windows of the next step, and note its borders."""
         if not active.any():
             return []
-        plan = PlanSearch(active, tiling, self.recent_y, self.recent_x).find_cheapest()
+        plan = PlanSearch(active, self.tiling, self.recent_y, self.recent_x).find_cheapest()
         if self.tiling.moving:
             self.recent_y.append(plan.borders_y)
             self.recent_x.append(plan.borders_x)
@@ -133,51 +122,54 @@ class PlanSearch:
         self.start, self.end = int(active_rows[0]), int(active_rows[-1]) + 1
         self.tiling = tiling
         self.grid = rows, columns = active.shape
-        fits_window = max(rows, columns) <= tiling.tile
-        self.down = AxisCutter(rows, tiling, recent_y, fits_window=fits_window)
-        self.across = AxisCutter(columns, tiling, recent_x, fits_window=fits_window)
+        stretch = choose_stretch(self.grid, tiling)
+        self.down = AxisCutter(rows, tiling, recent_y, stretch)
+        self.across = AxisCutter(columns, tiling, recent_x, stretch)
         self.field = ActiveField(active, tiling)
-        self.known: dict[tuple[int, int, bool], Strip] = {}
+        self.known: dict[tuple[int, int, bool], list[Strip]] = {}
 
     def find_cheapest(self) -> Plan:
-        """Return the cheapest plan, of the few ways to cut into strips that look cheapest."""
-        ways = self.down.find_cuts(self.start, self.end)
-        finalists = sorted(ways, key=self._estimate)[:FINALISTS]
-        plans = [self._finish(cut) for cut in finalists]
-        return min(plans, key=lambda plan: plan.cost)
+        """Return the cheapest plan, of the few ways to cut into strips that look cheapest.
 
-    def _estimate(self, cut: Cut) -> float:
-        """Return the cost of a way to cut into strips, if all batches were full.
-
-        Where several share, all wait for those that have a window more.
+        Where several share, a cut is tried with each limit on its dearest window, since the dearest
+        ones make all wait.
         """
-        strips, shares = self._find_strips(cut), self.tiling.shares
-        count = sum(len(strip.edges) for strip in strips)
-        waiting = ceil_div(count, shares) * shares / count
-        return waiting * cut.penalty * sum(strip.cost for strip in strips)
+        ways = [
+            Way(cut, strips)
+            for cut in self.down.find_cuts(self.start, self.end)
+            for strips in dict.fromkeys(zip(*self._find_strips(cut), strict=True))
+        ]
+        finalists = sorted(ways, key=self._estimate)[:FINALISTS]
+        return min(map(self._finish, finalists), key=lambda plan: plan.cost)
 
-    def _finish(self, cut: Cut) -> Plan:
-        """Return the plan of a way to cut into strips, its windows in their final shapes."""
+    def _estimate(self, way: Way) -> float:
+        """Return the cost of a way to cut, if all batches were full."""
+        if self.tiling.shares == 1:
+            return way.cut.penalty * sum(strip.cost for strip in way.strips)
+        costs = np.concatenate([strip.costs for strip in way.strips])
+        return way.penalty * predict_makespan(costs.tolist(), self.tiling.shares)
+
+    def _finish(self, way: Way) -> Plan:
+        """Return the plan of a way to cut, its windows in their final shapes."""
         windows: list[PlannedWindow] = []
         borders_x: list[int] = []
-        strips = self._find_strips(cut)
-        for strip in strips:
+        for strip in way.strips:
             windows += strip.list_windows()
             borders_x += strip.borders
         windows = share_shapes(windows, self.grid, self.tiling)
-        penalty = cut.penalty * max(strip.penalty for strip in strips)
         predict = predict_cost if self.tiling.shares == 1 else predict_shared_cost
-        cost = penalty * predict(windows, self.tiling)
-        return Plan(cost, windows, cut.borders, borders_x)
+        cost = way.penalty * predict(windows, self.tiling)
+        return Plan(cost, windows, way.cut.borders, borders_x)
 
-    def _find_strips(self, cut: Cut) -> list[Strip]:
+    def _find_strips(self, cut: Cut) -> list[list[Strip]]:
+        """Return the strips of a cut, each by limit."""
         ends = pairwise((self.start, *cut.borders, self.end))
         return [self._find_strip(low, high, index > 0) for index, (low, high) in enumerate(ends)]
 
-    def _find_strip(self, low: int, high: int, inner_low: bool) -> Strip:
+    def _find_strip(self, low: int, high: int, inner_low: bool) -> list[Strip]:
         key = low, high, inner_low
         if key not in self.known:
-            self.known[key] = self.field.find_strip(
+            self.known[key] = self.field.find_strips(
                 low, high, inner_low=inner_low, inner_high=high < self.end, across=self.across
             )
         return self.known[key]

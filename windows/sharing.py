@@ -7,16 +7,21 @@ that a plan does not depend on who is there.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from .shapes import batch_windows
 from .tiling import PlannedWindow, Tiling, Window
 
-# The longest side of windows that is tried, in parts of a tile: nearly all numbers of windows come
-# up on the way, and below half a tile overlaps cost more than is gained.
-TILE_PARTS = (24, 22, 20, 18, 17, 16, 14, 12)
-WHOLE_TILE = 24
-ABOUT_EQUAL = 1.003  # of two costs: even cuts, which shorter windows have, are shared better
+LIMITS = (
+    32  # costs to which the dearest window of a step is held, for each of which plans are tried
+)
+# As many pieces of an axis are tried as make so many windows for each, with more of which overlaps
+# cost more than an even end gains, and so many times the fewest at least.
+ROUNDS = 4
+LEAST_STRETCH = 1.5
 
 
 def predict_makespan(costs: Iterable[float], shares: int) -> float:
@@ -52,8 +57,27 @@ def choose_batch(windows: Sequence[Window], tiling: Tiling, most: int) -> int:
     return most if tiling.shares == 1 else min(range(1, most + 1), key=predict)
 
 
-def list_tiles(tiling: Tiling) -> list[int]:
-    """Return the longest sides of windows, in units, that are tried for a run."""
-    least = max(tiling.smallest, tiling.fewest, 2 * tiling.overlap)
-    tiles = {tiling.tile * part // WHOLE_TILE for part in TILE_PARTS}
-    return [tiling.tile, *(tile for tile in tiles if least <= tile < tiling.tile)]
+def list_limits(tiling: Tiling) -> np.ndarray:
+    """Return what the dearest window may cost, float64 [limits]: no limit where nobody shares."""
+    if tiling.shares == 1:
+        return np.array([np.inf])
+    most, least = (
+        tiling.cost.predict_window((side * tiling.unit) ** 2, tiling.batch)
+        for side in (tiling.tile, tiling.smallest)
+    )
+    return np.geomspace(most, least, LIMITS)
+
+
+def choose_stretch(grid: tuple[int, int], tiling: Tiling) -> float:
+    """Return how many times as many pieces of an axis as there have to be are tried.
+
+    `grid` is (rows, columns) of the latent in units. It is 1 where nobody shares, and 0 where one
+    window can hold the latent, which then keeps it: smaller ones may be cheaper, but one window has
+    all the context.
+    """
+    rows, columns = grid
+    if max(grid) <= tiling.tile:
+        return 0.0
+    if tiling.shares == 1:
+        return 1.0
+    return max(LEAST_STRETCH, math.sqrt(ROUNDS * tiling.shares * tiling.tile**2 / (rows * columns)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from ..utils import Box
 from .cutting import AxisCutter, Cut
 from .shapes import grow_span
+from .sharing import list_limits
 from .tiling import HalfUnitBox, PlannedWindow, Tiling, UnitBox
 
 NOWHERE = 1 << 30  # the first active row of a column that has none
@@ -18,16 +18,19 @@ NOWHERE = 1 << 30  # the first active row of a column that has none
 Ends = tuple[np.ndarray, np.ndarray]  # where spans start, and where they end
 
 
-class Strip(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Strip:
     """A row of windows: its predicted cost, the penalty in that cost, its borders, its windows.
 
-    `edges` [windows, 8] are the ends of the windows' boxes, then of their cores. Most strips are
-    only priced, so the windows are not made of them before they are asked for.
+    `costs` [windows] are theirs without the penalty. `edges` [windows, 8] are the ends of their
+    boxes, then of their cores. Most strips are only priced, so the windows are not made of them
+    before they are asked for.
     """
 
     cost: float
     penalty: float
     borders: tuple[int, ...]
+    costs: np.ndarray
     edges: np.ndarray
 
     def list_windows(self) -> list[PlannedWindow]:
@@ -37,7 +40,9 @@ class Strip(NamedTuple):
         ]
 
 
-NOTHING = Strip(cost=0.0, penalty=1.0, borders=(), edges=np.empty((0, 8), dtype=int))
+NOTHING = Strip(
+    cost=0.0, penalty=1.0, borders=(), costs=np.empty(0), edges=np.empty((0, 8), dtype=int)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class ActiveField:
 
     def __init__(self, active: np.ndarray, tiling: Tiling) -> None:
         self.tiling = tiling
+        self.limits = list_limits(tiling)
         self.rows, self.columns = active.shape
         self.pieces: dict[tuple[int, int], Pieces] = {}  # by the ends of what is active
         index = np.arange(self.rows, dtype=np.int32)[:, None]
@@ -99,13 +105,15 @@ class ActiveField:
         self.first = np.pad(at_or_below, ((0, 1), (0, 1)), constant_values=NOWHERE)
         self.last = np.pad(above, ((1, 0), (0, 1)), constant_values=0)
 
-    def find_strip(
+    def find_strips(
         self, low: int, high: int, *, inner_low: bool, inner_high: bool, across: AxisCutter
-    ) -> Strip:
-        """Return the cheapest windows over the active units of the rows low..high.
+    ) -> list[Strip]:
+        """Return the cheapest windows over the active units of the rows low..high, by limit.
 
-        `inner_low` and `inner_high` tell which of them is a border to another strip. `across` knows
-        the ways to cut the columns. All pieces of all these ways are priced at once.
+        For each of `limits` they are the cheapest of which none costs more; where all ways have a
+        dearer one, those whose dearest is the cheapest. `inner_low` and `inner_high` tell which of
+        the rows is a border to another strip. `across` knows the ways to cut the columns. All
+        pieces of all these ways are priced at once.
         """
         tiling = self.tiling
         if inner_high:
@@ -114,7 +122,7 @@ class ActiveField:
         last = np.where(self.last[high] > low, self.last[high], 0)
         columns = np.flatnonzero(first < NOWHERE)
         if not len(columns):
-            return NOTHING
+            return [NOTHING] * len(self.limits)
         left, right = int(columns[0]), int(columns[-1]) + 1
         cuts = across.find_cuts(left, right)
         if (left, right) not in self.pieces:
@@ -132,12 +140,32 @@ class ActiveField:
         cells = (boxes_x[1] - boxes_x[0]) * (boxes_y[1] - boxes_y[0]) * tiling.unit**2
         costs = np.where(filled, tiling.cost.predict_window(cells, tiling.batch), 0.0)
         totals = np.add.reduceat(costs, pieces.offsets[:-1]) * pieces.penalties
-        best = int(totals.argmin())
-        chosen = slice(pieces.offsets[best], pieces.offsets[best + 1])
         box = (boxes_x[0], boxes_y[0], boxes_x[1], boxes_y[1])
         core = (cores_x[0], cores_y[0], cores_x[1], cores_y[1])
-        edges = np.array([ends[chosen] for ends in (*box, *core)]).T[filled[chosen]]
-        return Strip(float(totals[best]), cuts[best].penalty, cuts[best].borders, edges)
+
+        def make(way: int) -> Strip:
+            chosen = slice(pieces.offsets[way], pieces.offsets[way + 1])
+            inside = filled[chosen]
+            edges = np.array([ends[chosen] for ends in (*box, *core)]).T[inside]
+            cut = cuts[way]
+            return Strip(float(totals[way]), cut.penalty, cut.borders, costs[chosen][inside], edges)
+
+        if len(self.limits) == 1:
+            return [make(int(totals.argmin()))]
+        dearest = np.maximum.reduceat(costs, pieces.offsets[:-1])
+        ways = _choose_ways(totals, dearest, self.limits)
+        strips = {way: make(way) for way in set(ways)}
+        return [strips[way] for way in ways]
+
+
+def _choose_ways(totals: np.ndarray, dearest: np.ndarray, limits: np.ndarray) -> list[int]:
+    """Return the numbers of the ways that `ActiveField.find_strips` takes, one for each limit.
+
+    `totals` [ways] are their costs, and `dearest` [ways] those of their dearest windows.
+    """
+    allowed = dearest <= np.maximum(limits, dearest.min())[:, None]
+    ways: list[int] = np.where(allowed, totals, np.inf).argmin(1).tolist()
+    return ways
 
 
 def _trim_to_active(ends: Ends, columns: np.ndarray) -> Ends:

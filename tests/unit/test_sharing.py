@@ -1,6 +1,7 @@
 """Windows for several: they cover what is active as ever, and keep all shares busy."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from quadtree_pack.sampling.model import TRANSFORMER_COST, UNET_COST, Geometry, 
 from quadtree_pack.sampling.run import create_run
 from quadtree_pack.testing.plans import TILINGS, plan_of, random_cells
 from quadtree_pack.utils import Box
+from quadtree_pack.windows.cutting import AxisCutter
 from quadtree_pack.windows.planning import Planner
-from quadtree_pack.windows.sharing import choose_batch, list_tiles, predict_makespan
+from quadtree_pack.windows.sharing import (
+    choose_batch,
+    choose_stretch,
+    list_limits,
+    predict_makespan,
+)
+from quadtree_pack.windows.strips import ActiveField
 from quadtree_pack.windows.tiling import Window
 
 COSTS = st.lists(st.floats(0.5, 20), max_size=30)
@@ -50,12 +58,67 @@ def busy_share(run, shares):
 
 @pytest.mark.parametrize("method", ["Shifted Feather", "MultiDiffusion"])
 @pytest.mark.parametrize(
-    ("shares", "height", "width"), [(4, 700, 1024), (8, 512, 512), (8, 700, 1024), (32, 700, 1024)]
+    ("shares", "height", "width"),
+    [(4, 700, 1024), (8, 512, 512), (8, 700, 1024), (32, 700, 1024), (64, 1368, 2048)],
 )
 def test_windows_cut_for_many_keep_them_busy(shares, height, width, method):
     run = create(shares=shares, height=height, width=width, method=method)
     assert busy_share(run, shares) > 0.93
     assert busy_share(create(method=method), 32) < 0.85
+
+
+@pytest.mark.parametrize(
+    ("shares", "height", "width"), [(8, 700, 1024), (32, 700, 1024), (64, 1368, 2048)]
+)
+def test_windows_cut_for_many_move_from_step_to_step(shares, height, width):
+    """The cut that is shared best would stay where it is."""
+    run = create(shares=shares, height=height, width=width)
+    for step in range(3):
+        before, after = (set(run.windows(number)) for number in (step, step + 1))
+        assert len(before & after) < len(after) / 2
+
+
+@examples(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.integers(200, 600), st.integers(200, 600), st.integers(0, 99))
+def test_windows_cut_for_many_are_done_no_later_than_those_for_one(shares, height, width, seed):
+    tiling = replace(create().tiling, cost=replace(TRANSFORMER_COST, per_shape=0))
+    active = random_cells(height, width, 0.5, seed)
+
+    def predict(shares_cut_for):
+        windows = plan_of(replace(tiling, shares=shares_cut_for), active)
+        costs = [tiling.cost.predict_window(box.extent, tiling.batch) for box, _ in windows]
+        return predict_makespan(costs, shares)
+
+    # Limits are steps of 8%, and a plan for one may lie between two.
+    assert predict(shares) <= 1.1 * predict(1)
+
+
+@examples(max_examples=60, deadline=None)
+@given(
+    TILINGS,
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from([0.05, 0.5, 1.1]),
+    st.integers(0, 99),
+)
+def test_a_strip_is_the_cheapest_within_its_limit(tiling, height, width, share, seed):
+    active = random_cells(height, width, share, seed).numpy()
+    tiling = replace(tiling, shares=3)
+    cutter = AxisCutter(width, tiling, (), choose_stretch((height, width), tiling))
+
+    def find_strips(tiling, cuts):
+        field, across = ActiveField(active, tiling), SimpleNamespace(find_cuts=cuts)
+        return field.find_strips(0, height, inner_low=False, inner_high=False, across=across)
+
+    cuts = []
+    strips = find_strips(tiling, lambda *span: cuts.extend(cutter.find_cuts(*span)) or cuts)
+    ways = [find_strips(replace(tiling, shares=1), lambda *span, cut=cut: [cut])[0] for cut in cuts]
+    cheapest_dearest = min((way.costs.max() for way in ways), default=0)
+    for limit, strip in zip(list_limits(tiling), strips, strict=True):
+        most = max(limit, cheapest_dearest)
+        within = [way.cost for way in ways if way.costs.max() <= most]
+        assert strip.cost == pytest.approx(min(within, default=0))
+        assert strip.costs.max(initial=0) <= most
 
 
 @pytest.mark.parametrize("shares", [2, 8, 32])
@@ -102,7 +165,6 @@ def test_windows_for_many_answer_for_every_active_cell_once(
         assert max(box.height, box.width) <= longest
         assert min(box.height, box.width) >= min(shortest, height, width)
     assert cores.max() <= 1 and cores[active].eq(1).all()
-    assert all(tile >= tiling.smallest for tile in list_tiles(tiling))
 
 
 def equal_windows(count):
