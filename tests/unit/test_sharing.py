@@ -74,7 +74,7 @@ def test_windows_cut_for_many_move_from_step_to_step(shares, height, width):
     """The cut that is shared best would stay where it is."""
     run = create(shares=shares, height=height, width=width)
     for step in range(3):
-        before, after = (set(run.windows(number)) for number in (step, step + 1))
+        before, after = (set(run.layouts.windows(number)) for number in (step, step + 1))
         assert len(before & after) < len(after) / 2
 
 
