@@ -17,8 +17,9 @@ from server import PromptServer
 
 from .cluster.crew import attach_cluster
 from .image.composite import composite
-from .image.decoder import count_frames_per_latent, count_px_frames
+from .image.decoder import count_frames_per_latent, count_latent_frames_of, count_px_frames
 from .image.decoding import decode_changed
+from .quadtree import count_clip_frames
 from .sampling.model import Geometry, Settings
 from .sampling.prompts import set_prompts
 from .sampling.references import AUTOMATIC, CHOICES
@@ -240,7 +241,8 @@ class QuadtreeVAEDecode(io.ComfyNode):
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
         count = len(latent) * count_px_frames(vae, latent)
-        per_latent = count_frames_per_latent(vae, latent)
+        is_clip = count_latent_frames_of(latent) > 1 or count_clip_frames(trees) > 1
+        per_latent = count_frames_per_latent(vae) if is_clip else 1
         canvases = check_canvases(original, trees, size, px, count, "decoded", per_latent)
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 

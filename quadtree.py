@@ -138,6 +138,11 @@ class FrameTrees(tuple[Quadtree, ...]):
     """The trees of a clip's frames, in their order; a plain tuple of trees is one per image."""
 
 
+def count_clip_frames(trees: Sequence[Quadtree]) -> int:
+    """Return the frames of the clip that these are the trees of; 1 of single images."""
+    return len(trees) if isinstance(trees, FrameTrees) else trees[0].frames
+
+
 def build_quadtree(
     image: Tensor | BlockSums,
     *,

@@ -204,10 +204,12 @@ def count_px_frames(vae: Any, latent: Tensor) -> int:
     return frames
 
 
-def count_frames_per_latent(vae: Any, latent: Tensor) -> int:
-    """Return the frames in px of every latent frame of a clip but the first; 1 of an image."""
-    frames = count_latent_frames_of(latent)
-    return (count_px_frames(vae, latent) - 1) // (frames - 1) if frames > 1 else 1
+def count_frames_per_latent(vae: Any) -> int:
+    """Return the frames in px of every latent frame of a clip but the first; 1 of images."""
+    upscale = getattr(vae, "upscale_ratio", None)
+    if isinstance(upscale, tuple) and callable(upscale[0]):
+        return max(1, int(upscale[0](3) - upscale[0](2)))
+    return 1
 
 
 def drop_frames(images: Tensor) -> Tensor:

@@ -95,7 +95,12 @@ def _join_masks(masks: Masks) -> Tensor | None:
 def build_for_frames(
     clip: ClipSums, masks: Masks, *, budget: float, mask_mode: str, **options: Any
 ) -> Built:
-    """Build one tree per group of frames; they share the detail of the clip, and a budget."""
+    """Build one tree per group of frames; they share the detail of the clip, and a budget.
+
+    Of a single frame it is the tree of a still, which serves any clip.
+    """
+    if clip.count == 1:
+        return build_for_clip(clip, masks, budget=budget, mask_mode=mask_mode, **options)
     busiest = find_busiest(clip)
     choice = None
     if budget:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quadtree import FrameTrees, Quadtree
+from ..quadtree import Quadtree, count_clip_frames
 from ..tree.blocks import GRID_PX
 from ..tree.crops import choose_crops, stretch
 from ..utils import Box, ceil_div
@@ -24,7 +24,7 @@ def cut_crops(
     `size_px` are reduced to it, and no cut leaves sides shorter than half of it. Raises ValueError
     for several images, and for trees of another aspect.
     """
-    is_clip = isinstance(trees, FrameTrees) or trees[0].frames > 1
+    is_clip = count_clip_frames(trees) > 1
     if not is_clip and max(len(images), len(trees)) > 1:
         raise ValueError(
             f"Quadtree Crops cuts one image, but {len(images)} images and {len(trees)} trees came. "

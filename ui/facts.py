@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ..quadtree import FrameTrees, Quadtree
+from ..quadtree import FrameTrees, Quadtree, count_clip_frames
 from ..sampling.cost import estimate_typical_cost
 from ..sampling.model import TYPICAL
 from ..utils import ceil_div
@@ -74,7 +74,7 @@ def gather_facts(trees: Sequence[Quadtree], steps: int) -> Facts:
     sides = Counter(leaf.side for tree in trees for leaf in tree.leaves)
     return Facts(
         size=(trees[0].width, trees[0].height),
-        frames=len(trees) if isinstance(trees, FrameTrees) else trees[0].frames,
+        frames=count_clip_frames(trees),
         trees=len(trees),
         tiles=sum(sides.values()),
         sides=dict(sides),

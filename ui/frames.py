@@ -39,10 +39,10 @@ class KeptClip(NamedTuple):
 
 
 class FrameTree(NamedTuple):
-    """The tree of a frame, that of the whole clip, which a run's cost follows, and its budget's."""
+    """The tree of a frame, the trees of its clip, and what a budget found for them."""
 
     tree: Quadtree
-    whole: Quadtree
+    trees: Sequence[Quadtree]
     found: str | None
 
 
@@ -56,18 +56,14 @@ def build_for_frame(
     clip: ClipSums, batch: str, frame: int, mask: Tensor | None, **options: Any
 ) -> FrameTree:
     """Build the tree of a frame of a clip as the node does; `batch` is one of CLIPS."""
-    trees, whole, found = _build_trees(clip, batch, mask, **options)
-    return FrameTree(trees[frame % len(trees)], whole, found)
+    trees, found = _build_trees(clip, batch, mask, **options)
+    return FrameTree(trees[frame % len(trees)], trees, found)
 
 
 @lru_cache(maxsize=1)  # to look at one frame after the other builds nothing
 def _build_trees(
     clip: ClipSums, batch: str, mask: Tensor | None, **options: Any
-) -> tuple[Sequence[Quadtree], Quadtree, str | None]:
-    masks = [mask] * clip.count
-    built = CLIPS[batch](clip, masks, **options)
-    whole = built.trees[0]
-    if len(built.trees) > 1:
-        whole = CLIPS["clip maximum"](clip, masks, **options).trees[0]
+) -> tuple[Sequence[Quadtree], str | None]:
+    built = CLIPS[batch](clip, [mask] * clip.count, **options)
     choice = built.choices[0]
-    return built.trees, whole, choice and choice.found
+    return built.trees, choice and choice.found

@@ -13,7 +13,7 @@ import json
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
@@ -299,7 +299,7 @@ def answer_request(request: Any) -> dict[str, Any]:
     if node is not None:
         size = kept.sums.width, kept.sums.height
         applier.known[Link(node.number, PAINTED)] = lambda: mark_painted(regions or (), *size)
-    tree, whole, found = build_shown_tree(request, kept, batch, mask and mask.mask, options)
+    tree, trees, found = build_shown_tree(request, kept, batch, mask and mask.mask, options)
     answer = describe_tree(tree)
     answer["block"] = find_smallest_side(kept.sums, **limits)
     answer["coverage_curve"] = find_curve(kept.sums, **limits)
@@ -310,12 +310,12 @@ def answer_request(request: Any) -> dict[str, Any]:
         None if regions is not None else "painted on an image of another shape: regions ignored"
     )
     if request.get("cost"):
-        answer |= describe_price(whole, applier, str(request.get("node")))
+        answer |= describe_price(trees, applier, str(request.get("node")))
     if request.get("steps"):
         denoise = _mean_denoise(tree, len(answer["denoise"]))
         leaves = tree.leaves[: len(denoise)]
         node_id = str(request.get("node"))
-        answer["plan"] = describe_steps(whole, leaves, denoise, applier, node_id)
+        answer["plan"] = describe_steps(trees, leaves, denoise, applier, node_id)
     return answer
 
 
@@ -330,7 +330,7 @@ def build_shown_tree(
     clip = CLIP.get(kept.token) if kept.clip and batch in CLIPS else None
     if clip is None or kept.clip is None:
         tree, choice = build_tree(kept.sums, mask=mask, **options)
-        return FrameTree(tree, tree, choice and choice.found)
+        return FrameTree(tree, (tree,), choice and choice.found)
     frame = kept.clip.shown[kept.clip.choose(request.get("frame", 0))]
     return build_for_frame(clip, batch, frame, mask, **options)
 
@@ -380,10 +380,10 @@ def _mean_denoise(tree: Quadtree, count: int) -> list[float]:
     return means
 
 
-def describe_price(tree: Quadtree, applier: Applier, node: str) -> dict[str, Any]:
-    """Return the price of the runs with the tree of a node, or why they would end with an error."""
+def describe_price(trees: Sequence[Quadtree], applier: Applier, node: str) -> dict[str, Any]:
+    """Return the price of the runs with a node's trees, or why they would end with an error."""
     try:
-        price = estimate_price(tree, applier, node)
+        price = estimate_price(trees, applier, node)
     except ValueError as error:
         return {"problem": str(error)}
     return {

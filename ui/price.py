@@ -6,13 +6,13 @@ Diffusion with this tree. What the workflow does not tell is taken from a typica
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
-from ..quadtree import Quadtree
+from ..quadtree import Quadtree, count_clip_frames
 from ..sampling.cost import ONE_PROMPT, Masks, Sampling, estimate_cost
 from ..sampling.model import TYPICAL, TYPICAL_STEPS, Geometry, Settings
 from ..sampling.plan import Mode
@@ -90,13 +90,14 @@ class ComingRun:
         return self.size[0] * self.size[1] * frames * sum(self.sampling.calls) * len(self.prompts)
 
 
-def estimate_price(tree: Quadtree, applier: Applier, visualizer: str) -> Price:
-    """Return the price of the runs with the tree of the node `visualizer`, together.
+def estimate_price(trees: Sequence[Quadtree], applier: Applier, visualizer: str) -> Price:
+    """Return the price of the runs with the trees of the node `visualizer`, together.
 
-    `applier` has the workflow, and computes the masks of prompts.
+    They are those of an image or of a clip. `applier` has the workflow, and computes the masks of
+    prompts.
     """
-    runs = list_runs(tree, applier, visualizer)
-    evaluated = [run.cells * _estimate_share(tree, run) for run in runs]
+    runs = list_runs(trees, applier, visualizer)
+    evaluated = [run.cells * _estimate_share(trees, run) for run in runs]
     return Price(
         share=sum(evaluated) / sum(run.cells for run in runs),
         steps=sum(run.sampling.steps for run in runs),
@@ -106,32 +107,32 @@ def estimate_price(tree: Quadtree, applier: Applier, visualizer: str) -> Price:
     )
 
 
-def list_runs(tree: Quadtree, applier: Applier, visualizer: str) -> list[ComingRun]:
-    """Return the runs with the tree of the node `visualizer`; a typical one where none follows."""
-    return list(find_runs(tree, applier, visualizer)) or [_typical_run(tree)]
+def list_runs(trees: Sequence[Quadtree], applier: Applier, visualizer: str) -> list[ComingRun]:
+    """Return the runs with the trees of the node `visualizer`; a typical one where none follows."""
+    return list(find_runs(trees, applier, visualizer)) or [_typical_run(trees)]
 
 
-def _estimate_share(tree: Quadtree, run: ComingRun) -> float:
+def _estimate_share(trees: Sequence[Quadtree], run: ComingRun) -> float:
     height, width = run.size
     return estimate_cost(
-        [tree],
+        trees,
         run.settings,
         run.geometry,
         sampling=run.sampling,
         height=height,
         width=width,
-        frames=run.geometry.count_frames(tree.frames),
+        frames=run.geometry.count_frames(count_clip_frames(trees)),
         prompts=run.prompts,
     )
 
 
-def _typical_run(tree: Quadtree) -> ComingRun:
+def _typical_run(trees: Sequence[Quadtree]) -> ComingRun:
     return ComingRun(
         settings=Settings(),
         geometry=TYPICAL,
         sampling=Sampling(steps=TYPICAL_STEPS),
-        size=_own_size(tree, TYPICAL),
-        frames=tree.frames,
+        size=_own_size(trees[0], TYPICAL),
+        frames=count_clip_frames(trees),
         prompts=ONE_PROMPT,
         model="",
         assumed=frozenset({NO_RUN}),
@@ -156,8 +157,8 @@ def remember_model(hidden: Any, geometry: Geometry) -> str | None:
     return name_model(loader)
 
 
-def find_runs(tree: Quadtree, applier: Applier, visualizer: str) -> Iterator[ComingRun]:
-    """Yield the runs of all samplers that sample with the tree of the node `visualizer`."""
+def find_runs(trees: Sequence[Quadtree], applier: Applier, visualizer: str) -> Iterator[ComingRun]:
+    """Yield the runs of all samplers that sample with the trees of the node `visualizer`."""
     workflow = applier.workflow
     for sampler in workflow.nodes.values():
         if sampler.link(*LATENT_INPUTS) is None:
@@ -166,11 +167,11 @@ def find_runs(tree: Quadtree, applier: Applier, visualizer: str) -> Iterator[Com
         patched = [node for node in nodes if node.kind == "QuadtreeDiffusion"]
         origin = patched[0].origin("quadtree") if patched else None  # the last one acts
         if origin is not None and origin.number == visualizer:
-            yield _read_run(tree, applier, nodes, patched[0], visualizer)
+            yield _read_run(trees, applier, nodes, patched[0], visualizer)
 
 
 def _read_run(
-    tree: Quadtree, applier: Applier, nodes: list[Node], patched: Node, visualizer: str
+    trees: Sequence[Quadtree], applier: Applier, nodes: list[Node], patched: Node, visualizer: str
 ) -> ComingRun:
     """Return the run of the sampler `nodes[0]`; the others are those that its model comes from."""
     workflow = applier.workflow
@@ -193,7 +194,7 @@ def _read_run(
     elif not _knows_sigmas(sampler):
         assumed.add(SIGMAS)
     image = workflow.nodes[visualizer].link("image")
-    known = {image: (tree.height, tree.width)} if image else {}
+    known = {image: (trees[0].height, trees[0].width)} if image else {}
     finder = SizeFinder(workflow, geometry.px_per_cell, known)
     latent = sampler.link(*LATENT_INPUTS)
     size = finder.find_latent(latent)
@@ -204,15 +205,15 @@ def _read_run(
         mode = _read_mode(sampler, latent)
     if latent is not None and _has_noise_mask(workflow, latent):
         assumed.add(NOISE_MASK)
-    prompts, guessed = _read_prompts(tree, applier, nodes, visualizer, finder)
+    prompts, guessed = _read_prompts(trees, applier, nodes, visualizer, finder)
     if guessed:
         assumed.add(PROMPTS)
     return ComingRun(
         settings=_read_settings(patched),
         geometry=geometry,
         sampling=replace(sampling, mode=mode),
-        size=size or _own_size(tree, geometry),
-        frames=tree.frames,
+        size=size or _own_size(trees[0], geometry),
+        frames=count_clip_frames(trees),
         prompts=prompts,
         model=name_model(loader),
         assumed=frozenset(assumed),
@@ -221,7 +222,11 @@ def _read_run(
 
 
 def _read_prompts(
-    tree: Quadtree, applier: Applier, nodes: list[Node], visualizer: str, finder: SizeFinder
+    trees: Sequence[Quadtree],
+    applier: Applier,
+    nodes: list[Node],
+    visualizer: str,
+    finder: SizeFinder,
 ) -> tuple[Masks, bool]:
     """Return the masks of a run's prompts, and whether some may count in fewer cells than that."""
 
@@ -231,7 +236,7 @@ def _read_prompts(
         is_ours = origin is not None and origin.number == visualizer
         if not is_ours or not most or not size_px or size is None:
             return None
-        boxes = place_crops([tree], *size, most=int(most), size_px=int(size_px))
+        boxes = place_crops(trees, *size, most=int(most), size_px=int(size_px))
         return mark_crops(boxes, *size)
 
     cfg = next((found for node in nodes if (found := node.number_of("cfg")) is not None), 1)

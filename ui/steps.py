@@ -20,26 +20,27 @@ from .price import list_runs
 
 
 def describe_steps(
-    tree: Quadtree,
+    trees: Sequence[Quadtree],
     leaves: Sequence[Leaf],
     denoise: Sequence[float],
     applier: Applier,
     visualizer: str,
 ) -> dict[str, Any]:
-    """Return the steps of the first run with the tree of the node `visualizer`.
+    """Return the steps of the first run with the trees of the node `visualizer`.
 
-    `leaves` are those that are shown, of the tree or of one of its frames, and `denoise` is theirs,
+    `leaves` are those that are shown, of the tree or of that of a frame, and `denoise` is theirs,
     with the mask applied. `windows` has x0, y0, x1 and y1 of each window in px of the image, one
     flat list per step; `shares` are the cells that a model call of the step evaluates, in
     thousandths of all, of all prompts; `held` counts the steps that hold each leaf;
     `sampler` is the number of the sampler's node, or None where no sampler follows.
     """
-    coming = list_runs(tree, applier, visualizer)[0]
+    coming = list_runs(trees, applier, visualizer)[0]
     height, width = coming.size
-    maps = build_denoise_maps([tree], coming.settings, coming.geometry, height, width)
-    run = plan_run(maps, coming.settings, coming.geometry, coming.sampling)
+    maps = build_denoise_maps(trees, coming.settings, coming.geometry, height, width)
+    frames = coming.geometry.count_frames(coming.frames)
+    run = plan_run(maps, coming.settings, coming.geometry, coming.sampling, frames)
     steps = [run.layouts.windows(step) for step in range(run.clock.steps)]
-    scale = tree.width / width, tree.height / height
+    scale = trees[0].width / width, trees[0].height / height
     return {
         "windows": [_list_px([window.box for window in windows], scale) for windows in steps],
         "shares": [round(1000 * share) for share in measure_steps(run, coming.prompts)],
