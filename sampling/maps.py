@@ -49,7 +49,7 @@ def build_denoise_maps(
     return torch.stack([maps[id(tree)] for tree in trees])
 
 
-def map_denoise(
+def build_latent_maps(
     trees: Sequence[Quadtree],
     settings: Settings,
     geometry: Geometry,

@@ -17,7 +17,7 @@ from .audio import Audio, Packing, check_cache, split_audio
 from .caches import find_cache
 from .frames import add_guide_frames, count_frames, free_empty_frames
 from .guides import Guides
-from .maps import are_apart, locate_images, map_denoise
+from .maps import are_apart, build_latent_maps, locate_images
 from .model import Geometry, Settings, is_compiled
 from .patches import list_attached
 from .placing import Part
@@ -210,13 +210,13 @@ def _map_clip(
     guides: int,
     empty: Tensor | None,
 ) -> Tensor:
-    """Return the denoise of every cell, as `map_denoise`, with so many guide frames at the end.
+    """Return the denoise of every cell, with so many guide frames at the end.
 
-    They are no frames of the clip. `empty`, bool [B] or [B, T], tells which images or frames hold
-    nothing to preserve; None where nothing is preserved.
+    They are no frames of the clip; see `build_latent_maps`. `empty`, bool [B] or [B, T], tells
+    which images or frames hold nothing to preserve; None where nothing is preserved.
     """
     clip = latent[:, :, : latent.shape[2] - guides] if guides else latent
-    maps = map_denoise(inputs.trees, inputs.settings, geometry, clip, parts)
+    maps = build_latent_maps(inputs.trees, inputs.settings, geometry, clip, parts)
     if empty is not None and inputs.clean_latent is None and bool(empty.any()):
         info("some images or frames are empty: nothing to preserve there, so they are free.")
         maps = free_empty_frames(maps, empty[:, : count_frames(clip)] if guides else empty)

@@ -173,7 +173,7 @@ def check_samples(case: Case, spy: Spy, samples: Tensor) -> None:
             "cpu",
             *(case.options[name] for name in ("sampler", "scheduler", "denoise")),
         ).sigmas
-        settings = spy.model.model_options["model_function_wrapper"].settings
+        settings = spy.model.model_options["model_function_wrapper"].inputs.settings
         steps, (height, width) = len(sigmas) - 1, latent.shape[-2:]
         share = estimate_cost(
             trees, settings, geometry, sampling=Sampling(steps=steps), height=height, width=width
