@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from quadtree_pack.testing.photos import photo
 
+from ..cluster.joining import SEND_DIRECTLY
 from .plan import CELL_PX, LONG_SIDE_PX, STEPS, per_cell
 
 SIZES_MB = (0.1, 0.5, 1, 2, 4, 8)
@@ -81,7 +82,7 @@ def run() -> list[dict]:
 def measure_calls() -> list[dict]:
     """Return the median milliseconds of a call, by size and place; print them."""
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="3b9a" * 16)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(SEND_DIRECTLY, RAY_USAGE_STATS_ENABLED="0")
     import ray
     from ray.cluster_utils import Cluster
 
