@@ -75,6 +75,7 @@ from .video import (
     cosmos_predict2_i2v,
     hunyuan_video,
     hunyuan_video15,
+    hunyuan_video15_sr,
     hunyuan_video_i2v,
     kandinsky5_video,
     ltx2,
@@ -84,19 +85,21 @@ from .video import (
     wan21_camera,
     wan21_context,
     wan21_fun_control,
+    wan21_humo,
     wan21_i2v,
     wan21_reference,
     wan21_scail,
     wan21_t2v,
     wan21_vace,
     wan22_5b,
+    wan22_animate,
     wan22_s2v,
 )
 
 VIDEO_FAMILIES = (
     *(wan21_t2v, wan21_i2v, wan21_vace, wan21_reference, wan21_context),
-    *(wan21_fun_control, wan21_camera, wan21_scail, wan22_s2v, wan22_5b),
-    *(hunyuan_video, hunyuan_video_i2v, hunyuan_video15, kandinsky5_video),
+    *(wan21_fun_control, wan21_camera, wan21_scail, wan21_humo, wan22_s2v, wan22_animate, wan22_5b),
+    *(hunyuan_video, hunyuan_video_i2v, hunyuan_video15, hunyuan_video15_sr, kandinsky5_video),
     *(ltxv, ltx2, mochi, cogvideox),
     *(cosmos, cosmos_predict2, cosmos_predict2_i2v, anima, seedvr2),
 )

@@ -228,6 +228,28 @@ def wan21_scail() -> Entry:
     )
 
 
+def wan21_humo() -> Entry:
+    """The reference goes in as `reference_latent` with the channels of c_concat, 5-D."""
+    values = {
+        "reference_latents": [canvas_latent(16, frames=1)],
+        "concat_latent_image": canvas_latent(16, frames=3),
+        "concat_mask": first_frame_given(3),
+    }
+    model = build(supported.WAN21_HuMo, {**WAN, "model_type": "humo", "in_dim": 36})
+    return Entry("wan21_humo", model, lambda seed: cond(16, seed, **values), frames=3)
+
+
+def wan22_animate() -> Entry:
+    """Poses go in as `pose_latents`, with a frame less than the video; 20 channels of c_concat."""
+    values = {
+        "concat_latent_image": canvas_latent(16, frames=3),
+        "concat_mask": first_frame_given(3),
+        "pose_video_latent": canvas_latent(16, 78, frames=2),
+    }
+    model = build(supported.WAN22_Animate, {**WAN, "model_type": "animate", "in_dim": 36})
+    return Entry("wan22_animate", model, lambda seed: cond(16, seed, **values), frames=3)
+
+
 def wan22_s2v() -> Entry:
     """The reference goes in as `reference_latent` and the poses as `control_video`, both 5-D."""
     values = {
@@ -286,6 +308,17 @@ def hunyuan_video15() -> Entry:
     }
     model = build(supported.HunyuanVideo15, {**HUNYUAN, **shape})
     return Entry("hunyuan_video15", model, lambda seed: cond(20, seed, **values), frames=2)
+
+
+def hunyuan_video15_sr() -> Entry:
+    """An upscaler: the enlarged clip is 32 of 66 channels of c_concat, beside a given frame's."""
+    enlarged = canvas_latent(66, frames=2)
+    values = {"pooled": POOLED, "concat_latent_image": enlarged, "noise_augmentation": 0.7}
+    shape = {"in_channels": 98, "out_channels": 32, "vec_in_dim": None, "patch_size": [1, 1, 1]}
+    shape |= {"num_heads": 2, "axes_dim": [8, 12, 12]}
+    shape |= {"guidance_embed": False, "use_cond_type_embedding": True}
+    model = build(supported.HunyuanVideo15_SR_Distilled, {**HUNYUAN, **shape})
+    return Entry("hunyuan_video15_sr", model, lambda seed: cond(20, seed, **values), frames=2)
 
 
 def kandinsky5_video() -> Entry:
