@@ -241,7 +241,7 @@ class QuadtreeVAEDecode(io.ComfyNode):
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
         count = len(latent) * count_px_frames(vae, latent)
-        is_clip = count_latent_frames_of(latent) > 1 or count_clip_frames(trees) > 1
+        is_clip = count_latent_frames_of(latent) > 1 or count_clip_frames(trees) > len(latent)
         per_latent = count_frames_per_latent(vae) if is_clip else 1
         canvases = check_canvases(original, trees, size, px, count, "decoded", per_latent)
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))

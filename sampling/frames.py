@@ -68,12 +68,15 @@ def fit_maps(
     if frames == 1 and len(latent) == 1:  # a still may change where any frame of the clip may
         maps = maps.amax(0, keepdim=True)
         return maps.unsqueeze(1) if is_video else maps
-    if not is_video:  # SVD and AnimateDiff take a batch of images for the frames of a clip
+    is_batch = frames == 1  # of images or stills, which SVD and AnimateDiff take for a clip
+    if is_batch:
         frames, frames_per_latent = len(latent), 1
     maps = _fit_frames(maps, frames, frames_per_latent)
     if fade:
         maps = feather_along(maps, max(1, FADE_FRAMES // frames_per_latent), (0,))
-    return maps.unsqueeze(0) if is_video else maps
+    if not is_video:
+        return maps
+    return maps.unsqueeze(1) if is_batch else maps.unsqueeze(0)
 
 
 def _fit_images(maps: Tensor, images: int, frames: int) -> Tensor:

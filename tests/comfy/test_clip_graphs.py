@@ -33,6 +33,7 @@ from quadtree_pack.nodes import (
     QuadtreeVAEDecode,
     QuadtreeVisualizer,
 )
+from quadtree_pack.quadtree import FrameTrees
 from quadtree_pack.testing.clips import object_clip, soft_wall
 from quadtree_pack.testing.support import error, on_devices
 from quadtree_pack.testing.tiny_models import entry_of
@@ -307,6 +308,28 @@ def test_a_clip_serves_an_image_model_as_a_batch_or_as_a_still(batch):
     if batch == "clip per frame":
         with pytest.raises(ValueError, match=r"5 frames of a clip, .* has 3"):
             ksampler(diffusion(entry.model, trees), conds, {"samples": latent[:3]})
+
+
+def test_stills_of_a_video_model_follow_the_trees_of_the_clip_s_frames(vae):
+    """As after VAE Encode of each frame by itself and Batch Latents."""
+    entry, clip = entry_of("wan21_t2v"), clip_of(5)
+    latent = torch.cat([vae.encode(frame[None]) for frame in clip])
+    assert latent.shape == (5, 16, 1, 16, 24)
+    trees = [*trees_of(clip[:1], min_denoise=1.0), *trees_of(clip[:1].flip(2), min_denoise=1.0)]
+    trees = FrameTrees([trees[0], trees[0], trees[1], trees[1], trees[1]])
+    samples = ksampler(diffusion(entry.model, trees), texts(), {"samples": latent})
+    result = QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, clip, 0).args[0]
+    assert len(result) == 5
+    for number, tree in enumerate(trees):
+        kept = tree.denoise_map(16, 24) == 0
+        after, before = samples[number, :, 0], latent[number, :, 0]
+        assert torch.equal(after[:, kept], before[:, kept])
+        assert (after != before)[:, ~kept].any()
+        px = tree.denoise_map(128, 192) == 0
+        assert torch.equal(result[number, px], clip[number, px])
+        assert not torch.equal(result[number, ~px], clip[number, ~px])
+    with pytest.raises(ValueError, match=r"5 frames of a clip, .* has 3"):
+        ksampler(diffusion(entry.model, trees), texts(), {"samples": latent[:3]})
 
 
 def test_frames_that_a_node_takes_out_have_a_clip_of_their_own(vae):
