@@ -31,6 +31,7 @@ from .branch import Prompt, cut_branch, cut_control_branches
 from .identity import (
     Identity,
     digest,
+    digest_weight_patches,
     get_versions,
     identify,
     identify_control,
@@ -46,6 +47,10 @@ from .rounding import find_dtype
 SHARED_BYTES = 32_768  # what is larger, and the same for all windows, is sent once per run
 # Of the transformer options only these are of a call; the others are the worker's own.
 CALL_OPTIONS = ("cond_or_uncond", "uuids", "sigmas", "sample_sigmas")
+# What else can be done about what cannot be sent.
+WAYS_OUT = {
+    "LoRA by hooks": "Load LoRA before Quadtree Cluster goes to workers, for the whole picture",
+}
 JOIN_TIMEOUT_S = 10.0  # for a thread to see that its run has ended
 
 
@@ -186,8 +191,7 @@ class Cluster:
         if not self.remotes:
             yield None
             return
-        patched = digest(list_patches(patcher)) != self.identity["patches"]
-        if patched or patcher.patches_uuid != self.patches_uuid:
+        if self._is_patched(patcher):
             run.note(
                 "a node after Quadtree Cluster patches the model, which workers do not see, so "
                 "this machine works alone; put Quadtree Cluster after that node"
@@ -200,6 +204,14 @@ class Cluster:
                 yield joined
             finally:
                 joined.close()
+
+    def _is_patched(self, patcher: Any) -> bool:
+        """Tell whether a node after Quadtree Cluster patched the model."""
+        if digest(list_patches(patcher)) != self.identity["patches"]:
+            return True
+        # LoRA by hooks leave another id, too, and the same patches.
+        is_other = patcher.patches_uuid != self.patches_uuid
+        return is_other and digest_weight_patches(patcher) != self.identity["loras"]
 
 
 class ClusterRun:
@@ -304,7 +316,9 @@ class ClusterRun:
         """Note, once, what keeps a call on this machine."""
         if what not in self._unsendable:
             self._unsendable.add(what)
-            self.run.note(f"{what} cannot be sent to workers, so this machine evaluates it alone")
+            way_out = f"; {WAYS_OUT[what]}" if what in WAYS_OUT else ""
+            words = f"{what} cannot be sent to workers, so this machine evaluates it alone"
+            self.run.note(words + way_out)
 
     # ---- what is sent
 

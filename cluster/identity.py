@@ -66,19 +66,26 @@ def _digest_sources() -> str:
 
 def identify(patcher: Any) -> Identity:
     """Return what has to be the same of a model, without what this pack set on it."""
-    weights, loras = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    for key, (base, *patches) in sorted(patcher.get_key_patches().items()):
+    weights = hashlib.blake2b(digest_size=16)
+    for key, (base, *_) in sorted(patcher.get_key_patches().items()):
         weights.update(f"{key} {_sample(base[0])};".encode())
-        for patch in patches:
-            loras.update(f"{key} {''.join(describe(patch))};".encode())
     return {
         "model": type(patcher.model).__name__,
         "dtype": str(patcher.model_dtype()),
         "weights": weights.hexdigest(),
-        "loras": loras.hexdigest(),
+        "loras": digest_weight_patches(patcher),
         "sampling": digest(patcher.get_model_object("model_sampling")),
         "patches": digest(list_patches(patcher)),
     }
+
+
+def digest_weight_patches(patcher: Any) -> str:
+    """Return a digest of what patches a model's weights for a whole run, as LoRA do."""
+    patches = hashlib.blake2b(digest_size=16)
+    for key, (_, *found) in sorted(patcher.get_key_patches().items()):
+        for patch in found:
+            patches.update(f"{key} {''.join(describe(patch))};".encode())
+    return patches.hexdigest()
 
 
 def identify_control(control: Any) -> str:

@@ -16,6 +16,7 @@ import comfy.model_management
 import execution
 import pytest
 import torch
+from comfy_extras import nodes_hooks
 from node_helpers import conditioning_set_values
 from quadtree_pack.cluster import crew, joining, rounding
 from quadtree_pack.cluster.branch import SINK
@@ -28,6 +29,7 @@ from quadtree_pack.testing.shared_runs import (
     LORA,
     MOST_RUNS,
     OTHER_LORA,
+    PATCHES,
     READY_S,
     RUN,
     assert_no_thread_left,
@@ -288,6 +290,36 @@ def test_a_control_that_cannot_be_sent_is_evaluated_here_with_a_note(machines, o
     assert sum(count for name, count in windows(told).items() if name != HERE) == 0
 
 
+def hook_lora(positive, negative):
+    """Return prompts, the first with a LoRA that fades: by nodes of core."""
+    (hooks,) = nodes_hooks.CreateHookLora().create_hook(LORA, 0.8, 0.0)
+    (frames,) = nodes_hooks.CreateHookKeyframesInterpolated().create_hook_keyframes(
+        1.0, 0.5, "linear", 0.0, 1.0, 3, False
+    )
+    (hooks,) = nodes_hooks.SetHookKeyframes().set_hook_keyframes(hooks, frames)
+    properties = nodes_hooks.PairConditioningSetProperties()
+    left, _ = properties.set_properties(positive, negative, 1.0, "default", hooks=hooks)
+    return left, negative
+
+
+def test_lora_by_hooks_stay_here_with_a_note_and_the_next_run_is_shared(machines, orders, caplog):
+    told, plain = [], entry_of("flux")
+    entry = copy.copy(plain)
+    entry.positive, entry.negative = hook_lora(plain.positive, plain.negative)
+    model, prompt = make(machines, "flux")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    without = sample(plain, plain.latent(), model=alone, **RUN)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    assert not torch.equal(expected, without)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(sample(entry, entry.latent(), model=together, **RUN), expected)
+    (note,) = (record.getMessage() for record in caplog.records if "hooks" in record.getMessage())
+    assert "LoRA by hooks cannot be sent" in note and "Load LoRA before Quadtree Cluster" in note
+    assert sum(count for name, count in windows(told).items() if name != HERE) == 0
+    sample_until_all_take_part(plain, plain.latent(), together, told, without)
+
+
 def half_masks():
     """Return the settings of two prompts, each for its half of the canvas."""
     left = torch.zeros(1, 32, 40)
@@ -407,11 +439,18 @@ def test_a_worker_of_another_version_is_started_again_when_it_was_updated(machin
     sample_until_all_take_part(entry, latent, together, told, expected)
 
 
-def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog):
+LATE = {
+    "wrapper": lambda model: trouble.with_trouble(model, "elsewhere"),
+    "lora": lambda model: PATCHES["LoraLoaderModelOnly"](model, lora_name=LORA, strength_model=0.8),
+}
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_a_patch_after_the_cluster_keeps_the_run_here(machines, orders, caplog, late):
     entry, told = entry_of("flux"), []
     model, prompt = make(machines, "flux")
-    shared = trouble.with_trouble(share(model, prompt, told), "elsewhere")
-    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    shared = LATE[late](share(model, prompt, told))
+    alone = patched(entry, half_kept(32, 40), model=LATE[late](model), batch=1)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
     with caplog.at_level(logging.WARNING):
         result = sample(entry, entry.latent(), model=together, **RUN)
