@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class Crew:
         self.ray: Any = None
         self.remotes: list[Remote] = []
         self.local = 0  # workers that a cluster which was started here has room for
+        self.asked = 0  # how often a model was asked for
         self.lock = threading.RLock()  # one run at a time has the workers
 
     def enlist(self, wanted: int) -> list[Remote]:
@@ -97,14 +99,30 @@ class Crew:
         self.ray, self.remotes, self.local = join(local), [], local
         return True
 
+    def release(self, number: int) -> None:
+        """Let the workers free the model that was asked for so often, where it is the latest.
+
+        A finalizer calls this, maybe in the middle of a run, or of what Ray does: it only starts a
+        thread.
+        """
+
+        def release() -> None:
+            with self.lock:
+                if number == self.asked:
+                    for remote in self.remotes:
+                        remote.forget()
+
+        threading.Thread(target=release, daemon=True).start()
+
     def dismiss(self) -> None:
         """End all workers, and leave the cluster."""
-        for remote in self.remotes:
-            remote.stop()
-        self.remotes = []
-        if self.ray is not None:
-            self.ray.shutdown()
-        self.ray = None
+        with self.lock:
+            for remote in self.remotes:
+                remote.stop()
+            self.remotes = []
+            if self.ray is not None:
+                self.ray.shutdown()
+            self.ray = None
 
 
 CREW = Crew()  # of this process, as ComfyUI's own list of loaded models is
@@ -127,9 +145,12 @@ def attach_cluster(
     """
     branch = cut_branch(prompt, node_id)
     controls = cut_control_branches(prompt, _list_outputs)
-    remotes = CREW.enlist(workers)
-    for remote in remotes:
-        remote.build(branch, controls)
+    with CREW.lock:
+        remotes = CREW.enlist(workers)
+        for remote in remotes:
+            remote.build(branch, controls)
+        CREW.asked += 1
+        number = CREW.asked
     model = model.clone()
     if not remotes:
         warn(
@@ -138,7 +159,7 @@ def attach_cluster(
         )
     elif len(remotes) < workers:
         info("%d of %d workers are there; the result is the same.", len(remotes), workers)
-    model.model_options[TEAM] = Cluster(
+    model.model_options[TEAM] = cluster = Cluster(
         remotes,
         (branch, controls),
         identify(model) if remotes else {},
@@ -146,6 +167,8 @@ def attach_cluster(
         show,
         shares=1 + workers,
     )
+    # Workers keep the model for as long as ComfyUI does.
+    weakref.finalize(cluster, CREW.release, number).atexit = False
     return model
 
 

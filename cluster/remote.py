@@ -105,6 +105,12 @@ class Remote:
         if self.actor is None or self._branches != (branch, controls):
             self.build(branch, controls)
 
+    def forget(self) -> None:
+        """Let the worker free its model; returns at once."""
+        self._branches = None
+        if self.actor is not None:
+            self.actor.forget.remote()
+
     def end_run(self) -> None:
         """Let the worker forget the run; returns at once."""
         self._owed = None
@@ -127,8 +133,7 @@ class Remote:
             self._refuse_different(found, identity)
         except LostError as lost:
             if lost.awaited is None:
-                self.actor.forget.remote()  # the next run builds again, from the files of then
-                self._branches = None
+                self.forget()  # the next run builds again, from the files of then
             raise
 
     def _refuse_different(self, there: Identity, here: Identity) -> None:

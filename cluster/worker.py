@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -69,11 +70,16 @@ class Worker:
         if threads and comfy.model_management.get_torch_device().type == "cpu":
             torch.set_num_threads(threads)  # sums are then added up in the same order
         self.run: WorkerRun | None = None
-        self.forget()
+        self._reset()
 
     def forget(self) -> None:
-        """Forget the model and what the nodes of its branch keep."""
-        self.end_run()
+        """Forget the model and what the nodes of its branch keep, and free their memory."""
+        self.free_memory()
+        self._reset()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+
+    def _reset(self) -> None:
         self.patcher: Any = None
         self.executor = _make_executor(self.server)
         # Of its own: one cache would drop the model's nodes.

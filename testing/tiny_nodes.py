@@ -3,13 +3,15 @@ their ComfyUI as a node pack."""
 
 from __future__ import annotations
 
+import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .tiny_controls import flux_controlnet, sd15_controlnet
 from .tiny_models import ZOO
-from .trouble import with_trouble
+from .trouble import note_freed, with_trouble
 
 CONTROLS = {"sd15": sd15_controlnet, "flux": lambda: flux_controlnet(latent_input=True)}
 
@@ -66,6 +68,7 @@ class TinyTrouble:
         return {"required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})}}
 
     def patch(self, model: Any, folder: str) -> tuple:
+        weakref.finalize(model.model, note_freed, Path(folder)).atexit = False
         return (with_trouble(model, folder),)
 
 

@@ -15,6 +15,7 @@ import torch
 SLOW_S = 0.02  # of each call, so that others take part in runs of tiny models
 HANG_S = 1.5
 CALLS = "calls"  # the folder in which they are noted
+FREED = "freed"  # that in which processes note that they freed a model
 # Lets a process go on that stands still: nobody else would.
 GO_ON = "import os, signal, sys, time; time.sleep(1.5); os.kill(int(sys.argv[1]), signal.SIGCONT)"
 
@@ -73,3 +74,9 @@ def list_calls(folder: Path) -> dict[int, list[float]]:
     """Return when each process began its calls, by its number; see `time.time`."""
     noted = (folder / CALLS).iterdir()
     return {int(path.name): [float(line) for line in path.read_text().split()] for path in noted}
+
+
+def note_freed(folder: Path) -> None:
+    """Note that this process freed a model, where that is noted."""
+    if (folder / FREED).is_dir():
+        (folder / FREED / str(os.getpid())).touch()

@@ -173,9 +173,32 @@ def test_prompts_taken_from_the_queue_never_reach_the_workers(running, base, mac
     assert_shared_as_alone(running, base, machines, seed=3)
 
 
+def test_workers_keep_a_model_between_runs_and_free_it_when_comfyui_does(
+    running, base, machines, orders
+):
+    began_s = time.time()
+    first = queue(running, make_prompt(running, machines, seed=6, steps=100))
+    workers = await_workers(running, machines, began_s)
+    post(running, "/interrupt", {})
+    assert was_interrupted(running, first)
+    freed = machines / trouble.FREED
+    freed.mkdir()
+    run(running, base, make_prompt(running, machines, seed=7))
+    time.sleep(1)
+    assert not list(freed.iterdir())
+    post(running, "/free", {"unload_models": True, "free_memory": True})
+    end_s = time.monotonic() + END_S
+    while not workers <= {int(path.name) for path in freed.iterdir()}:
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+    shutil.rmtree(freed)
+    assert_shared_as_alone(running, base, machines, seed=8)
+    assert set(list_worker_calls(running, machines)) == workers  # the same processes
+
+
 def test_the_end_of_comfyui_ends_its_workers_and_leaves_the_nodes(running, machines, orders):
     began_s = time.time()
-    queue(running, make_prompt(running, machines, seed=6, steps=100))
+    queue(running, make_prompt(running, machines, seed=9, steps=100))
     workers = [psutil.Process(pid) for pid in await_workers(running, machines, began_s)]
     nodes = [worker.parent() for worker in workers]
     running.process.terminate()
