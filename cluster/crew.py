@@ -74,7 +74,8 @@ class Crew:
             return []
         known = {remote.place[:2]: remote for remote in self.remotes}
         self.remotes = []
-        for place in find_places(self.ray):
+        names = {place: remote.name for place, remote in known.items()}
+        for place in find_places(self.ray, names):
             remote = known.pop(place[:2], None) or Remote(self.ray, place, get_versions())
             self.remotes.append(remote)
         for gone in known.values():
@@ -214,6 +215,8 @@ class Cluster:
         if not self.remotes:
             yield None
             return
+        with CREW.lock:  # machines come and go between runs
+            self.remotes = CREW.enlist(self.shares - 1) or self.remotes
         if self._is_patched(patcher):
             run.note(
                 "a node after Quadtree Cluster patches the model, which workers do not see, so "

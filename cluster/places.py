@@ -18,13 +18,17 @@ from .joining import RESOURCE, SEND_DIRECTLY, is_named
 from .remote import Place
 
 
-def find_places(ray: Any) -> list[Place]:
-    """Return where workers can run: on each node of the cluster as many as it offers."""
+def find_places(ray: Any, names: dict[tuple[str, int], str]) -> list[Place]:
+    """Return where workers can run: on each node of the cluster as many as it offers.
+
+    `names` are those that places have already, by node and number.
+    """
     local = not is_named()
     facts = describe_head() if local else {}
     facts["threads"] = torch.get_num_threads()
     start = _make_starter(ray)
     places: list[Place] = []
+    taken = list(names.values())
     nodes = sorted(
         (node for node in ray.nodes() if node["Alive"]),
         key=lambda node: (node["NodeManagerHostname"], node["NodeID"]),
@@ -33,7 +37,8 @@ def find_places(ray: Any) -> list[Place]:
         offered = int(node["Resources"].get(RESOURCE, 0))
         gpus = int(node["Resources"].get("GPU", 0))
         for number in range(offered):
-            name = _name_place(node, number, [place.name for place in places])
+            name = names.get((node["NodeID"], number)) or _name_place(node, number, taken)
+            taken.append(name)
             device = _choose_local_device(number) if local else None
             starter = start(node["NodeID"], 1 if gpus >= offered and not local else 0)
             facts_there = {**facts, "device": device}

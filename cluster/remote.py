@@ -226,6 +226,8 @@ class Remote:
             kind, answer = self.ray.get(awaited)
         except self.ray.exceptions.ActorDiedError as error:
             raise LostError(f"ended ({say(error)}); its windows go to others", awaited) from None
+        except self.ray.exceptions.ActorUnschedulableError:
+            raise LostError("is left out: its machine has left the cluster") from None
         except self.ray.exceptions.RayError as error:
             # Of the network Ray says much that helps nobody.
             unavailable = isinstance(error, self.ray.exceptions.ActorUnavailableError)

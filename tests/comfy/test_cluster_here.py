@@ -69,7 +69,7 @@ class FakeRay:
 def test_a_cluster_of_this_machine_is_started_again_for_more_workers(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(crew, "join", FakeRay)
-    monkeypatch.setattr(crew, "find_places", lambda ray: [])
+    monkeypatch.setattr(crew, "find_places", lambda ray, names: [])
     monkeypatch.setattr(crew, "count_local", lambda wanted: max(1, wanted))
     own = crew.Crew()
     joined = []
