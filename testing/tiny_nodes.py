@@ -11,7 +11,7 @@ import torch
 
 from .tiny_controls import flux_controlnet, sd15_controlnet
 from .tiny_models import ZOO
-from .trouble import note_freed, with_trouble
+from .trouble import note_freed, note_key, with_trouble
 
 CONTROLS = {"sd15": sd15_controlnet, "flux": lambda: flux_controlnet(latent_input=True)}
 
@@ -65,9 +65,13 @@ class TinyTrouble:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        return {"required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})}}
+        return {
+            "required": {"model": ("MODEL",), "folder": ("STRING", {"default": ""})},
+            "hidden": {"key": "API_KEY_COMFY_ORG"},
+        }
 
-    def patch(self, model: Any, folder: str) -> tuple:
+    def patch(self, model: Any, folder: str, key: str | None = None) -> tuple:
+        note_key(Path(folder), key)
         weakref.finalize(model.model, note_freed, Path(folder)).atexit = False
         return (with_trouble(model, folder),)
 

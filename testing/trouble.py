@@ -16,6 +16,7 @@ SLOW_S = 0.02  # of each call, so that others take part in runs of tiny models
 HANG_S = 1.5
 CALLS = "calls"  # the folder in which they are noted
 FREED = "freed"  # that in which processes note that they freed a model
+KEYS = "keys"  # that in which they note which API key a node got
 # Lets a process go on that stands still: nobody else would.
 GO_ON = "import os, signal, sys, time; time.sleep(1.5); os.kill(int(sys.argv[1]), signal.SIGCONT)"
 
@@ -80,3 +81,9 @@ def note_freed(folder: Path) -> None:
     """Note that this process freed a model, where that is noted."""
     if (folder / FREED).is_dir():
         (folder / FREED / str(os.getpid())).touch()
+
+
+def note_key(folder: Path, key: str | None) -> None:
+    """Note which API key a node of this process got, where that is noted."""
+    if (folder / KEYS).is_dir():
+        (folder / KEYS / str(os.getpid())).write_text(str(key))

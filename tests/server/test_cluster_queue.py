@@ -196,6 +196,22 @@ def test_workers_keep_a_model_between_runs_and_free_it_when_comfyui_does(
     assert set(list_worker_calls(running, machines)) == workers  # the same processes
 
 
+def test_a_key_for_paid_nodes_stays_on_this_machine(running, machines, orders):
+    keys = machines / trouble.KEYS
+    keys.mkdir()
+    prompt = make_prompt(running, f"{machines}/.", seed=1)  # another text, so all patch anew
+    body = {"prompt": prompt, "extra_data": {"api_key_comfy_org": "secret"}}
+    finished(running, post(running, "/prompt", body)["prompt_id"])
+    end_s = time.monotonic() + READY_S
+    while len(list(keys.iterdir())) < 3:
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+    found = {int(path.name): path.read_text() for path in keys.iterdir()}
+    shutil.rmtree(keys)
+    assert found.pop(running.process.pid) == "secret"
+    assert set(found.values()) == {"None"}
+
+
 def test_the_end_of_comfyui_ends_its_workers_and_leaves_the_nodes(running, machines, orders):
     began_s = time.time()
     queue(running, make_prompt(running, machines, seed=9, steps=100))
