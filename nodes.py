@@ -240,10 +240,14 @@ class QuadtreeVAEDecode(io.ComfyNode):
         latent = check_image_latent(check_samples("samples", samples), vae)
         px = vae.spacial_compression_decode()
         size = tuple(length * px for length in latent.shape[-2:])
-        count = len(latent) * count_px_frames(vae, latent)
-        is_clip = count_latent_frames_of(latent) > 1 or count_clip_frames(trees) > len(latent)
+        frames = count_px_frames(vae, latent)
+        count = len(latent) * frames
+        # One latent frame may be all that is left of a clip.
+        is_clip = len(latent) == 1 and count_clip_frames(trees) > 1
+        is_clip = is_clip or count_latent_frames_of(latent) > 1
         per_latent = count_frames_per_latent(vae) if is_clip else 1
-        canvases = check_canvases(original, trees, size, px, count, "decoded", per_latent)
+        lengths = {"frames": frames, "frames_per_latent": per_latent}
+        canvases = check_canvases(original, trees, size, px, count, "decoded", **lengths)
         return io.NodeOutput(decode_changed(vae, latent, canvases, feather_px, **flags))
 
 

@@ -42,11 +42,14 @@ def build_canvases(
     trees: Sequence[Quadtree],
     size: tuple[int, int],
     count: int,
+    *,
+    frames: int = 1,
     frames_per_latent: int = 1,
 ) -> list[Canvas]:
     """Build `count` canvases of `size` = (height, width) px from original [B, H, W, 3] and trees.
 
-    Originals and trees repeat. Of a larger original the middle is taken, as ComfyUI's VAE Encode
+    Originals and trees repeat; clips of `frames` frames follow each other, with a tree for each, or
+    for each of their frames. Of a larger original the middle is taken, as ComfyUI's VAE Encode
     crops it. A tree of the original lies on it before the crop, so what it keeps is kept where it
     was seen; a tree of an image that was cropped itself lies on the crop. A frame of a clip may
     change where the tree of any frame in its latent frame lets it, see `FrameTrees`. Raise
@@ -66,7 +69,11 @@ def build_canvases(
     free: dict[tuple[int, ...], Tensor] = {}  # frames share trees
     canvases = []
     for number in range(count):
-        group = select_trees(trees, number, count, frames_per_latent)
+        if isinstance(trees, FrameTrees):
+            length = frames if frames > 1 else count  # a batch of images may be a clip, too
+            group = select_trees(trees, number, length, frames_per_latent)
+        else:
+            group = [trees[number // frames % len(trees)]]
         key = tuple(map(id, group))
         if key not in free:
             free[key] = torch.stack([find_free_px(tree) for tree in group]).any(0)
@@ -76,18 +83,15 @@ def build_canvases(
 
 
 def select_trees(
-    trees: Sequence[Quadtree], number: int, count: int, frames_per_latent: int
+    trees: Sequence[Quadtree], number: int, frames: int, frames_per_latent: int
 ) -> list[Quadtree]:
-    """Return the trees that say where image `number` of `count` may change, each once.
+    """Return the trees that say where frame `number`, of clips of `frames` frames, may change.
 
-    That is one tree, but with those of a clip's frames, all in the same latent frame, and all of
-    the clip for a single image.
+    They are those of all frames in the same latent frame, and all for a single image, each once.
     """
-    if not isinstance(trees, FrameTrees):
-        return [trees[number % len(trees)]]
     group: Sequence[Quadtree] = trees
-    if count > 1:
-        latent_frame = ceil_div(number % len(trees), frames_per_latent)
+    if frames > 1:
+        latent_frame = ceil_div(number % frames, frames_per_latent)
         first = max(0, (latent_frame - 1) * frames_per_latent + 1)
         group = trees[first : latent_frame * frames_per_latent + 1]
     return list({id(tree): tree for tree in group}.values())

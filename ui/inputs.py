@@ -151,12 +151,15 @@ def check_canvases(
     cell_px: int,
     count: int,
     which: str,
+    *,
+    frames: int = 1,
     frames_per_latent: int = 1,
 ) -> list[Canvas]:
     """Return the canvases for `count` images or frames of `size`, height and width in px.
 
     `original` is [B, H, W, 3]; it may be larger by less than a cell of `cell_px` per axis, which
-    VAE Encode crops, and longer by less than `frames_per_latent` frames, which it drops. `which`
+    VAE Encode crops. Clips have `frames` frames, and the original may be longer by less than
+    `frames_per_latent`, which VAE Encode drops. `which`
     names the images in messages. Raises ValueError where the sizes or the numbers of images and
     trees do not fit.
     """
@@ -175,24 +178,26 @@ def check_canvases(
             width,
             height,
         )
-    if count < len(original) < count + frames_per_latent:
+    if frames < len(original) < frames + frames_per_latent:
         info(
             "the original has %d frames and the %s clip %d: a video VAE drops the last ones, which "
             "fill no latent frame, and so does this node.",
             len(original),
             which,
-            count,
+            frames,
         )
-        original = original[:count]
+        original = original[:frames]
     images = max(count, len(original))
-    fits = _fit_frames if isinstance(trees, FrameTrees) else _fit_images
-    if images % count or images % len(original) or not fits(trees, images):
+    length = frames if frames > 1 else images  # a batch of images may be a clip, too
+    is_fit = (
+        _fit_frames(trees, length)
+        if isinstance(trees, FrameTrees)
+        else images // frames % len(trees) == 0
+    )
+    if images % count or images % len(original) or not is_fit:
         raise ValueError(_explain_counts(len(original), trees, count, which))
-    return build_canvases(original, trees, size, images, frames_per_latent)
-
-
-def _fit_images(trees: Sequence[Quadtree], images: int) -> bool:
-    return images % len(trees) == 0
+    lengths = {"frames": frames, "frames_per_latent": frames_per_latent}
+    return build_canvases(original, trees, size, images, **lengths)
 
 
 def _fit_frames(trees: Sequence[Quadtree], images: int) -> bool:

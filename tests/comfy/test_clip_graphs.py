@@ -262,7 +262,14 @@ def test_two_clips_in_one_latent_are_kept_alike(vae, batch):
     one = vae.encode(clip)
     both, trees = torch.cat([one, clean_latent(one.shape, 7)]), trees_of(clip, batch)
     model = diffusion(entry.model, trees)
-    check_kept(ksampler(model, texts(), {"samples": both}), both, trees)
+    samples = ksampler(model, texts(), {"samples": both})
+    check_kept(samples, both, trees)
+    one_by_one = [
+        QuadtreeVAEDecode.execute({"samples": each[None]}, vae, trees, clip, 0).args[0]
+        for each in samples
+    ]
+    result = QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, clip, 0).args[0]
+    assert torch.equal(result, torch.cat(one_by_one))
 
 
 def test_each_of_two_clips_has_its_own_tree(vae):
@@ -273,6 +280,12 @@ def test_each_of_two_clips_has_its_own_tree(vae):
     samples = ksampler(diffusion(entry.model, trees), texts(), {"samples": both})
     for number, tree in enumerate(trees):
         check_kept(samples[number, None], both[number, None], (tree,))
+    both_clips = torch.cat([clip, clip.flip(2)])
+    result = QuadtreeVAEDecode.execute({"samples": samples}, vae, trees, both_clips, 0).args[0]
+    for number, tree in enumerate(trees):
+        kept, part = tree.denoise_map(128, 192) == 0, slice(9 * number, 9 * number + 9)
+        assert torch.equal(result[part, kept], both_clips[part, kept])
+        assert (result[part, ~kept] != both_clips[part, ~kept]).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize(("given", "batch"), [(9, "images"), (3, "images"), (5, "clip per frame")])
