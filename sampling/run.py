@@ -173,7 +173,8 @@ class Run:
         tiling, cells = self.tiling, (self.tiling.tile * self.tiling.unit) ** 2
         together = tiling.cost.predict_window(cells, max(1, tiling.batch))
         self.single = tiling.cost.predict_window(cells, 1) < LITTLE * together
-        self._lay_out_anew(tiling=replace(tiling, shares=shares))
+        most = 1 if self.single else min(self.batch, tiling.batch)
+        self._lay_out_anew(tiling=replace(tiling, shares=shares, together=most))
 
     def choose_batch(self, windows: Sequence[Window]) -> int:
         """Return how many of a step's windows a model call holds at most."""

@@ -25,7 +25,9 @@ class Merge(NamedTuple):
 
 
 def batch_windows(
-    windows: Sequence[Window], most: int, numbers: Iterable[int] | None = None
+    windows: Sequence[Window] | Sequence[PlannedWindow],
+    most: int,
+    numbers: Iterable[int] | None = None,
 ) -> list[list[int]]:
     """Return batches of at most `most` windows of one shape, each a list of their indices.
 

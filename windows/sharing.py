@@ -32,8 +32,12 @@ def predict_makespan(costs: Iterable[float], shares: int) -> float:
     return max(done)
 
 
-def predict_shared_cost(windows: Iterable[PlannedWindow], tiling: Tiling) -> float:
+def predict_shared_cost(windows: Sequence[PlannedWindow], tiling: Tiling) -> float:
     """Predict what a step costs all shares together, with those that wait for the last one."""
+    if tiling.together > 1:
+        batches = range(1, tiling.together + 1)
+        spans = (_predict_batches(windows, batch, tiling, tiling.unit**2) for batch in batches)
+        return tiling.shares * min(spans)
     costs = []
     for window in windows:
         cells = window.box.extent * tiling.unit**2
@@ -48,13 +52,21 @@ def choose_batch(windows: Sequence[Window], tiling: Tiling, most: int) -> int:
     """
 
     def predict(batch: int) -> float:
-        costs = []
-        for numbers in batch_windows(windows, batch):
-            box, count = windows[numbers[0]].box, len(numbers)
-            costs.append(tiling.cost.predict_shape(box.extent, count=count, batch=count))
-        return predict_makespan(costs, tiling.shares)
+        return _predict_batches(windows, batch, tiling, 1)
 
     return most if tiling.shares == 1 else min(range(1, most + 1), key=predict)
+
+
+def _predict_batches(
+    windows: Sequence[Window] | Sequence[PlannedWindow], batch: int, tiling: Tiling, scale: int
+) -> float:
+    """Predict when the last share is done with batches of windows, which count `scale` cells each
+    where their boxes count one."""
+    costs = []
+    for numbers in batch_windows(windows, batch):
+        cells, count = windows[numbers[0]].box.extent * scale, len(numbers)
+        costs.append(tiling.cost.predict_shape(cells, count=count, batch=count))
+    return predict_makespan(costs, tiling.shares)
 
 
 def list_limits(tiling: Tiling) -> np.ndarray:

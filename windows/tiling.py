@@ -139,6 +139,7 @@ class Tiling:
         batch: Windows of one shape that plans expect to be evaluated together.
         fewest: Shortest side that the model takes at all; `tile` never shrinks below it.
         shares: How many evaluate the windows of a step at once.
+        together: Windows of one shape that one of them evaluates together, at most.
     """
 
     unit: int
@@ -151,6 +152,7 @@ class Tiling:
     fewest: int = 1
     standing: int = 1
     shares: int = 1
+    together: int = 1
 
     @property
     def margin(self) -> int:
