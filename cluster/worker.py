@@ -29,6 +29,7 @@ import nodes
 from ..sampling.conditioning import cropper_of, cut_options
 from ..sampling.cropping import Cropper, RunMemory
 from ..sampling.evaluation import call_model
+from ..sampling.model import Geometry
 from ..sampling.parallel import move_value
 from ..sampling.protocols import ModelCall
 from ..tiled_diffusion import KEY
@@ -166,7 +167,8 @@ class WorkerRun:
         self.find_control = find_control
         self.loaded: dict[str, Any] = {}  # ControlNets on the device, by their digest
         self.patcher = patcher
-        self.memory = RunMemory()
+        geometry = Geometry.of(patcher)
+        self.memory = RunMemory(unit=geometry.unit, image_first=geometry.image_first)
         self.shared: dict[str, Tensor] = {}
         self.sigma: float | None = None
         self.device = patcher.load_device

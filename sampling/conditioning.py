@@ -16,12 +16,14 @@ from ..windows.tiling import Images
 from .cropping import (
     Cropper,
     RunMemory,
+    Tokens,
     box_on_grid,
     crop,
     find_scale,
     grid_of,
     stack_windows,
 )
+from .frames import count_frames
 from .guides import cut_guides
 from .patch_controls import cut_controls
 from .patches import PatchCutter
@@ -110,8 +112,14 @@ def cropper_of(
 
 def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:
     """Return what cuts masks in the patches of this call."""
-    canvas, text_tokens = grid_of(call["input"]), _count_text_tokens(call["c"])
-    return PatchCutter(canvas, text_tokens, memory.resized_masks)
+    canvas = grid_of(call["input"])
+    tokens = Tokens(
+        text=_count_text_tokens(call["c"]),
+        units=(ceil_div(canvas[0], memory.unit), ceil_div(canvas[1], memory.unit)),
+        frames=count_frames(call["input"]),
+        image_first=memory.image_first,
+    )
+    return PatchCutter(canvas, tokens, memory.resized_masks)
 
 
 def _count_text_tokens(c: Conds) -> int:

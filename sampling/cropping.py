@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import floordiv
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +140,36 @@ def box_by_shares(box: Box, *, canvas: Grid, grid: Grid, unit: int) -> Box:
     return Box(x0, y0, x1, y1)
 
 
+class Tokens(NamedTuple):
+    """What a model attends to: so many of text, and those of the canvas.
+
+    These are `units` rows and columns in each of the `frames`.
+    """
+
+    text: int
+    units: Grid
+    frames: int = 1
+    image_first: bool = False
+
+    @property
+    def number(self) -> int:
+        return self.text + self.frames * self.units[0] * self.units[1]
+
+    def crop(self, mask: Tensor, box: Box) -> Tensor:
+        """Return the part of a mask [..., tokens, tokens] between the tokens of a window.
+
+        `box` is the window in units.
+        """
+        image = torch.arange(self.number - self.text, device=mask.device)
+        text = torch.arange(self.text, device=mask.device)
+        inside = crop(image.view(self.frames, *self.units), box).flatten()
+        if self.image_first:
+            kept = torch.cat([inside, text + len(image)])
+        else:
+            kept = torch.cat([text, inside + self.text])
+        return mask[..., kept, :][..., kept]
+
+
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """What cropping remembers for the length of a run.
@@ -147,8 +177,11 @@ class RunMemory:
     `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
     at another resolution; `sources` are conds that are made anew for windows, and
     `made` what was made of them; `references` knows which pictures are cut; `warned` is what was
-    reported.
+    reported. `unit` and `image_first` are those of the model's `Geometry`.
     """
+
+    unit: int = 1
+    image_first: bool = False
 
     hints: Hints = field(default_factory=dict)
     resized_masks: ResizedMasks = field(default_factory=dict)
@@ -289,18 +322,15 @@ class Cropper:
 
         A mask of any other size is of the text alone and is passed whole.
         """
-        patches = self.units[0] * self.units[1]
-        tokens = self.text_tokens + patches
-        if not isinstance(value, Tensor) or value.ndim < 3 or value.shape[-2:] != (tokens, tokens):
+        tokens = Tokens(self.text_tokens, self.units)
+        if (
+            not isinstance(value, Tensor)
+            or value.ndim < 3
+            or grid_of(value) != 2 * (tokens.number,)
+        ):
             return self.pass_whole(value)
-        text = torch.arange(self.text_tokens, device=value.device)
-        numbers = torch.arange(patches, device=value.device).view(self.units) + self.text_tokens
-        parts = []
-        for box in self.boxes:
-            in_units = box_on_grid(box, canvas=self.canvas, grid=self.units)
-            kept = torch.cat([text, crop(numbers, in_units).flatten()])
-            parts.append(value[..., kept, :][..., kept])
-        return self._join(parts)
+        boxes = [box_on_grid(box, canvas=self.canvas, grid=self.units) for box in self.boxes]
+        return self._join([tokens.crop(value, box) for box in boxes])
 
     def looks_spatial(self, value: Any) -> bool:
         """Tell whether an undeclared entry may lie on the canvas in a way not cropped by shape."""

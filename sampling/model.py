@@ -28,6 +28,10 @@ UNIT_CELLS = {"StageB": 16, "StageC": 1, "NaDiT": 2}
 DEFAULT_UNIT_CELLS = 8  # the reduction of most UNets, and a multiple of most patches
 # Networks whose rows are not independent of each other, as was found by trying.
 MIXES_ROWS = frozenset({"NaDiT"})
+# Networks that attend to the image's tokens and then the text's; the others begin with the text.
+IMAGE_FIRST = frozenset(
+    {"HiDreamImageTransformer2DModel", "LensTransformer2DModel", "ErnieImageModel"}
+)
 # Frames in px of every latent frame but the first, by a network's class, where its latent format
 # tells of one: SeedVR2's VAE has 4 (`comfy.ldm.seedvr.constants`).
 FRAMES_PER_LATENT = {"NaDiT": 4}
@@ -84,7 +88,8 @@ class Geometry:
     frames in px of every latent frame but the first. `compiled` tells that every new shape of a
     call is compiled, so there are few, and one window in each call; `cached` that a cache keeps
     what each window gave, so lattices stand still for some steps, with one window in each call;
-    `mixes_rows` that the network takes no more than one.
+    `mixes_rows` that the network takes no more than one; `image_first` that the image's tokens come
+    before those of the text.
     """
 
     px_per_cell: int
@@ -97,6 +102,7 @@ class Geometry:
     compiled: bool = False
     cached: bool = False
     mixes_rows: bool = False
+    image_first: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Geometry:
@@ -136,6 +142,7 @@ class Geometry:
             most=LARGEST_PX if positions is None else positions * unit,
             frames_per_latent=FRAMES_PER_LATENT.get(kind, told),
             mixes_rows=kind in MIXES_ROWS,
+            image_first=kind in IMAGE_FIRST,
         )
 
     @property

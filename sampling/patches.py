@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..utils import Box
 from .contents import Found, find_tensors, replace_tensors
-from .cropping import SHORTEST_PICTURE, Grid, crop, grid_of
+from .cropping import SHORTEST_PICTURE, Grid, Tokens, box_on_grid, crop, grid_of
 from .protocols import ResizedMasks
 
 MASK_WORDS = ("mask",)  # in the names of masks
@@ -33,13 +33,14 @@ Holder = TypeVar("Holder")
 class PatchCutter:
     """Cuts what patches hold to one window, or finds it.
 
-    `canvas` is (rows, columns) of the latent's cells, `text_tokens` the length of the prompt: a
-    mask of that size is between words. `resized` is `RunMemory.resized_masks`.
+    `canvas` is (rows, columns) of the latent's cells, and `tokens` what the model attends to: a
+    mask between all of them is cut like a picture, and one between those of the text alone is not.
+    `resized` is `RunMemory.resized_masks`.
     """
 
-    def __init__(self, canvas: Grid, text_tokens: int, resized: ResizedMasks) -> None:
+    def __init__(self, canvas: Grid, tokens: Tokens, resized: ResizedMasks) -> None:
         self.canvas = canvas
-        self.text_tokens = text_tokens
+        self.tokens = tokens
         self.resized = resized
 
     def find_masks(self, holder: Any) -> list[Found]:
@@ -66,6 +67,9 @@ class PatchCutter:
     def _cut(self, name: str, value: Tensor, box: Box) -> Tensor:
         if not self._is_mask(Found("", name, value)):
             return value
+        if self._is_of_tokens(value):
+            in_units = box_on_grid(box, canvas=self.canvas, grid=self.tokens.units)
+            return self.tokens.crop(value, in_units)
         rows, columns = self.canvas
         height, width = grid_of(value)
         finer = height // rows
@@ -95,9 +99,15 @@ class PatchCutter:
         if not any(word in name for word in words) or "text" in name or mask.ndim < 2:
             return False
         grid = grid_of(mask)
-        if min(grid) < SHORTEST_PICTURE or grid == (self.text_tokens, self.text_tokens):
+        if min(grid) < SHORTEST_PICTURE or grid == 2 * (self.tokens.text,):
             return False
+        if self._is_of_tokens(mask):
+            return True
         return mask.ndim > 2 or min(grid) > MOST_ROWS or self._has_its_aspect(grid)
+
+    def _is_of_tokens(self, mask: Tensor) -> bool:
+        """Tell whether a mask is between all that the model attends to."""
+        return self.tokens.text > 0 and grid_of(mask) == 2 * (self.tokens.number,)
 
     def _lies_on_canvas(self, found: Found) -> bool:
         """Tell by its aspect whether a tensor is a picture; of two dimensions it may be weights."""

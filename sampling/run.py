@@ -31,7 +31,7 @@ from .model import PLANNED_BATCH, Geometry, Settings, count_together
 from .pace import Pace
 from .plan import Mode, RunPlan, Stage
 from .protocols import Conds, Control, Hints, ModelFunctionWrapper
-from .references import AUTOMATIC, References
+from .references import References
 from .steps import StepClock, place_stage
 from .tally import Tally
 
@@ -56,7 +56,7 @@ class Run:
     """The state of one sampling run; it is changed by its own methods only."""
 
     def __init__(
-        self, plan: RunPlan, tiling: Tiling, batch: int, references: str = AUTOMATIC
+        self, plan: RunPlan, tiling: Tiling, batch: int, memory: RunMemory | None = None
     ) -> None:
         self.tally = Tally()
         self.clock = StepClock()
@@ -67,7 +67,7 @@ class Run:
         self.estimate: Tensor | None = None  # that the sampler's callback was given last
         self.areas: dict[Hashable, Box] = {}  # by the id that core gives the cond
         self.masks = CondMasks()
-        self.memory = RunMemory(references=References(references))
+        self.memory = RunMemory() if memory is None else memory
         self.caches = WindowCaches()
         self.keep_watch = KeepWatch()
         self.attached: Sequence[object] = ()  # see `patches.list_attached`
@@ -399,4 +399,9 @@ def create_run(
     )
     batch = 1 if geometry.is_single else count_together(settings.batch or PLANNED_BATCH, frames)
     tiling = geometry.choose_tiling(settings, height, width, frames)
-    return Run(plan, tiling, batch, settings.references)
+    memory = RunMemory(
+        unit=geometry.unit,
+        image_first=geometry.image_first,
+        references=References(settings.references),
+    )
+    return Run(plan, tiling, batch, memory)

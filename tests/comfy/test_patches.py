@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy_extras import nodes_freelunch
+from quadtree_pack.sampling.cropping import Tokens
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.sampling.patches import PatchCutter
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
 from quadtree_pack.testing.support import Spy, error, patched, tree_of
+from quadtree_pack.testing.tiny_models import transformers
 from quadtree_pack.testing.tiny_models.building import sample
 from quadtree_pack.tiled_diffusion import attach
 from quadtree_pack.utils import Box
@@ -260,9 +262,80 @@ def test_a_patch_that_mixes_the_rows_of_a_call_gets_one_window(mix, order):
         assert error(sample(entry, latent, model=tiled, steps=3, cfg=cfg), plain) < 1e-5
 
 
+class JointAttention:
+    """What packs for regional prompts set on a joint transformer: who may attend to whom."""
+
+    def __init__(self, mask):
+        self.attn_mask = mask
+
+    def __call__(self, args, extra):
+        return extra["original_block"]({**args, "attn_mask": self.attn_mask})
+
+
+def blind_flux():
+    """Flux whose tokens weigh all that they may attend to alike, wherever that is."""
+    entry = transformers.flux()
+    for name, weight in entry.model.model.diffusion_model.named_parameters():
+        if "query_norm" in name:
+            weight.data.zero_()
+    return entry
+
+
+def make_joint_mask(text):
+    """Text sees text, each token of the image itself, and those of a region also the text."""
+    image = (HEIGHT // 2) * (WIDTH // 2)
+    mask = torch.eye(text + image, dtype=torch.bool)
+    mask[:text, :text] = True
+    region = torch.rand(image, generator=torch.Generator().manual_seed(5)) < 0.5
+    mask[text:, :text] = region[:, None]
+    return mask
+
+
+def weigh(may):
+    """Return what ComfyUI adds to the weights of attention, from who may attend to whom."""
+    return torch.zeros(may.shape).masked_fill(~may, -1e9)
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_a_mask_between_text_and_image_is_cut_with_the_window(rank):
+    entry, everything = blind_flux(), tree_of([[1.0]], HEIGHT, WIDTH)
+    latent = entry.latent(HEIGHT, WIDTH)
+    text = entry.positive[0][0].shape[1]
+    mask = make_joint_mask(text)
+    mask = mask.view(*[1] * (rank - 2), *mask.shape)
+    elsewhere = mask.clone()
+    elsewhere[..., text:, :text] ^= True
+
+    def masked(mask):
+        model = entry.model.clone()
+        for kind in ("double_block", "single_block"):
+            model.set_model_patch_replace(JointAttention(weigh(mask)), "dit", kind, 0)
+        return model
+
+    plain = sample(entry, latent, model=masked(mask), steps=3)
+    assert error(sample(entry, latent, model=masked(elsewhere), steps=3), plain) > 0.01
+    tiled = patched(entry, everything, model=masked(mask), overlap_px=0, method="MultiDiffusion")
+    assert error(sample(entry, latent, model=tiled, steps=3), plain) < 1e-5
+
+
+@pytest.mark.parametrize("image_first", [False, True])
+def test_a_window_keeps_its_tokens_of_a_mask_in_their_order(image_first):
+    text, units = 3, (4, 6)
+    image = torch.arange(24).view(units)
+    words = torch.arange(24, 27)
+    box = Box(1, 2, 3, 4)
+    inside = image[box.y0 : box.y1, box.x0 : box.x1].flatten()
+    order = [image.flatten(), words] if image_first else [words, image.flatten()]
+    kept = [inside, words] if image_first else [words, inside]
+    everyone, ours = torch.cat(order), torch.cat(kept)
+    mask = everyone[:, None] * 100 + everyone
+    cut = Tokens(text, units, image_first=image_first).crop(mask, box)
+    assert torch.equal(cut, ours[:, None] * 100 + ours)
+
+
 def test_a_mask_between_words_is_no_picture():
     options = {"patches": {"attn2_patch": [Adapter(torch.ones(1, 77, 77))]}}
-    cutter = PatchCutter((64, 64), 77, {})
+    cutter = PatchCutter((64, 64), Tokens(77, (8, 8)), {})
     assert cutter.cut(options, Box(0, 0, 32, 32)) is options
     assert not cutter.find_masks(options)
 
@@ -272,7 +345,7 @@ def test_what_holds_no_mask_is_the_same_object_and_cycles_end():
     patch.itself = patch
     other = Adapter(torch.ones(3))
     options = {"patches": {"attn2_patch": [patch, other]}, "sigmas": torch.ones(3)}
-    cut = PatchCutter((HEIGHT, WIDTH), 77, {}).cut(options, Box(8, 4, 24, 12))
+    cut = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
     new, same = cut["patches"]["attn2_patch"]
     assert same is other and new is not patch and cut["sigmas"] is options["sigmas"]
     mask = new.kwargs[0]["mask"]
@@ -284,7 +357,7 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
     first, second = (Adapter(make_mask(HEIGHT, WIDTH)) for _ in range(2))
     second.calls = first.calls
     options = {"patches": {"attn1_patch": [first], "attn2_patch": [second]}}
-    cut = PatchCutter((HEIGHT, WIDTH), 77, {}).cut(options, Box(8, 4, 24, 12))
+    cut = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
     (one,), (other,) = cut["patches"].values()
     assert one.calls is other.calls and one.calls is not first.calls
 
@@ -294,12 +367,12 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
 )
 def test_a_mask_of_two_dimensions_is_a_picture_if_it_has_more_rows_than_a_call(size, is_cut):
     options = {"region_mask": torch.ones(size)}
-    cutter = PatchCutter((HEIGHT, WIDTH), 77, {})
+    cutter = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {})
     assert bool(cutter.find_masks(options)) == is_cut
 
 
 def test_an_unnamed_picture_of_two_dimensions_is_told_and_weights_are_not():
-    cutter = PatchCutter((HEIGHT, WIDTH), 77, {})
+    cutter = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {})
     picture = torch.rand(HEIGHT * PX, WIDTH * PX)
     assert cutter.find_unknown({"where": picture}) and not cutter.find_masks({"where": picture})
     assert not cutter.find_unknown({"where": picture - 0.5})
