@@ -1,7 +1,8 @@
 """What trees over frames keep, cost and leave of flicker, on made clips.
 
 The clips: an object (a small photo) that moves over a wall without detail, over a photo that stands
-still, and over a photo that is panned, all blurred as an enlargement is. Each is refined twice:
+still, and over a photo that is panned, all blurred as an enlargement is; and the one sequence that
+comes with scikit-image, which is so small that it is enlarged 18 times. Each is refined twice:
 
 - with the Tiny Refiner, whose batch is the clip's frames: its pictures mean something. All frames
   get one noise, so that what stands still would be refined alike in all of them;
@@ -22,10 +23,13 @@ import importlib
 import logging
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageSequence
+from quadtree_pack.benchmarks.decide_pictures import as_tensor
 from quadtree_pack.testing import measures, refiner
 from quadtree_pack.testing.clips import object_clip, soft_wall
 from quadtree_pack.testing.photos import photo
@@ -55,6 +59,8 @@ def run() -> list[dict]:
         plain = refine(clip)
         for tree_name, build in TREES.items():
             row = measure(clip, plain, build(clip))
+            if clip_name == SEQUENCE:
+                row["object"] = "-"
             rows.append({"clip": clip_name, "trees": tree_name, **row})
             print(f"{clip_name + ', ' + tree_name:46} " + " ".join(map(show, row.values())))
     return rows
@@ -82,11 +88,25 @@ def crop_photo(width: int) -> Tensor:
     return photo("coffee", width)[:HEIGHT]
 
 
+def load_sequence() -> Tensor:
+    """Return the clip, turned on its side to fit."""
+    from skimage import data
+
+    with Image.open(Path(data.__file__).parent / "no_time_for_that_tiny.gif") as file:
+        pictures = [frame.convert("RGB") for frame in ImageSequence.Iterator(file)]
+    pictures = (pictures + pictures[-1:])[:FRAMES]
+    turned = [picture.transpose(Image.Transpose.ROTATE_90) for picture in pictures]
+    large = [picture.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for picture in turned]
+    return torch.stack([as_tensor(picture) for picture in large])
+
+
+SEQUENCE = "sequence"  # without the moving object
 PAN = 8  # px per frame
 CLIPS: dict[str, Callable[[], Tensor]] = {
     "wall": lambda: make_clip(soft_wall(HEIGHT, WIDTH)),
     "still photo": lambda: make_clip(crop_photo(WIDTH)),
     "panned photo": lambda: make_clip(crop_photo(WIDTH + PAN * (FRAMES - 1)), PAN),
+    SEQUENCE: load_sequence,
 }
 
 
