@@ -126,14 +126,15 @@ class Call:
     def blend_only(self) -> None:
         """Do what no wrapper can leave out.
 
-        Stack each batch, start from what is held, and add every window by its weight.
+        Copy the windows of each batch, start from what is held, and add every window by its weight.
         """
-        total = self.run.clean * (1 - self.step.model_weight)
+        total = self.run.begin_blend(self.noisy, self.step)
         for group in self.groups:
-            views = [crop(self.noisy, self.boxes[number]) for number in group]
-            parts = views if len(views) == 1 else torch.cat(views).split(1)
+            parts = torch.cat([crop(self.noisy, self.boxes[number]) for number in group]).split(1)
             for number, part in zip(group, parts, strict=True):
-                crop(total, self.boxes[number]).addcmul_(part, self.step.window_weights[number])
+                weight = self.step.window_weights[number]
+                total.add(part, weight, self.boxes[number], conds=(0,))
+        total.finish()
 
 
 def crop(latent: torch.Tensor, box: Any) -> torch.Tensor:

@@ -11,9 +11,10 @@ entry is cropped, and what is refused), `contents` (what patches of other packs 
 (what they keep of windows), `patches` (cut masks in them), `patch_controls` (ControlNets that patch
 the model), `remaking` (what ComfyUI makes for the canvas' size), `guides` (LTXV's guide frames),
 `audio` (LTX-2's, packed with its video), `conditioning` (crop a whole call), `control`
-(ControlNets), `board` (who evaluates which batch), `parallel` (several devices), `fitting` (windows
-in one call), `evaluation` (evaluate the windows and blend them) and `opening` (open a run).
-`prompts` is used before a run: it masks the prompts of regions.
+(ControlNets), `sums` (the sum of windows over what holds the cells), `board` (who evaluates which
+batch), `parallel` (several devices), `fitting` (windows in one call), `evaluation` (evaluate the
+windows and blend them) and `opening` (open a run). `prompts` is used before a run: it masks the
+prompts of regions.
 
 May import tree, windows, quadtree, velocity and utils.
 """

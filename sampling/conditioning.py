@@ -40,17 +40,18 @@ def crop_call(
     unit: int,
     memory: RunMemory,
     images: Sequence[Images] | None = None,
+    has_masks: bool = True,
 ) -> ModelCall:
     """Return a model call for a batch of windows of one shape; nothing of `call` is changed.
 
     `unit` is the model's patch in cells; `images` are those that each window is for, None: all of
     the batch. `c["control"]` is left out: it is the caller's. Entries that may be spatial in a way
-    that nobody declared are reported once.
+    that nobody declared are reported once. See `cut_options` for `has_masks`.
     """
     cropper = cropper_of(call, boxes, unit, images)
     options = call["c"].get("transformer_options", {})
     cropped = crop_entries(call, cropper, memory)
-    cropped["c"]["transformer_options"] = cut_options(options, call, cropper, memory)
+    cropped["c"]["transformer_options"] = cut_options(options, call, cropper, memory, has_masks)
     return cropped
 
 
@@ -85,17 +86,24 @@ def crop_entries(call: ModelCall, cropper: Cropper, memory: RunMemory) -> ModelC
     }
 
 
-def cut_options(options: Options, call: ModelCall, cropper: Cropper, memory: RunMemory) -> Options:
+def cut_options(
+    options: Options,
+    call: ModelCall,
+    cropper: Cropper,
+    memory: RunMemory,
+    has_masks: bool = True,
+) -> Options:
     """Return the transformer options of a call for a batch of windows of one shape.
 
     Of the call's tensors only their shapes count. Masks in patches are cut for a single window
-    only. ValueError for a patch that needs the whole image.
+    only; `has_masks` False tells that there are none, so that nobody looks for them in every
+    window. ValueError for a patch that needs the whole image.
     """
     options = leave_out_kv_cache(options)
     refuse_patches(options)
     options = remake_gligen(options, call, cropper, memory.sources, memory.made)
     options = cut_controls(options, call, cropper, memory.hints)
-    if len(cropper.boxes) == 1:
+    if has_masks and len(cropper.boxes) == 1:
         options = cutter_of(call, memory).cut(options, cropper.boxes[0])
     return dict(options)  # models write into it
 

@@ -24,7 +24,7 @@ from .board import Hand
 from .caches import find_cache, has_kept, is_skipping
 from .conditioning import crop_call, crop_to_area, cutter_of, select_call
 from .control import DeferredControl, crop_control
-from .cropping import crop, unstack_windows
+from .cropping import unstack_windows
 from .layouts import Step
 from .parallel import HERE, Task, share_out
 from .patch_controls import stays_on_its_device
@@ -46,6 +46,7 @@ from .rules import (
     refuse_blocks,
 )
 from .run import Run
+from .sums import WindowSum
 
 # In `RunMemory.warned`: what patches hold was looked at, and what they keep of windows was found.
 PATCHES, KEPT = "patches", "kept"
@@ -63,6 +64,7 @@ class Evaluator:
         self.inner = run.plan.inner
         self.tell = tell
         self.heard: dict[Box, Tensor] = {}  # the audio beside each window of the call
+        self.has_masks = True  # whether patches of the call hold masks that are cut
 
     def denoise_packed(self, call: ModelCall, audio: Audio) -> Tensor:
         """Return the denoised latent [rows, 1, values] of a call on a video with its audio."""
@@ -194,41 +196,18 @@ class Evaluator:
         single = self._needs_single(call)
         self._note_kept(call, step)
         scores = AreaScores(call)
-        done: list[int] = []
+        done: list[int] = []  # the cells of each window of the area that was evaluated so far
         for counting, numbers in groups.items():
             windows = [step.windows[number] for number in numbers]
             most = 1 if single else self.run.choose_batch(windows)
             todo = batch_windows(step.windows, most, numbers)
-            if counting == everyone:
-                self._add_windows(total, call, step, todo, done, scores)
-                continue
-            some = total[list(counting)]
-            self._add_windows(some, select_call(call, counting), step, todo, done, scores)
-            total[list(counting)] = some
+            selected = call if counting == everyone else select_call(call, counting)
+            results = self._evaluate_batches(selected, step, todo, done)
+            for batch, denoised in zip(todo, results, strict=True):
+                _add_windows(total, denoised, step, batch, counting)
+                scores.add([step.windows[number].box for number in batch], step.images_of(batch))
         scores.hand_on()
-        return total.flatten(0, 1)
-
-    def _add_windows(
-        self,
-        total: Tensor,
-        call: ModelCall,
-        step: Step,
-        todo: Sequence[Sequence[int]],
-        done: list[int],
-        scores: AreaScores,
-    ) -> None:
-        """Evaluate batches of windows, and add them to `total` [conds, B, C, ..., h, w].
-
-        `done` are the cells of each window of the area that was evaluated so far; it is extended.
-        """
-        conds = len(call["cond_or_uncond"])
-        results = self._evaluate_batches(call, step, todo, done)
-        for batch, denoised in zip(todo, results, strict=True):
-            images = step.images_of(batch)
-            parts = unstack_windows(denoised, windows=len(batch), conds=conds, images=images)
-            for number, part in zip(batch, parts, strict=True):
-                _add_window(total, part, step, number)
-            scores.add([step.windows[number].box for number in batch], images)
+        return total.finish()
 
     def _needs_single(self, call: ModelCall) -> bool:
         """Tell whether this call takes one window at a time; report what its patches cannot cut.
@@ -255,9 +234,13 @@ class Evaluator:
                     "window sees all of it; if the result looks wrong, remove that node, or set "
                     "tile_size to the image's longer side"
                 )
-        if has_foreign(options, self.inner) or needs_one_row(options) or reads_first_row(call["c"]):
-            return True
-        return bool(cutter.find_masks([options, self.inner]))
+        self.has_masks = bool(cutter.find_masks([options, self.inner]))
+        return (
+            self.has_masks
+            or has_foreign(options, self.inner)
+            or needs_one_row(options)
+            or reads_first_row(call["c"])
+        )
 
     def _note_kept(self, call: ModelCall, step: Step) -> None:
         """Report what another pack keeps of the windows of earlier steps, once."""
@@ -371,12 +354,19 @@ class Evaluator:
         unit, control = self.run.tiling.unit, call["c"].get("control")
         if isinstance(control, DeferredControl):
             control.evaluate_foreign()
-        window_call = crop_call(call, boxes, unit=unit, memory=self.run.memory, images=images)
+        window_call = crop_call(
+            call,
+            boxes,
+            unit=unit,
+            memory=self.run.memory,
+            images=images,
+            has_masks=self.has_masks,
+        )
         if control is not None:
             features = crop_control(control, call, boxes, unit, window_call, images)
             window_call["c"]["control"] = features
         inner = self.inner
-        if inner is not None and len(boxes) == 1:
+        if self.has_masks and inner is not None and len(boxes) == 1:
             inner = cutter_of(call, self.run.memory).cut(inner, boxes[0])
         return self._call_with_cache(inner, apply_model, window_call, step, batch)
 
@@ -434,15 +424,20 @@ class Evaluator:
         )
 
 
-def _add_window(total: Tensor, part: Tensor, step: Step, number: int) -> None:
-    """Add a window's [conds * its images, C, ..., h, w] to `total` [conds, B, C, ..., h, w]."""
-    target, weight = crop(total, step.windows[number].box), step.window_weights[number]
-    part = part.unflatten(0, (len(total), -1))
-    if step.images is None:
-        target.addcmul_(part, weight)
-        return
-    for place, image in enumerate(step.images[number]):
-        target[:, image].addcmul_(part[:, place], weight[place if len(weight) > 1 else 0])
+def _add_windows(
+    total: WindowSum,
+    denoised: Tensor,
+    step: Step,
+    batch: Sequence[int],
+    conds: Sequence[int],
+) -> None:
+    """Add what the model made of a batch of windows for some conds of the area."""
+    images = step.images_of(batch)
+    parts = unstack_windows(denoised, windows=len(batch), conds=len(conds), images=images)
+    for place, (number, part) in enumerate(zip(batch, parts, strict=True)):
+        box, weight = step.windows[number].box, step.window_weights[number]
+        of_window = None if images is None else images[place]
+        total.add(part, weight, box, conds=conds, images=of_window)
 
 
 def keeps_windows(call: ModelCall) -> bool:

@@ -33,6 +33,7 @@ from .plan import Mode, RunPlan, Stage
 from .protocols import Conds, Control, Hints, ModelFunctionWrapper
 from .references import References
 from .steps import StepClock, place_stage
+from .sums import WindowSum
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -356,10 +357,10 @@ class Run:
         base = self._base(self.split_images(noisy), step.area)
         return blend_denoised(self.split_images(denoised), base, step.model_weight).flatten(0, 1)
 
-    def begin_blend(self, noisy: Tensor, step: Step) -> Tensor:
-        """Return the part of the blend that no window gives, as a new [conds, B, C, ..., h, w]."""
+    def begin_blend(self, noisy: Tensor, step: Step) -> WindowSum:
+        """Return the blend of an area [conds * B, C, ..., h, w], to which windows are added."""
         noisy = self.split_images(noisy)
-        return self._base(noisy, step.area).expand_as(noisy) * (1 - step.model_weight)
+        return WindowSum(self._base(noisy, step.area).expand_as(noisy), step.model_weight)
 
     def _base(self, noisy: Tensor, area: Box) -> Tensor:
         if not self.preserves or self.clean is None:

@@ -31,7 +31,8 @@ def batch_windows(
 ) -> list[list[int]]:
     """Return batches of at most `most` windows of one shape, each a list of their indices.
 
-    `numbers` are the indices of those that are batched; None: all.
+    Batches with neighbours follow each other where they can: what one has written is in a
+    processor's cache for the next. `numbers` are the indices of those that are batched; None: all.
     """
     by_shape: dict[Shape, list[int]] = defaultdict(list)
     for number in range(len(windows)) if numbers is None else numbers:
@@ -40,7 +41,7 @@ def batch_windows(
     batches = []
     for same in by_shape.values():
         batches += [same[start : start + most] for start in range(0, len(same), most)]
-    return batches
+    return sorted(batches)
 
 
 def predict_cost(windows: Iterable[PlannedWindow], tiling: Tiling) -> float:
