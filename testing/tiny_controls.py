@@ -128,6 +128,17 @@ def sd15_controlnet() -> comfy.controlnet.ControlNet:
     return unet_controlnet(UNET, num_heads=8)
 
 
+def sd15_control_lora() -> comfy.controlnet.ControlLora:
+    """A Control-LoRA: what the UNet has comes from the model, changed in its time embedding."""
+    weights = sd15_controlnet().control_model.state_dict()
+    own = ("input_hint_block", "zero_convs", "middle_block_out")
+    kept = {key: value for key, value in weights.items() if key.startswith(own)}
+    rows, columns = weights["time_embed.0.weight"].shape
+    kept["time_embed.0.up"] = gauss((rows, 2), 8)
+    kept["time_embed.0.down"] = 0.1 * gauss((2, columns), 9)
+    return comfy.controlnet.ControlLora(kept)
+
+
 def sdxl_controlnet() -> comfy.controlnet.ControlNet:
     return unet_controlnet(SDXL, num_head_channels=32)
 

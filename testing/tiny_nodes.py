@@ -7,6 +7,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import comfy.utils
+import folder_paths
 import torch
 
 from .tiny_controls import flux_controlnet, sd15_controlnet
@@ -41,6 +43,25 @@ class TinyModel:
     def load(self, family: str, halved: bool = False) -> tuple:
         model = ZOO[family]().model
         return (in_bf16(model) if halved else model,)
+
+
+class TinyCheckpoint:
+    """Loads a tiny model with the weights of a file, as loaders of checkpoints do."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        names = folder_paths.get_filename_list("checkpoints")
+        return {"required": {"ckpt_name": (names,), "family": ("STRING", {"default": "flux"})}}
+
+    def load(self, ckpt_name: str, family: str) -> tuple:
+        model = ZOO[family]().model
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        model.model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(path))
+        return (model,)
 
 
 class TinyControl:
@@ -78,6 +99,7 @@ class TinyTrouble:
 
 NODE_CLASS_MAPPINGS = {
     "TinyModel": TinyModel,
+    "TinyCheckpoint": TinyCheckpoint,
     "TinyControl": TinyControl,
     "TinyTrouble": TinyTrouble,
 }

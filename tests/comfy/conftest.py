@@ -57,12 +57,19 @@ def bases(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loopback_cluster(bases):
+def only_first():
+    """Fill a base directory with what the other machine has not: a module may say what."""
+    return lambda base: None
+
+
+@pytest.fixture(scope="module")
+def loopback_cluster(bases, only_first):
     """Start a cluster of two nodes; this machine has the files of the first."""
     import folder_paths
     from quadtree_pack.cluster import crew
     from quadtree_pack.testing import cluster, shared_runs
 
+    only_first(bases[0])
     with cluster.running_cluster(bases) as started:
         for base, seed in zip(bases, (1, 2), strict=True):
             shared_runs.write_loras(base, seed)

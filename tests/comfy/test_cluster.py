@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import time
 import types
 
 import comfy.model_management
+import comfy.utils
 import execution
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
 from comfy_extras import nodes_hooks
 from node_helpers import conditioning_set_values
 from quadtree_pack.cluster import crew, joining, rounding
@@ -25,6 +28,7 @@ from quadtree_pack.nodes import QuadtreeCluster
 from quadtree_pack.sampling.parallel import HERE, TEAM
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing import guided, trouble
+from quadtree_pack.testing.features import gligen_for, with_gligen
 from quadtree_pack.testing.shared_runs import (
     LORA,
     MOST_RUNS,
@@ -46,11 +50,12 @@ from quadtree_pack.testing.support import half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_controls import (
     FakeVAE,
     hint_image,
+    sd15_control_lora,
     sd15_t2i_adapter,
     with_control,
 )
 from quadtree_pack.testing.tiny_models import ZOO, entry_of
-from quadtree_pack.testing.tiny_models.building import sample
+from quadtree_pack.testing.tiny_models.building import TOKENS, clean_latent, gauss, sample
 from quadtree_pack.testing.tiny_nodes import CONTROLS, NODE_CLASS_MAPPINGS, in_bf16
 
 import nodes
@@ -61,6 +66,32 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(autouse=True)
 def nothing_is_loaded_before_a_test():
     comfy.model_management.unload_all_models()
+
+
+CHECKPOINT = "tiny.safetensors"
+# A node pack that passes a model on.
+PACK = """
+class TinyPass:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "go", "tests"
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+    go = lambda self, model: (model,)
+
+NODE_CLASS_MAPPINGS = {"TinyPass": TinyPass}
+"""
+
+
+@pytest.fixture(scope="module")
+def only_first():
+    """Return what gives the first machine a checkpoint and a node pack that the second has not."""
+
+    def fill(base):
+        for name in ("models/checkpoints", "custom_nodes/tiny_pass"):
+            (base / name).mkdir(parents=True)
+        weights = entry_of("flux").model.model.diffusion_model.state_dict()
+        comfy.utils.save_torch_file(weights, str(base / "models/checkpoints" / CHECKPOINT))
+        (base / "custom_nodes/tiny_pass/__init__.py").write_text(PACK, encoding="utf-8")
+
+    return fill
 
 
 # ---- the same result
@@ -140,6 +171,30 @@ def test_windows_of_a_model_in_half_precision_travel_in_it(machines, orders, mon
     together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
     assert dtypes == {None if family == "sd15" else torch.bfloat16}
+
+
+SHARE = re.compile(
+    r".+: (\d+) windows(?:, (\d+\.\d\d) times as fast)?, busy for (\d+)% of the time"
+)
+
+
+def test_the_node_tells_who_did_how_many_windows_how_fast_and_how_busy(machines, orders):
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    for _ in range(MOST_RUNS):
+        sample_until_all_take_part(entry, latent, together, told, expected)
+        if all(windows(told).values()):
+            break
+    shares = {part.partition(": ")[0]: SHARE.fullmatch(part) for part in told[-1].split("; ")}
+    assert set(shares) == {HERE, *(worker.name for worker in crew.CREW.remotes)}, told[-1]
+    assert all(shares.values()), told[-1]
+    assert len({sum(windows([line]).values()) for line in told}) == 1  # each is counted once
+    for name, share_of in shares.items():
+        count, speed, busy = share_of.groups()
+        assert int(count) > 0 and 0 < int(busy) <= 100
+        assert (speed is None) == (name == HERE)
+        assert speed is None or 0.01 < float(speed) < 100
 
 
 @pytest.mark.parametrize(("family", "windows_per_call"), [("flux", 2), ("flux", 4), ("sd15", 3)])
@@ -292,6 +347,50 @@ def test_a_control_that_cannot_be_sent_is_evaluated_here_with_a_note(machines, o
     assert sum(count for name, count in windows(told).items() if name != HERE) == 0
 
 
+def with_box(entry):
+    """Return an entry whose prompt names what is in a box: GLIGEN's."""
+    return with_gligen(entry, gligen_for(entry.model), [(gauss((1, TOKENS), 1), 9, 8, 2, 4)])
+
+
+def with_control_lora(entry):
+    return with_control(entry, sd15_control_lora(), hint_image(256, 320))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(with_box, "GLIGEN boxes"), (with_control_lora, "a Control-LoRA")]
+)
+def test_what_takes_the_model_s_own_parts_stays_here_with_a_note(
+    machines, orders, caplog, change, words
+):
+    told, plain = [], entry_of("sd15")
+    entry = change(plain)
+    model, prompt = make(machines, "sd15")
+    alone = patched(entry, half_kept(32, 40), model=model, batch=1)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    expected = sample(entry, entry.latent(), model=alone, **RUN)
+    assert not torch.equal(expected, sample(plain, plain.latent(), model=alone, **RUN))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(sample(entry, entry.latent(), model=together, **RUN), expected)
+    assert f"{words} cannot be sent to workers, so this machine evaluates it alone" in caplog.text
+    assert windows(told)[HERE] > 0
+    if change is with_control_lora:  # the negative prompt has it, too
+        assert sum(count for name, count in windows(told).items() if name != HERE) == 0
+
+
+def test_a_video_with_its_audio_stays_here_with_a_note(machines, orders, caplog):
+    entry = entry_of("ltx2")
+    latent = NestedTensor([clean_latent((1, 128, 2, 16, 24), 5), gauss((1, 8, 10, 16), 6)])
+    model, prompt = make(machines, "ltx2")
+    settings = {"tile_px": 256, "batch": 1}
+    alone = patched(entry, half_kept(16, 24, 32), model=model, **settings)
+    together = patched(entry, half_kept(16, 24, 32), model=share(model, prompt), **settings)
+    expected = sample(entry, latent, model=alone, **RUN).unbind()
+    with caplog.at_level(logging.WARNING):
+        found = sample(entry, latent, model=together, **RUN).unbind()
+    assert all(map(torch.equal, found, expected))
+    assert "a video's audio cannot be sent to workers" in caplog.text
+
+
 def hook_lora(positive, negative):
     """Return prompts, the first with a LoRA that fades: by nodes of core."""
     (hooks,) = nodes_hooks.CreateHookLora().create_hook(LORA, 0.8, 0.0)
@@ -427,6 +526,34 @@ def test_a_missing_file_is_named_with_its_worker_and_found_once_it_is_there(mach
     expected = sample(entry, entry.latent(), model=alone, **RUN)
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
     sample_until_all_take_part(entry, entry.latent(), together, told, expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([("TinyCheckpoint", {"ckpt_name": CHECKPOINT, "family": "flux"})], CHECKPOINT),
+        ([("TinyModel", {"family": "flux"}), ("TinyPass", {})], "Node 'TinyPass' not found"),
+    ],
+    ids=["checkpoint", "node pack"],
+)
+def test_a_worker_without_a_checkpoint_or_a_node_pack_is_named_and_left_out(
+    machines, orders, caplog, steps, words
+):
+    entry, told = entry_of("flux"), []
+    model, _, latent, expected = make_flux_and_its_result(machines, entry)
+    prompt = loopback.chain(*steps, ("TinyTrouble", {"folder": str(machines)}))
+    shared = share(model, prompt, told)
+    able, unable = crew.CREW.remotes
+    identity = shared.model_options[TEAM].identity
+    if await_ready(able, identity):
+        able, unable = unable, able
+    assert await_ready(able, identity) == ""
+    together = patched(entry, half_kept(32, 40), model=shared, batch=1)
+    sample_until_all_take_part(entry, latent, together, told, expected, [able])
+    assert windows(told)[unable.name] == 0
+    notes = [note for note in caplog.messages if words in note]
+    assert notes and all(f"worker {unable.name} is left out" in note for note in notes)
+    assert all("Give it the same files and node packs" in note for note in notes)
 
 
 def test_a_worker_of_another_version_is_started_again_when_it_was_updated(machines, orders):

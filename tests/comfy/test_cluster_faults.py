@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from quadtree_pack.cluster import crew, remote
+from quadtree_pack.sampling.parallel import HERE
 from quadtree_pack.testing import cluster as loopback
 from quadtree_pack.testing import trouble
 from quadtree_pack.testing.shared_runs import (
@@ -187,6 +188,38 @@ def test_a_worker_that_does_not_answer_is_left_out_and_taken_back_in_the_run(
     assert trouble.list_calls(machines)[stopped[0].pid][-1] > times[0]
     shutil.rmtree(machines / trouble.CALLS)
     assert_no_thread_left()
+
+
+def test_with_no_worker_left_this_machine_finishes_alone(machines, orders, monkeypatch, caplog):
+    """All stand still in one run, each with a batch, and come back only after it."""
+    entry, told = entry_of("flux"), []
+    model, prompt, latent, expected = make_flux_and_its_result(machines, entry)
+    together = patched(entry, half_kept(32, 40), model=share(model, prompt, told), batch=1)
+    sample_until_all_take_part(entry, latent, together, told, expected)
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(remote, "FIRST_PATIENCE_S", 1.0)
+    stopped = [psutil.Process(find_process(worker)) for worker in crew.CREW.remotes]
+
+    def interfere(step, *_):
+        if step == 0:
+            for process in stopped:
+                process.suspend()
+
+    caplog.clear()
+    long = {**RUN, "steps": 12}
+    alone = patched(entry, half_kept(32, 40), batch=1)
+    try:
+        result = sample(entry, latent, model=together, callback=interfere, **long)
+        assert_no_thread_left()
+    finally:
+        for process in stopped:
+            process.resume()
+    assert torch.equal(result, sample(entry, latent, model=alone, **long))
+    for worker in crew.CREW.remotes:
+        (warning,) = warnings_about(caplog, worker.name)
+        assert "its windows go to others" in warning
+    assert windows(told)[HERE] > sum(windows(told).values()) / 2
+    sample_until_all_take_part(entry, latent, together, told, expected)
 
 
 @pytest.mark.parametrize("kind", ["oom", "memory"])
