@@ -128,7 +128,7 @@ class Call:
 
         Copy the windows of each batch, start from what is held, and add every window by its weight.
         """
-        total = self.run.begin_blend(self.noisy, self.step)
+        total = self.run.begin_blend(self.noisy, self.step, conds=1)
         for group in self.groups:
             parts = torch.cat([crop(self.noisy, self.boxes[number]) for number in group]).split(1)
             for number, part in zip(group, parts, strict=True):

@@ -192,7 +192,7 @@ class Evaluator:
         everyone = tuple(range(conds))
         if step.is_one_window and everyone in groups:
             return self.run.blend(noisy, self._evaluate_whole(call, step), step)
-        total = self.run.begin_blend(noisy, step)
+        total = self.run.begin_blend(noisy, step, conds)
         single = self._needs_single(call)
         self._note_kept(call, step)
         scores = AreaScores(call)

@@ -357,9 +357,9 @@ class Run:
         base = self._base(self.split_images(noisy), step.area)
         return blend_denoised(self.split_images(denoised), base, step.model_weight).flatten(0, 1)
 
-    def begin_blend(self, noisy: Tensor, step: Step) -> WindowSum:
+    def begin_blend(self, noisy: Tensor, step: Step, conds: int) -> WindowSum:
         """Return the blend of an area [conds * B, C, ..., h, w], to which windows are added."""
-        noisy = self.split_images(noisy)
+        noisy = noisy.unflatten(0, (conds, -1))
         return WindowSum(self._base(noisy, step.area).expand_as(noisy), step.model_weight)
 
     def _base(self, noisy: Tensor, area: Box) -> Tensor:

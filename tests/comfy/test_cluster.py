@@ -194,7 +194,7 @@ def test_the_node_tells_who_did_how_many_windows_how_fast_and_how_busy(machines,
         count, speed, busy = share_of.groups()
         assert int(count) > 0 and 0 < int(busy) <= 100
         assert (speed is None) == (name == HERE)
-        assert speed is None or 0.01 < float(speed) < 100
+        assert speed is None or float(speed) > 0
 
 
 @pytest.mark.parametrize(("family", "windows_per_call"), [("flux", 2), ("flux", 4), ("sd15", 3)])
@@ -536,24 +536,22 @@ def test_a_missing_file_is_named_with_its_worker_and_found_once_it_is_there(mach
     ],
     ids=["checkpoint", "node pack"],
 )
-def test_a_worker_without_a_checkpoint_or_a_node_pack_is_named_and_left_out(
-    machines, orders, caplog, steps, words
+def test_a_worker_without_a_checkpoint_or_a_node_pack_says_so_and_is_left_out(
+    machines, orders, steps, words
 ):
     entry, told = entry_of("flux"), []
     model, _, latent, expected = make_flux_and_its_result(machines, entry)
     prompt = loopback.chain(*steps, ("TinyTrouble", {"folder": str(machines)}))
     shared = share(model, prompt, told)
-    able, unable = crew.CREW.remotes
     identity = shared.model_options[TEAM].identity
-    if await_ready(able, identity):
-        able, unable = unable, able
-    assert await_ready(able, identity) == ""
+    found = {worker.name: await_ready(worker, identity) for worker in crew.CREW.remotes}
+    able, unable = sorted(found, key=found.get)
+    assert found[able] == ""
+    assert words in found[unable] and "Give it the same files and node packs" in found[unable]
     together = patched(entry, half_kept(32, 40), model=shared, batch=1)
-    sample_until_all_take_part(entry, latent, together, told, expected, [able])
-    assert windows(told)[unable.name] == 0
-    notes = [note for note in caplog.messages if words in note]
-    assert notes and all(f"worker {unable.name} is left out" in note for note in notes)
-    assert all("Give it the same files and node packs" in note for note in notes)
+    (remote,) = [worker for worker in crew.CREW.remotes if worker.name == able]
+    sample_until_all_take_part(entry, latent, together, told, expected, [remote])
+    assert windows(told)[unable] == 0
 
 
 def test_a_worker_of_another_version_is_started_again_when_it_was_updated(machines, orders):

@@ -176,3 +176,19 @@ def test_a_mask_for_each_image_of_a_batch_counts_in_any_of_them(monkeypatch):
     assert spy.cells == RUN["steps"] * 16 * 16 * (6 + 6 + 4) * 2
     evaluate_all(monkeypatch)
     assert error(chosen, sample_with(entry, latent, patched(entry, tree, **FIXED))) < 1e-6
+
+
+def test_prompts_of_regions_count_in_all_images_that_share_a_clean_latent():
+    entry = entry_of("flux")
+    latent = entry.latent(HEIGHT, WIDTH, batch=2)
+    tree = half_kept(HEIGHT, WIDTH)
+    entry = with_prompts(
+        entry,
+        masked(entry.make_cond(21), columns(0, 16)),
+        masked(entry.make_cond(22), columns(16, WIDTH)),
+    )
+    results = []
+    for clean in (latent[:1], latent[:1].repeat(2, 1, 1, 1)):
+        model = patched(entry, tree, tile_px=128, clean_latent=clean)
+        results.append(sample(entry, latent, model=model, steps=3))
+    assert torch.equal(*results)
