@@ -122,63 +122,35 @@ def check_kept(samples, latent, trees, per_latent=4):
 # --- Conditioning nodes ---------------------------------------------------------------------------
 
 
+def make_with(node, vae, clip, **options):
+    return node.execute(*texts(), vae, **SIZE, length=len(clip), batch_size=1, **options)
+
+
 def image_to_video(vae, clip):
-    return WanImageToVideo.execute(
-        *texts(), vae, **SIZE, length=len(clip), batch_size=1, start_image=clip[:1]
-    )
+    return make_with(WanImageToVideo, vae, clip, start_image=clip[:1])
 
 
 def first_and_last(vae, clip):
-    return WanFirstLastFrameToVideo.execute(
-        *texts(),
-        vae,
-        **SIZE,
-        length=len(clip),
-        batch_size=1,
-        start_image=clip[:1],
-        end_image=clip[-1:],
-    )
+    ends = {"start_image": clip[:1], "end_image": clip[-1:]}
+    return make_with(WanFirstLastFrameToVideo, vae, clip, **ends)
 
 
 def vace(vae, clip, **options):
     masks = torch.zeros(len(clip), SIZE["height"], SIZE["width"])
     masks[:, 32:96, 16:120] = 1
-    return WanVaceToVideo.execute(
-        *texts(),
-        vae,
-        **SIZE,
-        length=len(clip),
-        batch_size=1,
-        strength=0.8,
-        control_video=clip,
-        control_masks=masks,
-        **options,
-    )
+    controls = {"strength": 0.8, "control_video": clip, "control_masks": masks}
+    return make_with(WanVaceToVideo, vae, clip, **controls, **options)
 
 
 def fun_control(vae, clip):
-    return WanFunControlToVideo.execute(
-        *texts(),
-        vae,
-        **SIZE,
-        length=len(clip),
-        batch_size=1,
-        start_image=clip[:1],
-        control_video=clip,
-    )
+    pictures = {"start_image": clip[:1], "control_video": clip}
+    return make_with(WanFunControlToVideo, vae, clip, **pictures)
 
 
 def camera(vae, clip):
     rays = WanCameraEmbedding.execute("Pan Right", **SIZE, length=len(clip)).args[0]
-    return WanCameraImageToVideo.execute(
-        *texts(),
-        vae,
-        **SIZE,
-        length=len(clip),
-        batch_size=1,
-        start_image=clip[:1],
-        camera_conditions=rays,
-    )
+    inputs = {"start_image": clip[:1], "camera_conditions": rays}
+    return make_with(WanCameraImageToVideo, vae, clip, **inputs)
 
 
 CONDITIONED = {
