@@ -159,9 +159,8 @@ def check_canvases(
 
     `original` is [B, H, W, 3]; it may be larger by less than a cell of `cell_px` per axis, which
     VAE Encode crops. Clips have `frames` frames, and the original may be longer by less than
-    `frames_per_latent`, which VAE Encode drops. `which`
-    names the images in messages. Raises ValueError where the sizes or the numbers of images and
-    trees do not fit.
+    `frames_per_latent`, which VAE Encode drops. `which` names the images in messages. Raises
+    ValueError where the sizes or the numbers of images and trees do not fit.
     """
     (height, width), (high, wide) = size, original.shape[1:3]
     if (round_down(high, cell_px), round_down(wide, cell_px)) != size:

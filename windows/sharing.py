@@ -15,9 +15,8 @@ import numpy as np
 from .shapes import batch_windows
 from .tiling import PlannedWindow, Tiling, Window
 
-LIMITS = (
-    32  # costs to which the dearest window of a step is held, for each of which plans are tried
-)
+# Costs to which the dearest window of a step is held; for each of them plans are tried.
+LIMITS = 32
 # As many pieces of an axis are tried as make so many windows for each, with more of which overlaps
 # cost more than an even end gains, and so many times the fewest at least.
 ROUNDS = 4
