@@ -101,8 +101,6 @@ class PatchCutter:
         grid = grid_of(mask)
         if min(grid) < SHORTEST_PICTURE or grid == 2 * (self.tokens.text,):
             return False
-        if self._is_of_tokens(mask):
-            return True
         return mask.ndim > 2 or min(grid) > MOST_ROWS or self._has_its_aspect(grid)
 
     def _is_of_tokens(self, mask: Tensor) -> bool:
