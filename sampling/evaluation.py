@@ -202,9 +202,9 @@ class Evaluator:
             most = 1 if single else self.run.choose_batch(windows)
             todo = batch_windows(step.windows, most, numbers)
             selected = call if counting == everyone else select_call(call, counting)
-            results = self._evaluate_batches(selected, step, todo, done)
-            for batch, denoised in zip(todo, results, strict=True):
-                _add_windows(total, denoised, step, batch, counting)
+            results = iter(self._evaluate_batches(selected, step, todo, done))
+            for batch in todo:  # each result is dropped before the next is evaluated
+                _add_windows(total, next(results), step, batch, counting)
                 scores.add([step.windows[number].box for number in batch], step.images_of(batch))
         scores.hand_on()
         return total.finish()
@@ -298,10 +298,16 @@ class Evaluator:
         self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
     ) -> Iterator[Tensor]:
         for batch in todo:
-            denoised = self._evaluate(self.apply_model, call, step, batch)
-            done += self._list_cells(step, batch)
-            self._report(denoised, step, windows=len(batch), done=done)
-            yield denoised
+            yield self._evaluate_here(call, step, batch, done)
+
+    def _evaluate_here(
+        self, call: ModelCall, step: Step, batch: Sequence[int], done: list[int]
+    ) -> Tensor:
+        """Evaluate one batch on this device, and tell how far the step is."""
+        denoised = self._evaluate(self.apply_model, call, step, batch)
+        done += self._list_cells(step, batch)
+        self._report(denoised, step, windows=len(batch), done=done)
+        return denoised
 
     def _list_cells(self, step: Step, batch: Sequence[int]) -> list[int]:
         """Return the cells of each of these windows of a step, in all images that it is for."""

@@ -113,12 +113,14 @@ def cut_controls(options: Options, call: ModelCall, cropper: Cropper, hints: Hin
     They are the same options where there is none. A patch that is registered several times has one
     stand-in. `hints` keeps prepared pictures for the length of a run.
     """
+    patches = options.get("patches")
+    if not patches:
+        return options
     device = options.get("multigpu_thread_device", call["input"].device)
     windows = Windows(
         call["input"], cropper.boxes, cropper.conds, cropper.unit, hints, device, cropper.images
     )
     stand_ins: dict[int, Any] = {}
-    patches = options.get("patches", {})
     for listed in patches.values():
         for entry in listed:
             patch = _find_patch(entry)

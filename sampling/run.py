@@ -339,8 +339,8 @@ class Run:
     @property
     def images(self) -> int:
         """The images of the latent; 1 where none of them has anything of its own."""
-        clean_rows = 1 if self.clean is None else len(self.clean)
-        return max(len(self.plan.denoise), len(self.plan.open), clean_rows)
+        clean_rows = 1 if self.clean is None else self.clean.shape[0]
+        return max(self.plan.denoise.shape[0], self.plan.open.shape[0], clean_rows)
 
     def split_images(self, latent: Tensor) -> Tensor:
         """Return [conds * B, ...] as [conds, B, ...], so that what is given per image fits."""

@@ -41,7 +41,7 @@ class WindowSum:
         """
         self._lay(box.y1)
         target = crop(self.total, box)
-        if images is None and len(conds) == len(target):
+        if images is None and len(conds) == target.shape[0]:
             target.addcmul_(part.reshape(target.shape), weight)
             return
         for cond, of_cond in zip(conds, part.unflatten(0, (len(conds), -1)), strict=True):

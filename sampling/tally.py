@@ -25,17 +25,22 @@ class Tally:
 
     def count_canvas(self, noisy: Tensor) -> None:
         """Count a model call on `noisy` [rows, C, ..., H, W] as it would be without windows."""
-        self.canvas_cells += noisy[:, 0].numel()
+        self.canvas_cells += _count_cells(noisy)
 
     def count_call(self, denoised: Tensor, windows: int) -> None:
         """Count a model call that gave [rows, C, ..., h, w] and held so many windows."""
         with self._lock:
             self.calls += 1
             self.windows += windows
-            self.cells += denoised[:, 0].numel()
+            self.cells += _count_cells(denoised)
 
     def count_skipped(self, denoised: Tensor) -> None:
         """Note that a cache answered the call of one window, of [rows, C, ..., h, w], for free."""
         with self._lock:
             self.skipped += 1
-            self.cells -= denoised[:, 0].numel()
+            self.cells -= _count_cells(denoised)
+
+
+def _count_cells(latent: Tensor) -> int:
+    """Return the cells of a latent [rows, C, ..., h, w], in all rows and frames."""
+    return latent.numel() // latent.shape[1]
