@@ -74,6 +74,10 @@ class Spy:
         self.model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "spy", self._apply_model)
         self.model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "spy", self._sampler_sample)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spy:
+        """Return the spy itself: copies of the model's options go on counting with it."""
+        return self
+
     @property
     def calls(self) -> int:
         return len(self.shapes)

@@ -1,5 +1,6 @@
 """Wrappers, guidance and caches of other nodes, set before or after ours."""
 
+import copy
 import logging
 
 import comfy.model_management
@@ -178,6 +179,25 @@ def test_a_call_outside_of_core_s_hooks_runs_in_windows_and_says_so(caplog):
         samples = sample(entry, latent, model=tiled, steps=2)
     assert "outside of core's sampling hooks" in caplog.text
     assert error(samples, sample(entry, latent, model=model, steps=2)) < 1e-5
+
+
+@pytest.mark.parametrize("copied", [dict, copy.copy, copy.deepcopy], ids=lambda how: how.__name__)
+def test_who_evaluates_a_prompt_again_with_copied_options_gets_the_same_windows(copied):
+    """Guidance of other packs does, with a patch of its own in the copy (Pre CFG PAG)."""
+    entry = entry_of("flux")
+    latent, tree = entry.latent(), half_kept(32, 40)
+    spy = Spy(patched(entry, tree))
+
+    def evaluate_again(args):
+        positive, model = args["conds"][0], args["model"]
+        call = args["input"], args["timestep"], copied(args["model_options"])
+        again = comfy.samplers.calc_cond_batch(model, [positive], *call)
+        return [*again, *args["conds_out"][1:]]
+
+    spy.model.set_model_sampler_pre_cfg_function(evaluate_again)
+    samples = sample(entry, latent, model=spy.model, cfg=3.0)
+    assert max(shape[-1] for shape in spy.shapes) < latent.shape[-1]
+    assert error(samples, sample(entry, latent, model=patched(entry, tree), cfg=3.0)) < 1e-4
 
 
 def test_an_interrupt_is_honoured_between_the_windows_of_one_step():
