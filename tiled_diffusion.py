@@ -44,6 +44,7 @@ from .sampling.protocols import (
     Source,
 )
 from .sampling.remaking import is_remade
+from .sampling.rules import refuse_network
 from .sampling.run import Run
 from .sampling.steps import (
     announce,
@@ -180,6 +181,7 @@ class TiledDiffusion:
         """Start the run: note its sigmas and the clean latent in model space (SAMPLER_SAMPLE)."""
         run = _find_run(extra_args["model_options"])
         if run is not None:
+            refuse_network(guider.inner_model.diffusion_model)
             batch, (clean, audio) = None, split_audio(run.audio, latent)
             values = read_sigmas(sigmas)
             if self.inputs.settings.batch == 0 and run.tiling.batch > 1:

@@ -7,10 +7,11 @@ and an option that does not work together with windows one in REFUSALS.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.nn import Module
 
 from ..utils import comes_with_comfyui
 from .cropping import Cropper
@@ -130,6 +131,10 @@ FRAMES_DIM = 2  # of a video's latent [B, C, T, H, W]
 
 # In the names of what other packs' caches set on a model. "rel_l1_thresh" is TeaCache's.
 CACHE_WORDS = ("cache", "rel_l1_thresh", "taylorseer", "tgate", "t_gate")
+CACHE = (
+    "A cache of another pack (TeaCache, MagCache, CacheDiT, First Block Cache) keeps one result "
+    "per model call"
+)
 # Where `refuse_options` looks for what is patched on the model's own objects.
 OBJECT_PATCHES = "object_patches"
 
@@ -269,8 +274,11 @@ def _has_foreign_cache(model_options: Options, _latent: Tensor) -> bool:
     functions = _list_foreign_functions(options, wrapper)
     functions += [each for each in objects if not comes_with_comfyui(each)]
     named = [key for key in options if isinstance(key, str) and key != "easycache"]
-    named += [_name_in_full(each) for each in functions]
-    return any(word in name.lower() for name in named for word in CACHE_WORDS)
+    return _name_cache(named) or _name_cache(map(_name_in_full, functions))
+
+
+def _name_cache(names: Iterable[str]) -> bool:
+    return any(word in name.lower() for name in names for word in CACHE_WORDS)
 
 
 def _name_in_full(function: Any) -> str:
@@ -307,8 +315,7 @@ def _is_cut(model_options: Options, latent: Tensor) -> bool:
 REFUSALS = (
     Refusal(
         _has_foreign_cache,
-        "A cache of another pack (TeaCache, MagCache, First Block Cache) keeps one result per "
-        "model call",
+        CACHE,
         "Use LazyCache.",
     ),
     Refusal(
@@ -350,7 +357,24 @@ def refuse_options(
     with_audio = [CONTEXT_WITH_AUDIO] if packed else []
     for refused in (*REFUSALS, *with_guides, *with_audio):
         if refused.is_in(model_options, latent):
-            raise ValueError(
-                f"{refused.what}, which does not work together with Quadtree Diffusion. "
-                f"{refused.advice}"
-            )
+            raise _refuse(refused.what, refused.advice)
+
+
+def refuse_network(network: Module) -> None:
+    """Raise ValueError if a cache of another pack stands in the place of a network's own code.
+
+    Such packs (CacheDiT) put it there when sampling starts, and leave it there: no option of the
+    model tells of it.
+    """
+    replaced = [vars(module).get("forward") for module in network.modules()]
+    foreign = [each for each in replaced if each is not None and not comes_with_comfyui(each)]
+    if _name_cache(map(_name_in_full, foreign)):
+        raise _refuse(
+            CACHE,
+            "Disable its node, or load the model anew if the node was removed: the cache stays on "
+            "the model. Use LazyCache.",
+        )
+
+
+def _refuse(what: str, advice: str) -> ValueError:
+    return ValueError(f"{what}, which does not work together with Quadtree Diffusion. {advice}")

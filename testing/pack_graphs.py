@@ -434,6 +434,15 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "ApplyFBCacheOnModel": Neighbour(
         patched_by("ApplyFBCacheOnModel", residual_diff_threshold=0.3), mixes=True
     ),
+    "CacheDiT_Model_Optimizer": Neighbour(
+        patched_by("CacheDiT_Model_Optimizer", "flux", warmup_steps=1, skip_interval=2), mixes=True
+    ),
+    "WanCacheOptimizer": Neighbour(
+        patched_wan("WanCacheOptimizer", warmup_steps=1, skip_interval=2), mixes=True
+    ),
+    "TaylorSeer": Neighbour(patched_by("TaylorSeer", "flux"), mixes=True),
+    "TaylorSeerLite": Neighbour(patched_by("TaylorSeerLite", "flux"), mixes=True),
+    "DyPE_FLUX": Neighbour(patched_by("DyPE_FLUX", "flux"), mixes=True),
     "IPAdapterEmbeds": Neighbour(ip_adapter()),
     "IPAdapterEmbeds, attn_mask": Neighbour(ip_adapter(attn_mask=left_mask())),
     "PCAttentionCoupleBatchNegative": Neighbour(lambda: Graph(conds=coupled, steps=6)),
@@ -480,6 +489,11 @@ NEIGHBOURS: dict[str, Neighbour] = {
         ),
         differential,
     ),
+    "SmoothedEnergyGuidanceAdvanced": Neighbour(
+        patched_by("SmoothedEnergyGuidanceAdvanced"), mixes=True
+    ),
+    "BlehDeepShrink": Neighbour(patched_by("BlehDeepShrink"), mixes=True),
+    "Excellent attention": Neighbour(patched_by("Excellent attention"), mixes=True),
     "ScheduledCFGGuidance": Neighbour(scheduled_guider),
     "CustomSigmas": Neighbour(custom_sigmas),
     "TiledDiffusion": Neighbour(

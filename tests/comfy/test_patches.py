@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_freelunch
 from quadtree_pack.sampling.cropping import Tokens
 from quadtree_pack.sampling.model import Settings
@@ -481,6 +482,38 @@ def test_caches_of_other_packs_are_refused_in_words(cache):
     tiled = patched(entry, tree_of([[1.0]], HEIGHT, WIDTH), model=model)
     with pytest.raises(ValueError, match=r"cache .* Use LazyCache"):
         sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_cache_that_replaces_the_network_s_code_when_sampling_starts_is_refused(order):
+    """CacheDiT does, and leaves it there when its node is removed."""
+    entry = local("sd15_fine")
+    network = entry.model.model.diffusion_model
+    latent, tree = entry.latent(HEIGHT, WIDTH), tree_of([[1.0]], HEIGHT, WIDTH)
+
+    def cached_forward(*args, **options):
+        return type(network).forward(network, *args, **options)
+
+    def replace_code(executor, *args, **options):
+        network.forward = cached_forward
+        return executor(*args, **options)
+
+    def accelerate(model):
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "fast", replace_code)
+        return model
+
+    if order == "before":
+        model = patched(entry, tree, model=accelerate(entry.model))
+    else:
+        model = accelerate(patched(entry, tree))
+    try:
+        for tiled in (model, patched(entry, tree)):
+            with pytest.raises(ValueError, match=r"cache .* load the model anew .* LazyCache"):
+                sample(entry, latent, model=tiled)
+    finally:
+        del network.forward
+    sample(entry, latent, model=patched(entry, tree))
 
 
 class Keeping:
