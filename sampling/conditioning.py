@@ -120,14 +120,15 @@ def cropper_of(
 
 def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:
     """Return what cuts masks in the patches of this call."""
-    canvas = grid_of(call["input"])
+    noisy = call["input"]
+    canvas = grid_of(noisy)
     tokens = Tokens(
         text=_count_text_tokens(call["c"]),
         units=(ceil_div(canvas[0], memory.unit), ceil_div(canvas[1], memory.unit)),
-        frames=count_frames(call["input"]),
+        frames=count_frames(noisy),
         image_first=memory.image_first,
     )
-    return PatchCutter(canvas, tokens, memory.resized_masks)
+    return PatchCutter(noisy, tokens, memory.resized_masks, memory.unit)
 
 
 def _count_text_tokens(c: Conds) -> int:

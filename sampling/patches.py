@@ -1,9 +1,10 @@
 """Masks and pictures inside the patches of other nodes: masks are cut, other pictures reported.
 
 A patch of attention (IP-Adapter with a mask, regional prompts, attention couples) holds a mask of
-the whole image and resizes it to what it sees; in a window it would squeeze all of it in. So
-everything that a patch or a wrapper can reach is walked, and one that reaches a mask is replaced by
-a copy that holds the window's part of it.
+the whole image and resizes it to what it sees; in a window it would squeeze all of it in. One of
+blocks (Fooocus Inpaint) holds a feature map of the whole image that it adds to theirs. So
+everything that a patch or a wrapper can reach is walked, and one that reaches a mask or a feature
+map is replaced by a copy that holds the window's part of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..utils import Box
 from .contents import Found, find_tensors, replace_tensors
-from .cropping import SHORTEST_PICTURE, Grid, Tokens, box_on_grid, crop, grid_of
+from .cropping import SHORTEST_PICTURE, Grid, Tokens, box_on_grid, crop, find_scale, grid_of
 from .protocols import ResizedMasks
 
 MASK_WORDS = ("mask",)  # in the names of masks
@@ -26,6 +27,7 @@ ASPECT_TOLERANCE = 0.02
 # A mask of two dimensions with sides as long as this is a picture, whatever its aspect: calls do
 # not have as many rows.
 MOST_ROWS = 32
+FEWEST_FEATURES = 32  # channels of a feature map; a picture has fewer
 
 Holder = TypeVar("Holder")
 
@@ -33,38 +35,42 @@ Holder = TypeVar("Holder")
 class PatchCutter:
     """Cuts what patches hold to one window, or finds it.
 
-    `canvas` is (rows, columns) of the latent's cells, and `tokens` what the model attends to: a
-    mask between all of them is cut like a picture, and one between those of the text alone is not.
-    `resized` is `RunMemory.resized_masks`.
+    The call is on `noisy` [rows, C, ..., H, W], whose windows begin and end on multiples of `unit`
+    cells. `tokens` are what the model attends to: a mask between all of them is cut like a picture,
+    and one between those of the text alone is not. `resized` is `RunMemory.resized_masks`.
     """
 
-    def __init__(self, canvas: Grid, tokens: Tokens, resized: ResizedMasks) -> None:
-        self.canvas = canvas
+    def __init__(self, noisy: Tensor, tokens: Tokens, resized: ResizedMasks, unit: int = 1) -> None:
+        self.canvas = grid_of(noisy)
+        self.channels = noisy.shape[1]
         self.tokens = tokens
         self.resized = resized
+        self.unit = unit
 
     def find_masks(self, holder: Any) -> list[Found]:
-        """Return the masks that `cut` would cut."""
-        return [found for found in find_tensors(holder) if self._is_mask(found)]
+        """Return the masks and feature maps that `cut` would cut."""
+        return [found for found in find_tensors(holder) if self._is_cut(found)]
 
     def find_motion_masks(self, attached: Sequence[object]) -> list[Found]:
         """Return the masks among what `list_attached` returned."""
         return [found for found in find_tensors(attached) if self._is_mask(found, MOTION_WORDS)]
 
     def find_unknown(self, holder: Any) -> list[Found]:
-        """Return what looks like a picture over the canvas and is no mask that `cut` would cut."""
+        """Return what looks like a picture over the canvas and is nothing that `cut` would cut."""
         found = find_tensors(holder)
-        return [one for one in found if not self._is_mask(one) and self._lies_on_canvas(one)]
+        return [one for one in found if not self._is_cut(one) and self._lies_on_canvas(one)]
 
     def cut(self, holder: Holder, box: Box) -> Holder:
-        """Return options, or a wrapper, with every mask in them cut to a box of the canvas.
+        """Return options, or a wrapper, with all masks and feature maps cut to a box of the canvas.
 
-        They are the same if no mask is in them.
+        They are the same if none is in them.
         """
         result: Holder = replace_tensors(holder, lambda name, value: self._cut(name, value, box))
         return result
 
     def _cut(self, name: str, value: Tensor, box: Box) -> Tensor:
+        if self._is_feature_map(value):
+            return crop(value, box_on_grid(box, canvas=self.canvas, grid=grid_of(value)))
         if not self._is_mask(Found("", name, value)):
             return value
         if self._is_of_tokens(value):
@@ -88,6 +94,22 @@ class PatchCutter:
             # The mask itself is kept, too, or another might get its memory.
             self.resized[key] = mask, resized.reshape(*mask.shape[:-2], *size)
         return self.resized[key][1]
+
+    def _is_cut(self, found: Found) -> bool:
+        return self._is_feature_map(found.value) or self._is_mask(found)
+
+    def _is_feature_map(self, value: Tensor) -> bool:
+        """Tell by its size whether a tensor [rows, C, h, w] is what a block makes of the canvas.
+
+        One with a latent's channels may be a reference, which may show anything.
+        """
+        if value.ndim != 4 or value.shape[1] < FEWEST_FEATURES or value.shape[1] == self.channels:
+            return False
+        grid = grid_of(value)
+        if min(grid) < SHORTEST_PICTURE:
+            return False
+        scale = find_scale(self.canvas, grid)
+        return scale is not None and scale[0] == 1 and scale[1] <= self.unit
 
     def _is_mask(self, found: Found, words: Sequence[str] = MASK_WORDS) -> bool:
         """Tell by its name and size whether a tensor is a mask over the canvas.

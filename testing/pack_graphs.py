@@ -176,6 +176,19 @@ def patched_wan(node_id: str, **inputs: Any) -> Callable[[], Graph]:
     return lambda: Graph(patch, family="wan21_t2v", steps=6)
 
 
+def inpainted_by_features() -> Graph:
+    """Fooocus' inpainting: a feature map of the whole image, added to the first block's."""
+
+    def patch(model: Any) -> Any:
+        head = torch.nn.Conv2d(5, UNET["model_channels"], 3, padding=1, bias=False)
+        torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
+        samples = gauss((1, 4, HEIGHT, WIDTH), seed=2)
+        latent = {"samples": samples, "noise_mask": left_mask()[None]}
+        return call("INPAINT_ApplyFooocusInpaint", model=model, patch=(head, {}), latent=latent)
+
+    return Graph(patch, steps=6)
+
+
 def coupled(entry: Entry) -> tuple[list, list]:
     """Two prompts, left and right, by prompt-control's attention couple."""
     mask = left_mask()
@@ -494,6 +507,7 @@ NEIGHBOURS: dict[str, Neighbour] = {
     ),
     "BlehDeepShrink": Neighbour(patched_by("BlehDeepShrink"), mixes=True),
     "Excellent attention": Neighbour(patched_by("Excellent attention"), mixes=True),
+    "INPAINT_ApplyFooocusInpaint": Neighbour(inpainted_by_features),
     "ScheduledCFGGuidance": Neighbour(scheduled_guider),
     "CustomSigmas": Neighbour(custom_sigmas),
     "TiledDiffusion": Neighbour(

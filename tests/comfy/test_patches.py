@@ -22,6 +22,7 @@ from quadtree_pack.utils import Box
 
 BLOCKS = [("input", 1), ("input", 2), ("middle", 0), ("output", 3), ("output", 4)]
 PX = 8
+NOISY = torch.empty(1, 4, HEIGHT, WIDTH)
 
 
 def make_mask(height, width, rows=1):
@@ -212,6 +213,43 @@ def test_a_mask_in_a_patch_of_attention_is_cut_with_the_window(how, size, tolera
     assert torch.equal(sample(entry, latent, model=model, steps=3), plain)
 
 
+class AddedFeatures:
+    """Adds a feature map of the whole image to that of a block, as Fooocus Inpaint does.
+
+    It keeps what it made for the last shape that it saw.
+    """
+
+    def __init__(self, features, block):
+        self.features, self.block = features, block
+        self.fitted = None
+
+    def __call__(self, h, options):
+        if options["block"] != self.block:
+            return h
+        if self.fitted is None or self.fitted.shape != h.shape:
+            self.fitted = self.features.repeat(len(h) // len(self.features), 1, 1, 1)
+        return h + self.fitted
+
+
+@pytest.mark.parametrize(("block", "channels", "reduction"), [(0, 32, 1), (3, 64, 2)])
+def test_a_feature_map_in_a_patch_of_blocks_is_cut_with_the_window(block, channels, reduction):
+    entry = local("sd15_fine")
+    latent, model = entry.latent(HEIGHT, WIDTH), entry.model.clone()
+    features = 3 * torch.randn(1, channels, HEIGHT // reduction, WIDTH // reduction)
+    model.set_model_input_block_patch(AddedFeatures(features, ("input", block)))
+    plain = sample(entry, latent, model=model, steps=3)
+    assert error(plain, sample(entry, latent, steps=3)) > 0.02
+    everything, how = tree_of([[1.0]], HEIGHT, WIDTH), {"overlap_px": 0, "method": "MultiDiffusion"}
+    tiled = patched(entry, everything, model=model, **how)
+    for _ in range(2):
+        assert error(sample(entry, latent, model=tiled, steps=3), plain) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 4, HEIGHT, WIDTH), (1, 64, 8, 8), (64, 64, 3, 3)], ids=str)
+def test_reference_latents_and_weights_are_no_feature_maps(shape):
+    assert not PatchCutter(NOISY, Tokens(77, (2, 4)), {}).find_masks({"given": torch.ones(shape)})
+
+
 def test_masks_for_the_images_of_a_batch_stay_with_them():
     entry = local("sd15_fine")
     latent = entry.latent(HEIGHT, WIDTH, batch=2)
@@ -336,7 +374,7 @@ def test_a_window_keeps_its_tokens_of_a_mask_in_their_order(image_first):
 
 def test_a_mask_between_words_is_no_picture():
     options = {"patches": {"attn2_patch": [Adapter(torch.ones(1, 77, 77))]}}
-    cutter = PatchCutter((64, 64), Tokens(77, (8, 8)), {})
+    cutter = PatchCutter(torch.empty(1, 4, 64, 64), Tokens(77, (8, 8)), {})
     assert cutter.cut(options, Box(0, 0, 32, 32)) is options
     assert not cutter.find_masks(options)
 
@@ -346,7 +384,7 @@ def test_what_holds_no_mask_is_the_same_object_and_cycles_end():
     patch.itself = patch
     other = Adapter(torch.ones(3))
     options = {"patches": {"attn2_patch": [patch, other]}, "sigmas": torch.ones(3)}
-    cut = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
+    cut = PatchCutter(NOISY, Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
     new, same = cut["patches"]["attn2_patch"]
     assert same is other and new is not patch and cut["sigmas"] is options["sigmas"]
     mask = new.kwargs[0]["mask"]
@@ -358,7 +396,7 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
     first, second = (Adapter(make_mask(HEIGHT, WIDTH)) for _ in range(2))
     second.calls = first.calls
     options = {"patches": {"attn1_patch": [first], "attn2_patch": [second]}}
-    cut = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
+    cut = PatchCutter(NOISY, Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
     (one,), (other,) = cut["patches"].values()
     assert one.calls is other.calls and one.calls is not first.calls
 
@@ -368,12 +406,12 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
 )
 def test_a_mask_of_two_dimensions_is_a_picture_if_it_has_more_rows_than_a_call(size, is_cut):
     options = {"region_mask": torch.ones(size)}
-    cutter = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {})
+    cutter = PatchCutter(NOISY, Tokens(77, (2, 4)), {})
     assert bool(cutter.find_masks(options)) == is_cut
 
 
 def test_an_unnamed_picture_of_two_dimensions_is_told_and_weights_are_not():
-    cutter = PatchCutter((HEIGHT, WIDTH), Tokens(77, (2, 4)), {})
+    cutter = PatchCutter(NOISY, Tokens(77, (2, 4)), {})
     picture = torch.rand(HEIGHT * PX, WIDTH * PX)
     assert cutter.find_unknown({"where": picture}) and not cutter.find_masks({"where": picture})
     assert not cutter.find_unknown({"where": picture - 0.5})
