@@ -51,6 +51,7 @@ from .sampling.steps import (
     change_inner,
     count_calls_per_step,
     count_leading_zeros,
+    find_replacement,
     is_foreign,
     numbers_its_steps,
     read_schedule,
@@ -132,7 +133,7 @@ class TiledDiffusion:
                 guider=executor.class_obj,
                 noise=noise,
                 latent=latent,
-                noise_mask=noise_mask,
+                noise_mask=None if find_replacement(sampler) else noise_mask,
                 shapes=kwargs.get("latent_shapes"),
                 sigmas=values,
             )
@@ -204,7 +205,7 @@ class TiledDiffusion:
 
     def predict_noise(
         self, executor: Executor, noisy: Tensor, sigma: Tensor, model_options: Options, *args: Any
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, ...]:
         """Hold held cells once more after guidance (PREDICT_NOISE).
 
         Guidance may mix the whole image, as RescaleCFG does.
@@ -213,12 +214,16 @@ class TiledDiffusion:
         run = _find_run(model_options)
         if run is None:
             return denoised
-        if run.audio is None:
-            denoised = run.hold(denoised, sigma)
-        else:
-            denoised = run.audio.hold(run, denoised, sigma)
+        # Of several scales of guidance where LanPaint samples.
+        estimates = denoised if isinstance(denoised, tuple) else (denoised,)
+        held = tuple(self._hold(run, estimate, sigma) for estimate in estimates)
         run.clock.note_call()
-        return denoised
+        return held if isinstance(denoised, tuple) else held[0]
+
+    def _hold(self, run: Run, denoised: Tensor, sigma: Tensor) -> Tensor:
+        if run.audio is None:
+            return run.hold(denoised, sigma)
+        return run.audio.hold(run, denoised, sigma)
 
     @report_errors
     def calc_cond_batch(

@@ -68,8 +68,24 @@ SAME_SIGMA = 1e-4  # relative difference of two sigmas that are taken for the sa
 
 
 def find_module(sampler: Any) -> str:
-    """Return the module of a `comfy.samplers.KSAMPLER`'s function; empty for other samplers."""
-    return getattr(getattr(sampler, "sampler_function", None), "__module__", "")
+    """Return the module of a `comfy.samplers.KSAMPLER`'s function; empty for other samplers.
+
+    Where other code stands in the place of its `sample`, it is the module of that.
+    """
+    function = getattr(sampler, "sampler_function", None)
+    return find_replacement(sampler) or getattr(function, "__module__", "")
+
+
+def find_replacement(sampler: Any) -> str:
+    """Return the module of what another pack put in the place of ComfyUI's own sampling, or "".
+
+    LanPaint does so while it samples. It calls the model several times in a step, and needs its
+    estimate of what a noise mask closes.
+    """
+    kind = type(sampler)
+    module = getattr(getattr(kind, "sample", None), "__module__", "")
+    is_replaced = kind.__module__.startswith("comfy.") and not module.startswith("comfy.")
+    return module if is_replaced else ""
 
 
 def unwrap(sampler: Any) -> Any:

@@ -176,6 +176,23 @@ def patched_wan(node_id: str, **inputs: Any) -> Callable[[], Graph]:
     return lambda: Graph(patch, family="wan21_t2v", steps=6)
 
 
+def lan_painted(graph: Graph, entry: Entry, model: Any, latent: Tensor, *, seed: int) -> Tensor:
+    """Inpaint the left part with LanPaint, which calls the model several times in a step."""
+    return call(
+        "LanPaint_KSampler",
+        model=model,
+        latent_image={"samples": latent.clone(), "noise_mask": left_mask()[None]},
+        positive=entry.positive,
+        negative=entry.negative,
+        seed=seed,
+        steps=graph.steps,
+        cfg=CFG,
+        sampler_name="euler",
+        scheduler="normal",
+        LanPaint_NumSteps=2,
+    )["samples"]
+
+
 def inpainted_by_features() -> Graph:
     """Fooocus' inpainting: a feature map of the whole image, added to the first block's."""
 
@@ -508,6 +525,7 @@ NEIGHBOURS: dict[str, Neighbour] = {
     "BlehDeepShrink": Neighbour(patched_by("BlehDeepShrink"), mixes=True),
     "Excellent attention": Neighbour(patched_by("Excellent attention"), mixes=True),
     "INPAINT_ApplyFooocusInpaint": Neighbour(inpainted_by_features),
+    "LanPaint_KSampler": Neighbour(lambda: Graph(steps=6), lan_painted),
     "ScheduledCFGGuidance": Neighbour(scheduled_guider),
     "CustomSigmas": Neighbour(custom_sigmas),
     "TiledDiffusion": Neighbour(

@@ -4,7 +4,8 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from quadtree_pack.testing.support import error, free_cells, half_kept, patched
+from quadtree_pack.testing.beside import Watch
+from quadtree_pack.testing.support import error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import entry_of
 from quadtree_pack.testing.tiny_models.building import sample
 
@@ -95,3 +96,58 @@ def test_a_foreign_sampler_that_runs_to_its_end_keeps_exactly(tells):
     latent, _, samples = sample_with(entry, sampler, sigmas_of(entry))
     held = ~free_cells(half_kept(32, 40), latent)
     assert torch.equal(samples[..., held], latent[..., held])
+
+
+@pytest.fixture
+def thinking(monkeypatch):
+    """Samples as LanPaint does, in the place of ComfyUI's own code; returns all estimates it got.
+
+    It calls the model twice in a step, for estimates with two scales of guidance, and moves the
+    latent towards the first also where a noise mask closes it.
+    """
+    core_sample, core_predict = (
+        comfy.samplers.KSAMPLER.sample,
+        comfy.samplers.CFGGuider.predict_noise,
+    )
+    estimates = []
+
+    class Thinking(comfy.samplers.KSamplerX0Inpaint):
+        def __call__(self, x, sigma, denoise_mask, model_options=None, seed=None):
+            first, second = self.inner_model(x, sigma, model_options=model_options, seed=seed)
+            estimates.extend((first, second))
+            x = x + 0.2 * (first - x) + 0.1 * (second - first)
+            out, _ = self.inner_model(x, sigma, model_options=model_options, seed=seed)
+            return out if denoise_mask is None else torch.lerp(self.latent_image, out, denoise_mask)
+
+    def sample_thinking(self, *args, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(comfy.samplers, "KSamplerX0Inpaint", Thinking)
+            return core_sample(self, *args, **options)
+
+    def predict_two(self, *args, **options):
+        estimate = core_predict(self, *args, **options)
+        return estimate, 1.5 * estimate
+
+    monkeypatch.setattr(comfy.samplers.KSAMPLER, "sample", sample_thinking)
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", predict_two)
+    return estimates
+
+
+def test_code_in_the_place_of_comfyui_s_sampling_releases_at_its_own_steps(thinking):
+    entry, tree = entry_of("flux"), tree_of([[0.0, 0.5]], 32, 40)
+    latent = entry.latent()
+    watch = Watch(patched(entry, tree))
+    samples = sample(entry, latent, model=watch.model, steps=STEPS)
+    held = ~free_cells(tree, latent)
+    assert watch.first_step == STEPS // 2 and torch.equal(samples[..., held], latent[..., held])
+    clean = entry.model.model.process_latent_in(latent)
+    assert len(thinking) == 2 * STEPS
+    assert all(torch.equal(estimate[..., held], clean[..., held]) for estimate in thinking)
+
+
+def test_code_in_the_place_of_comfyui_s_sampling_gets_estimates_of_what_a_mask_closes(thinking):
+    entry, mask = entry_of("flux"), torch.ones(1, 1, 32, 40)
+    latent, mask[..., :20] = entry.latent(), 0
+    plain = sample(entry, latent, steps=STEPS, noise_mask=mask)
+    whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
+    assert torch.equal(sample(entry, latent, model=whole, steps=STEPS, noise_mask=mask), plain)
