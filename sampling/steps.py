@@ -64,6 +64,10 @@ CALLS_PER_STEP = {
     }.items()
     for name in names
 }
+# In the modules of packs whose sampling code stands in the place of ComfyUI's while they sample.
+# LanPaint calls the model several times in a step, and needs its estimate of what a noise mask
+# closes.
+SAMPLING_ANEW = ("lanpaint",)
 SAME_SIGMA = 1e-4  # relative difference of two sigmas that are taken for the same
 
 
@@ -77,15 +81,12 @@ def find_module(sampler: Any) -> str:
 
 
 def find_replacement(sampler: Any) -> str:
-    """Return the module of what another pack put in the place of ComfyUI's own sampling, or "".
+    """Return the module of what one of SAMPLING_ANEW put in the place of `KSAMPLER.sample`, or "".
 
-    LanPaint does so while it samples. It calls the model several times in a step, and needs its
-    estimate of what a noise mask closes.
+    Others call ComfyUI's own from there (smZNodes).
     """
-    kind = type(sampler)
-    module = getattr(getattr(kind, "sample", None), "__module__", "")
-    is_replaced = kind.__module__.startswith("comfy.") and not module.startswith("comfy.")
-    return module if is_replaced else ""
+    module: str = getattr(getattr(type(sampler), "sample", None), "__module__", "")
+    return module if any(word in module.lower() for word in SAMPLING_ANEW) else ""
 
 
 def unwrap(sampler: Any) -> Any:

@@ -128,6 +128,7 @@ def thinking(monkeypatch):
         estimate = core_predict(self, *args, **options)
         return estimate, 1.5 * estimate
 
+    sample_thinking.__module__ = "/comfy/custom_nodes/LanPaint.src.LanPaint.nodes"
     monkeypatch.setattr(comfy.samplers.KSAMPLER, "sample", sample_thinking)
     monkeypatch.setattr(comfy.samplers.CFGGuider, "predict_noise", predict_two)
     return estimates
@@ -151,3 +152,22 @@ def test_code_in_the_place_of_comfyui_s_sampling_gets_estimates_of_what_a_mask_c
     plain = sample(entry, latent, steps=STEPS, noise_mask=mask)
     whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
     assert torch.equal(sample(entry, latent, model=whole, steps=STEPS, noise_mask=mask), plain)
+
+
+def test_code_that_calls_comfyui_s_own_in_its_place_changes_nothing(monkeypatch):
+    """As that of smZNodes does, for everyone who has that pack installed."""
+    entry, mask = entry_of("flux"), torch.ones(1, 1, 32, 40)
+    latent, mask[..., :20] = entry.latent(), 0
+    core_sample = comfy.samplers.KSAMPLER.sample
+
+    def sample_watched():
+        watch = Watch(patched(entry, tree_of([[0.5, 0.5]], 32, 40)))
+        return sample(entry, latent, model=watch.model, steps=STEPS, noise_mask=mask), watch
+
+    samples, watch = sample_watched()
+    monkeypatch.setattr(
+        comfy.samplers.KSAMPLER, "sample", lambda *args, **options: core_sample(*args, **options)
+    )
+    again, watched = sample_watched()
+    assert torch.equal(again, samples)
+    assert watched.cells == watch.cells and watched.first_step == watch.first_step
