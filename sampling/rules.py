@@ -361,14 +361,15 @@ def refuse_options(
 
 
 def refuse_network(network: Module) -> None:
-    """Raise ValueError if a cache of another pack stands in the place of a network's own code.
+    """Raise ValueError if a cache of another pack stands in the place of a network's `forward`.
 
-    Such packs (CacheDiT) put it there when sampling starts, and leave it there: no option of the
-    model tells of it.
+    CacheDiT puts it there when sampling starts, and leaves it there: no option of the model tells
+    of it.
     """
-    replaced = [vars(module).get("forward") for module in network.modules()]
-    foreign = [each for each in replaced if each is not None and not comes_with_comfyui(each)]
-    if _name_cache(map(_name_in_full, foreign)):
+    forward = vars(network).get("forward")
+    if forward is None or comes_with_comfyui(forward):
+        return
+    if _name_cache([_name_in_full(forward)]):
         raise _refuse(
             CACHE,
             "Disable its node, or load the model anew if the node was removed: the cache stays on "
