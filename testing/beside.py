@@ -87,7 +87,7 @@ class Trial:
         return around(self.graph, self.entry, self.order, tree, **settings)
 
 
-def check_kept(trial: Trial, _plain: Tensor) -> Iterator[str]:
+def check_kept(trial: Trial, plain: Tensor | None) -> Iterator[str]:
     tree = half_kept(*trial.neighbour.cells, trial.entry.px_per_cell)
     free = free_cells(tree, trial.latent)
     model = trial.with_ours(tree)
@@ -97,11 +97,11 @@ def check_kept(trial: Trial, _plain: Tensor) -> Iterator[str]:
         yield f"kept cells move by {moved:.1e}"
     if any(torch.equal(samples[..., free], trial.latent[..., free]) for samples in found):
         yield "free cells do not change"
-    if not torch.equal(found[0], found[2]):
+    if plain is not None and not torch.equal(found[0], found[2]):
         yield f"the same prompt differs by {error(found[2], found[0]):.1e} the second time"
 
 
-def check_release(trial: Trial, _plain: Tensor) -> Iterator[str]:
+def check_release(trial: Trial, _plain: Tensor | None) -> Iterator[str]:
     watch, alone = (
         Watch(model)
         for model in (
@@ -121,14 +121,16 @@ def check_release(trial: Trial, _plain: Tensor) -> Iterator[str]:
         yield f"{watch.cells} cells are evaluated, and {alone.cells} on its own"
 
 
-def check_one_window(trial: Trial, plain: Tensor) -> Iterator[str]:
+def check_one_window(trial: Trial, plain: Tensor | None) -> Iterator[str]:
+    if plain is None:
+        return
     found = trial.sample(trial.with_ours(trial.tree_of([[1.0]]), tile_px=0))
     if not torch.equal(found, plain):
         yield f"one window differs by {error(found, plain):.1e} from the run on its own"
 
 
-def check_windows(trial: Trial, plain: Tensor) -> Iterator[str]:
-    if trial.neighbour.mixes:
+def check_windows(trial: Trial, plain: Tensor | None) -> Iterator[str]:
+    if plain is None or trial.neighbour.mixes:
         return
     found = trial.sample(trial.with_ours(trial.tree_of([[1.0]])))
     if (difference := error(found, plain)) > trial.graph.tolerance:
@@ -152,7 +154,7 @@ def same_draws() -> Iterator[None]:
         yield
 
 
-def check_apart(trial: Trial, _plain: Tensor) -> Iterator[str]:
+def check_apart(trial: Trial, _plain: Tensor | None) -> Iterator[str]:
     """Where a node mixes cells, what a window shows still depends on that window only."""
     if not trial.neighbour.mixes:
         return
@@ -167,7 +169,7 @@ def check_apart(trial: Trial, _plain: Tensor) -> Iterator[str]:
         yield f"a window differs by {difference:.1e} where another is evaluated before it"
 
 
-def check_effect(trial: Trial, plain: Tensor) -> Iterator[str]:
+def check_effect(trial: Trial, _plain: Tensor | None) -> Iterator[str]:
     """Where a node mixes cells, it does so in windows, too."""
     if not trial.neighbour.mixes or trial.graph.neutral:
         return
@@ -208,7 +210,7 @@ def judge_order(neighbour: Neighbour, order: str) -> str:
     except Exception as problem:
         traceback.print_exc()
         return f"error on its own: {in_words(problem)}"
-    verdict = judge_trial(trial, plain)
+    verdict = judge_trial(trial, plain if repeats else None)
     changes = not torch.equal(trial.sample_bare(trial.entry.model), plain)
     if trial.graph.neutral and changes:
         verdict += "; wrong: the node, which should change nothing, changes the result"
@@ -219,7 +221,8 @@ def judge_order(neighbour: Neighbour, order: str) -> str:
     return verdict if repeats else f"{verdict} (on its own it gives another result each time)"
 
 
-def judge_trial(trial: Trial, plain: Tensor) -> str:
+def judge_trial(trial: Trial, plain: Tensor | None) -> str:
+    """Return the verdict beside `plain`, the run without ours; None where each run is another."""
     try:
         with warnings_told() as told:
             wrong = [words for check in CHECKS for words in check(trial, plain)]

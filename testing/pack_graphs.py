@@ -193,6 +193,18 @@ def lan_painted(graph: Graph, entry: Entry, model: Any, latent: Tensor, *, seed:
     )["samples"]
 
 
+def attended_by_regions() -> Graph:
+    """A prompt for the left part and one for the rest, by the masks of Krita's plugin."""
+
+    def patch(model: Any) -> Any:
+        background = call("ETN_BackgroundRegion", conditioning=other())
+        mask = left_mask()
+        regions = call("ETN_DefineRegion", mask=mask, conditioning=other(), regions=background)
+        return call("ETN_AttentionMask", model=model, regions=regions)
+
+    return Graph(patch, steps=6)
+
+
 def inpainted_by_features() -> Graph:
     """Fooocus' inpainting: a feature map of the whole image, added to the first block's."""
 
@@ -519,11 +531,18 @@ NEIGHBOURS: dict[str, Neighbour] = {
         ),
         differential,
     ),
+    "PerturbedAttention": Neighbour(patched_by("PerturbedAttention")),
+    "SlidingWindowGuidanceAdvanced": Neighbour(patched_by("SlidingWindowGuidanceAdvanced")),
+    "TokenPerturbationGuidance": Neighbour(patched_by("TokenPerturbationGuidance")),
     "SmoothedEnergyGuidanceAdvanced": Neighbour(
         patched_by("SmoothedEnergyGuidanceAdvanced"), mixes=True
     ),
     "BlehDeepShrink": Neighbour(patched_by("BlehDeepShrink"), mixes=True),
+    "Pre CFG PAG": Neighbour(patched_by("Pre CFG PAG")),
+    "Pre CFG zero attention": Neighbour(patched_by("Pre CFG zero attention", "sd15_deep")),
+    "Pre CFG subtract mean": Neighbour(patched_by("Pre CFG subtract mean")),
     "Excellent attention": Neighbour(patched_by("Excellent attention"), mixes=True),
+    "ETN_AttentionMask": Neighbour(attended_by_regions),
     "INPAINT_ApplyFooocusInpaint": Neighbour(inpainted_by_features),
     "LanPaint_KSampler": Neighbour(lambda: Graph(steps=6), lan_painted),
     "ScheduledCFGGuidance": Neighbour(scheduled_guider),
