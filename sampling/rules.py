@@ -313,11 +313,7 @@ def _is_cut(model_options: Options, latent: Tensor) -> bool:
 
 
 REFUSALS = (
-    Refusal(
-        _has_foreign_cache,
-        CACHE,
-        "Use LazyCache.",
-    ),
+    Refusal(_has_foreign_cache, CACHE, "Use LazyCache."),
     Refusal(
         _cuts_images,
         "Context windows over a batch of images cut the latent, too",
