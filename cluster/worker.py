@@ -32,6 +32,7 @@ from ..sampling.evaluation import call_model
 from ..sampling.model import Geometry
 from ..sampling.parallel import move_value
 from ..sampling.protocols import ModelCall
+from ..sampling.rules import fit_to_windows
 from ..tiled_diffusion import KEY
 from ..utils import Box
 from ..windows.memory import is_oom
@@ -194,9 +195,8 @@ class WorkerRun:
         Of windows that were rounded on their way, return what the network makes of them.
         """
         call, cropper, window_call = self._unpack_call(message)
-        window_call["c"]["transformer_options"] = cut_options(
-            call["c"]["transformer_options"], call, cropper, self.memory
-        )
+        options = fit_to_windows(call["c"]["transformer_options"])
+        window_call["c"]["transformer_options"] = cut_options(options, call, cropper, self.memory)
         self._note_sigma(call)
         control = self._chain_controls(message)
         if control is not None:

@@ -30,7 +30,7 @@ from .patches import PatchCutter
 from .protocols import Conds, ModelCall, Options
 from .references import ENTRIES
 from .remaking import remake_entries, remake_gligen
-from .rules import LEFT_BY_CORE, RULES, leave_out_kv_cache, refusal, refuse_patches
+from .rules import LEFT_BY_CORE, RULES, refusal
 
 
 def crop_call(
@@ -95,12 +95,10 @@ def cut_options(
 ) -> Options:
     """Return the transformer options of a call for a batch of windows of one shape.
 
-    Of the call's tensors only their shapes count. Masks in patches are cut for a single window
-    only; `has_masks` False tells that there are none, so that nobody looks for them in every
-    window. ValueError for a patch that needs the whole image.
+    They are given as `fit_to_windows` returns them. Of the call's tensors only their shapes count.
+    Masks in patches are cut for a single window only; `has_masks` False tells that there are none,
+    so that nobody looks for them in every window.
     """
-    options = leave_out_kv_cache(options)
-    refuse_patches(options)
     options = remake_gligen(options, call, cropper, memory.sources, memory.made)
     options = cut_controls(options, call, cropper, memory.hints)
     if has_masks and len(cropper.boxes) == 1:

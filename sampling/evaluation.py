@@ -36,6 +36,7 @@ from .protocols import (
     ids_of_conds,
 )
 from .rules import (
+    fit_to_windows,
     has_foreign,
     has_frames,
     has_kv_cache,
@@ -195,6 +196,8 @@ class Evaluator:
         total = self.run.begin_blend(noisy, step, conds)
         single = self._needs_single(call)
         self._note_kept(call, step)
+        options = fit_to_windows(call["c"].get("transformer_options", {}))
+        call = {**call, "c": {**call["c"], "transformer_options": options}}
         scores = AreaScores(call)
         done: list[int] = []  # the cells of each window of the area that was evaluated so far
         for counting, numbers in groups.items():
@@ -312,10 +315,9 @@ class Evaluator:
     def _list_cells(self, step: Step, batch: Sequence[int]) -> list[int]:
         """Return the cells of each of these windows of a step, in all images that it is for."""
         images = step.images_of(batch)
-        return [
-            self.run.count_cells(step.windows[number], None if images is None else images[place])
-            for place, number in enumerate(batch)
-        ]
+        counts = [self.run.images] * len(batch) if images is None else map(len, images)
+        cells = [step.windows[number].box.extent for number in batch]
+        return [each * count for each, count in zip(cells, counts, strict=True)]
 
     def _make_task(
         self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
@@ -385,7 +387,10 @@ class Evaluator:
         batch: Sequence[int],
     ) -> Tensor:
         """Answer a model call; where there is EasyCache, with the state of its one window."""
-        boxes, images = [step.windows[number].box for number in batch], step.images_of(batch)
+        boxes = [step.windows[number].box for number in batch]
+        if find_cache(call["c"]["transformer_options"]) is None:
+            return self._answer(inner, apply_model, call, boxes)
+        images = step.images_of(batch)
         place = step.area, boxes[0], self.run.frames, images and images[0]
         call = self.run.caches.give_own(call, place, step.index)
         return self._call(inner, apply_model, call, boxes)
@@ -399,15 +404,24 @@ class Evaluator:
     ) -> Tensor:
         """Answer a model call, and note it where EasyCache did so in the network's place."""
         had_kept = has_kept(call)  # before the call, which keeps what it evaluates
-        audio = self.run.audio
-        if audio is None:
-            denoised = call_model(inner, apply_model, call)
-        else:
-            packed = audio.pack(call)
-            denoised = self._note_heard(call_model(inner, apply_model, packed), packed, boxes)
+        denoised = self._answer(inner, apply_model, call, boxes)
         if had_kept and is_skipping(call):
             self.run.tally.count_skipped(denoised)
         return denoised
+
+    def _answer(
+        self,
+        inner: ModelFunctionWrapper | None,
+        apply_model: ModelFunction,
+        call: ModelCall,
+        boxes: Sequence[Box],
+    ) -> Tensor:
+        """Answer a model call; with audio, note what it makes of that."""
+        audio = self.run.audio
+        if audio is None:
+            return call_model(inner, apply_model, call)
+        packed = audio.pack(call)
+        return self._note_heard(call_model(inner, apply_model, packed), packed, boxes)
 
     def _note_heard(self, denoised: Tensor, packed: ModelCall, boxes: Sequence[Box]) -> Tensor:
         """Return the video of a packed call's result, and note the audio beside each window."""

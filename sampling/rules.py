@@ -171,6 +171,15 @@ def leave_out_kv_cache(transformer_options: Options) -> Options:
     return {**transformer_options, "patches": patches}
 
 
+def fit_to_windows(transformer_options: Options) -> Options:
+    """Return the options of a call for its windows, without what keeps to one of them.
+
+    ValueError for a patch that needs the whole image.
+    """
+    refuse_patches(transformer_options)
+    return leave_out_kv_cache(transformer_options)
+
+
 def refuse_patches(transformer_options: Options) -> None:
     """Raise ValueError if a patch or a wrapper needs the whole image."""
     wrappers = {type(wrapper).__name__ for wrapper in _list_wrappers(transformer_options, None)}

@@ -53,6 +53,17 @@ class Share(NamedTuple):
     name: str
 
 
+class Weighed(NamedTuple):
+    """The cells of the windows before a call of the model, and of all windows of a run.
+
+    The call is told by how many were before it, and by its step.
+    """
+
+    call: tuple[int, int]
+    earlier: int
+    all: int
+
+
 class Run:
     """The state of one sampling run; it is changed by its own methods only."""
 
@@ -81,6 +92,7 @@ class Run:
         self._hands: dict[str, Hand] = {}
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._step_cells: list[int] = []  # of the windows of each step of the canvas, once counted
+        self._weighed: Weighed | None = None  # of the latest call
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
         self.frames: tuple[int, ...] | None = None  # of the clip, that the model is called on
@@ -235,7 +247,7 @@ class Run:
         old = self.layouts
         with self._lock:
             self.layouts = Layouts(plan or old.plan, tiling or old.tiling, stage or old.stage)
-            self._step_cells = []
+            self._step_cells, self._weighed = [], None
             self._latest.clear()
 
     # ---- which windows are due, and how much they count
@@ -300,16 +312,21 @@ class Run:
         """Return the seconds left when `done` cells, by window, of a step are; None if unknown."""
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
+        call = self.clock.all_calls, step.index
+        if self._weighed is None or self._weighed.call != call:
+            self._weighed = self._weigh(call)
+        share = (self._weighed.earlier + sum(done)) / self._weighed.all
+        return self.pace.estimate_left(share, time.monotonic())
+
+    def _weigh(self, call: tuple[int, int]) -> Weighed:
+        (now, index), calls = call, self.clock.list_calls()
+        if now >= len(calls) or calls[now] != index:  # the sampler calls in its own way
+            calls, now = list(range(self.clock.steps)), index
         cells = self._step_cells = self._step_cells or [
-            self.count_step(index) for index in range(self.clock.steps)
+            self.count_step(each) for each in range(self.clock.steps)
         ]
-        calls = self.clock.list_calls()
-        now = self.clock.all_calls
-        if now >= len(calls) or calls[now] != step.index:  # the sampler calls in its own way
-            calls, now = list(range(self.clock.steps)), step.index
-        work = [cells[index] for index in calls]
-        evaluated = sum(work[:now]) + sum(done)
-        return self.pace.estimate_left(evaluated / sum(work), time.monotonic())
+        work = [cells[each] for each in calls]
+        return Weighed(call, sum(work[:now]), sum(work))
 
     def count_step(self, index: int) -> int:
         """Return the cells of the windows of a step of the canvas, in all images."""
