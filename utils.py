@@ -54,6 +54,12 @@ def warn(message: str, *args: object) -> None:
     LOG.warning(PREFIX + message, *args)
 
 
+def name_module(thing: Any) -> str:
+    """Return the module of a class or function; of a pack's, which is named by its path, the last
+    part."""
+    return (getattr(thing, "__module__", None) or "").replace("\\", "/").rpartition("/")[2]
+
+
 def comes_with_comfyui(thing: Any) -> bool:
     """Tell whether a class or function is ComfyUI's, or this pack's own.
 

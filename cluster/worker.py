@@ -26,7 +26,7 @@ from torch import Tensor
 
 import nodes
 
-from ..sampling.conditioning import cropper_of, cut_options
+from ..sampling.conditioning import cropper_of, cut_options, cutter_of
 from ..sampling.cropping import Cropper, RunMemory
 from ..sampling.evaluation import call_model
 from ..sampling.model import Geometry
@@ -196,6 +196,8 @@ class WorkerRun:
         """
         call, cropper, window_call = self._unpack_call(message)
         options = fit_to_windows(call["c"]["transformer_options"])
+        if self.sigma is None:
+            cutter_of(call, self.memory).note_maps(options)
         window_call["c"]["transformer_options"] = cut_options(options, call, cropper, self.memory)
         self._note_sigma(call)
         control = self._chain_controls(message)

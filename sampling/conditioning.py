@@ -126,7 +126,7 @@ def cutter_of(call: ModelCall, memory: RunMemory) -> PatchCutter:
         frames=count_frames(noisy),
         image_first=memory.image_first,
     )
-    return PatchCutter(noisy, tokens, memory.resized_masks, memory.unit)
+    return PatchCutter(noisy, tokens, memory, conds=len(call["cond_or_uncond"]))
 
 
 def _count_text_tokens(c: Conds) -> int:

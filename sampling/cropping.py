@@ -175,9 +175,10 @@ class RunMemory:
     """What cropping remembers for the length of a run.
 
     `hints` is what ControlNets prepared once; `resized_masks` are masks of patches and their copies
-    at another resolution; `sources` are conds that are made anew for windows, and
-    `made` what was made of them; `references` knows which pictures are cut; `warned` is what was
-    reported. `unit` and `image_first` are those of the model's `Geometry`.
+    at another resolution; `feature_maps` are the names of those that patches hold; `sources` are
+    conds that are made anew for windows, and `made` what was made of them; `references` knows which
+    pictures are cut; `warned` is what was reported. `unit` and `image_first` are those of the
+    model's `Geometry`.
     """
 
     unit: int = 1
@@ -185,6 +186,7 @@ class RunMemory:
 
     hints: Hints = field(default_factory=dict)
     resized_masks: ResizedMasks = field(default_factory=dict)
+    feature_maps: set[str] = field(default_factory=set)
     sources: Sources = field(default_factory=dict)
     made: Hints = field(default_factory=dict)
     references: References = field(default_factory=References)

@@ -15,7 +15,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..utils import Box, format_seconds, warn
+from ..utils import Box, format_seconds, info, warn
 from ..windows.memory import is_oom
 from ..windows.shapes import batch_windows
 from .attention_guidance import AreaScores, find_variable
@@ -206,7 +206,7 @@ class Evaluator:
             todo = batch_windows(step.windows, most, numbers)
             selected = call if counting == everyone else select_call(call, counting)
             results = iter(self._evaluate_batches(selected, step, todo, done))
-            for batch in todo:  # each result is dropped before the next is evaluated
+            for batch in todo:  # no name keeps a result: two at once may not fit in memory
                 _add_windows(total, next(results), step, batch, counting)
                 scores.add([step.windows[number].box for number in batch], step.images_of(batch))
         scores.hand_on()
@@ -231,11 +231,12 @@ class Evaluator:
                 )
             for found in cutter.find_motion_masks(self.run.attached):
                 raise refusal(f"the mask in {found.name} ({found.owner})", "Use a number there")
+            for owner in {found.owner for found in cutter.note_maps([options, self.inner])}:
+                info("the feature map in %s is cut with the windows.", owner or "a patch")
             for owner in {found.owner for found in cutter.find_unknown([options, self.inner])}:
                 self.run.note(
                     f"{owner or 'a patch'} holds a picture that is not cut into windows, so each "
-                    "window sees all of it; if the result looks wrong, remove that node, or set "
-                    "tile_size to the image's longer side"
+                    "window sees all of it; if the result looks wrong, remove that node"
                 )
         self.has_masks = bool(cutter.find_masks([options, self.inner]))
         return (
@@ -256,8 +257,7 @@ class Evaluator:
             self.run.memory.warned.add(KEPT)
             self.run.note(
                 f"{owner or 'a patch'} keeps what it saw of one window, and another may get it; if "
-                "the result looks wrong, remove that node, or set tile_size to the image's longer "
-                "side"
+                "the result looks wrong, remove that node"
             )
 
     def _evaluate_whole(self, call: ModelCall, step: Step) -> Tensor:
@@ -300,8 +300,7 @@ class Evaluator:
     def _evaluate_in_turn(
         self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]
     ) -> Iterator[Tensor]:
-        for batch in todo:
-            yield self._evaluate_here(call, step, batch, done)
+        return (self._evaluate_here(call, step, batch, done) for batch in todo)
 
     def _evaluate_here(
         self, call: ModelCall, step: Step, batch: Sequence[int], done: list[int]
@@ -315,9 +314,10 @@ class Evaluator:
     def _list_cells(self, step: Step, batch: Sequence[int]) -> list[int]:
         """Return the cells of each of these windows of a step, in all images that it is for."""
         images = step.images_of(batch)
-        counts = [self.run.images] * len(batch) if images is None else map(len, images)
-        cells = [step.windows[number].box.extent for number in batch]
-        return [each * count for each, count in zip(cells, counts, strict=True)]
+        return [
+            self.run.count_cells(step.windows[number], None if images is None else images[place])
+            for place, number in enumerate(batch)
+        ]
 
     def _make_task(
         self, call: ModelCall, step: Step, todo: Sequence[Sequence[int]], done: list[int]

@@ -17,8 +17,16 @@ from torch import Tensor
 
 from ..utils import Box
 from .contents import Found, find_tensors, replace_tensors
-from .cropping import SHORTEST_PICTURE, Grid, Tokens, box_on_grid, crop, find_scale, grid_of
-from .protocols import ResizedMasks
+from .cropping import (
+    SHORTEST_PICTURE,
+    Grid,
+    RunMemory,
+    Tokens,
+    box_on_grid,
+    crop,
+    find_scale,
+    grid_of,
+)
 
 MASK_WORDS = ("mask",)  # in the names of masks
 MOTION_WORDS = ("multival", "effect", "scale")  # in AnimateDiff's names for those of the user
@@ -35,17 +43,28 @@ Holder = TypeVar("Holder")
 class PatchCutter:
     """Cuts what patches hold to one window, or finds it.
 
-    The call is on `noisy` [rows, C, ..., H, W], whose windows begin and end on multiples of `unit`
-    cells. `tokens` are what the model attends to: a mask between all of them is cut like a picture,
-    and one between those of the text alone is not. `resized` is `RunMemory.resized_masks`.
+    The call is on `noisy` [rows, C, ..., H, W] with so many conds. `tokens` are what the model
+    attends to: a mask between all of them is cut like a picture, and one between those of the text
+    alone is not.
     """
 
-    def __init__(self, noisy: Tensor, tokens: Tokens, resized: ResizedMasks, unit: int = 1) -> None:
+    def __init__(self, noisy: Tensor, tokens: Tokens, memory: RunMemory, conds: int = 1) -> None:
         self.canvas = grid_of(noisy)
         self.channels = noisy.shape[1]
+        self.images = len(noisy) // conds
         self.tokens = tokens
-        self.resized = resized
-        self.unit = unit
+        self.resized = memory.resized_masks
+        self.unit = memory.unit
+        self.maps = memory.feature_maps
+
+    def note_maps(self, holder: Any) -> list[Found]:
+        """Note the feature maps that patches hold before the first window, and return them.
+
+        What patches keep of windows may have the size of one later.
+        """
+        found = [one for one in find_tensors(holder) if self._looks_like_map(one.value)]
+        self.maps.update(one.name for one in found)
+        return found
 
     def find_masks(self, holder: Any) -> list[Found]:
         """Return the masks and feature maps that `cut` would cut."""
@@ -69,7 +88,7 @@ class PatchCutter:
         return result
 
     def _cut(self, name: str, value: Tensor, box: Box) -> Tensor:
-        if self._is_feature_map(value):
+        if self._is_feature_map(Found("", name, value)):
             return crop(value, box_on_grid(box, canvas=self.canvas, grid=grid_of(value)))
         if not self._is_mask(Found("", name, value)):
             return value
@@ -96,20 +115,24 @@ class PatchCutter:
         return self.resized[key][1]
 
     def _is_cut(self, found: Found) -> bool:
-        return self._is_feature_map(found.value) or self._is_mask(found)
+        return self._is_feature_map(found) or self._is_mask(found)
 
-    def _is_feature_map(self, value: Tensor) -> bool:
+    def _is_feature_map(self, found: Found) -> bool:
+        return found.name in self.maps and self._looks_like_map(found.value)
+
+    def _looks_like_map(self, value: Tensor) -> bool:
         """Tell by its size whether a tensor [rows, C, h, w] is what a block makes of the canvas.
 
-        One with a latent's channels may be a reference, which may show anything.
+        One with a latent's channels may be a reference, which may show anything, and one with a row
+        for each cond is something kept of an earlier call.
         """
         if value.ndim != 4 or value.shape[1] < FEWEST_FEATURES or value.shape[1] == self.channels:
             return False
         grid = grid_of(value)
-        if min(grid) < SHORTEST_PICTURE:
+        if min(grid) < SHORTEST_PICTURE or len(value) not in (1, self.images):
             return False
         scale = find_scale(self.canvas, grid)
-        return scale is not None and scale[0] == 1 and scale[1] <= self.unit
+        return scale is not None and scale[0] == 1 and self.unit % scale[1] == 0
 
     def _is_mask(self, found: Found, words: Sequence[str] = MASK_WORDS) -> bool:
         """Tell by its name and size whether a tensor is a mask over the canvas.

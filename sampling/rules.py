@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import Module
 
-from ..utils import comes_with_comfyui
+from ..utils import comes_with_comfyui, name_module
 from .cropping import Cropper
 from .protocols import Conds, ModelFunctionWrapper, Options
 
@@ -23,8 +23,8 @@ Rule = Callable[[Cropper, Any], Any]
 def refusal(what: str, advice: str) -> ValueError:
     """Return the error for something that windows cannot be cut from."""
     return ValueError(
-        f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or set tile_size to at "
-        "least the image's longer side and min_denoise = max_denoise."
+        f"Quadtree Diffusion cannot cut {what} into windows. {advice}, or bypass Quadtree "
+        "Diffusion."
     )
 
 
@@ -172,7 +172,7 @@ def leave_out_kv_cache(transformer_options: Options) -> Options:
 
 
 def fit_to_windows(transformer_options: Options) -> Options:
-    """Return the options of a call for its windows, without what keeps to one of them.
+    """Return the options of a call for its windows, without patches that keep what one window saw.
 
     ValueError for a patch that needs the whole image.
     """
@@ -295,8 +295,13 @@ def _name_in_full(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
-    module = (getattr(named, "__module__", None) or "").replace("\\", "/").rpartition("/")[2]
-    return f"{module}.{named.__qualname__}"
+    return f"{name_module(named)}.{named.__qualname__}"
+
+
+def _name_code(function: Any) -> str:
+    """Return the module where a function's code is, which `functools.wraps` does not tell."""
+    name: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return name
 
 
 def _cuts_images(model_options: Options, latent: Tensor) -> bool:
@@ -372,9 +377,7 @@ def refuse_network(network: Module) -> None:
     of it.
     """
     forward = vars(network).get("forward")
-    if forward is None or comes_with_comfyui(forward):
-        return
-    if _name_cache([_name_in_full(forward)]):
+    if forward is not None and _name_cache([_name_in_full(forward), _name_code(forward)]):
         raise _refuse(
             CACHE,
             "Disable its node, or load the model anew if the node was removed: the cache stays on "

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..utils import name_module
 from ..velocity import find_step
 
 # How often ComfyUI's samplers call the model in a step, their callback after the first call. It is
@@ -85,7 +86,7 @@ def find_replacement(sampler: Any) -> str:
 
     Others call ComfyUI's own from there (smZNodes).
     """
-    module: str = getattr(getattr(type(sampler), "sample", None), "__module__", "")
+    module = name_module(getattr(type(sampler), "sample", None))
     return module if any(word in module.lower() for word in SAMPLING_ANEW) else ""
 
 

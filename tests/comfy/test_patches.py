@@ -4,13 +4,14 @@ wrappers that hold one, are told."""
 import contextlib
 import functools
 import logging
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_freelunch
-from quadtree_pack.sampling.cropping import Tokens
+from quadtree_pack.sampling.cropping import RunMemory, Tokens
 from quadtree_pack.sampling.model import Settings
 from quadtree_pack.sampling.patches import PatchCutter
 from quadtree_pack.testing.local_models import HEIGHT, WIDTH, local
@@ -22,7 +23,12 @@ from quadtree_pack.utils import Box
 
 BLOCKS = [("input", 1), ("input", 2), ("middle", 0), ("output", 3), ("output", 4)]
 PX = 8
-NOISY = torch.empty(1, 4, HEIGHT, WIDTH)
+
+
+def make_cutter(rows=1, conds=1):
+    """A cutter for a call on HEIGHT x WIDTH cells, with 77 tokens of text and 2 x 4 of the image."""
+    noisy = torch.empty(rows, 4, HEIGHT, WIDTH)
+    return PatchCutter(noisy, Tokens(77, (2, 4)), RunMemory(unit=8), conds)
 
 
 def make_mask(height, width, rows=1):
@@ -247,7 +253,39 @@ def test_a_feature_map_in_a_patch_of_blocks_is_cut_with_the_window(block, channe
 
 @pytest.mark.parametrize("shape", [(1, 4, HEIGHT, WIDTH), (1, 64, 8, 8), (64, 64, 3, 3)], ids=str)
 def test_reference_latents_and_weights_are_no_feature_maps(shape):
-    assert not PatchCutter(NOISY, Tokens(77, (2, 4)), {}).find_masks({"given": torch.ones(shape)})
+    assert not make_cutter().note_maps({"given": torch.ones(shape)})
+
+
+class Difference:
+    """Adds how much a block's features changed since the last call, which it keeps."""
+
+    def __init__(self):
+        self.earlier = None
+
+    def __call__(self, h, options):
+        if options["block"] != ("input", 0):
+            return h
+        earlier, self.earlier = self.earlier, h
+        return h if earlier is None else h + 0.1 * (h - earlier)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_features_that_a_patch_keeps_of_a_window_are_told_and_not_cut(cfg, caplog):
+    """They have the size of a feature map of the image at half its resolution."""
+    entry = local("sd15_fine")
+    model, keeping = entry.model.clone(), Difference()
+    model.set_model_input_block_patch(keeping)
+    tiled = patched(entry, tree_of([[1.0]], 32, 32), model=model, method="MultiDiffusion")
+    with caplog.at_level(logging.WARNING):
+        sample(entry, entry.latent(32, 32), model=tiled, steps=4, cfg=cfg)
+    assert caplog.text.count("Difference keeps what it saw of one window") == 1
+    assert keeping.earlier.shape[-2:] == (16, 16)
+
+
+def test_features_with_a_row_for_each_cond_are_no_map_of_the_image():
+    features, cutter = torch.ones(2, 64, HEIGHT, WIDTH), make_cutter(rows=2, conds=2)
+    assert not cutter.note_maps({"earlier": features})
+    assert make_cutter(rows=2, conds=1).note_maps({"of_two_images": features})
 
 
 def test_masks_for_the_images_of_a_batch_stay_with_them():
@@ -374,7 +412,7 @@ def test_a_window_keeps_its_tokens_of_a_mask_in_their_order(image_first):
 
 def test_a_mask_between_words_is_no_picture():
     options = {"patches": {"attn2_patch": [Adapter(torch.ones(1, 77, 77))]}}
-    cutter = PatchCutter(torch.empty(1, 4, 64, 64), Tokens(77, (8, 8)), {})
+    cutter = PatchCutter(torch.empty(1, 4, 64, 64), Tokens(77, (8, 8)), RunMemory())
     assert cutter.cut(options, Box(0, 0, 32, 32)) is options
     assert not cutter.find_masks(options)
 
@@ -384,7 +422,7 @@ def test_what_holds_no_mask_is_the_same_object_and_cycles_end():
     patch.itself = patch
     other = Adapter(torch.ones(3))
     options = {"patches": {"attn2_patch": [patch, other]}, "sigmas": torch.ones(3)}
-    cut = PatchCutter(NOISY, Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
+    cut = make_cutter().cut(options, Box(8, 4, 24, 12))
     new, same = cut["patches"]["attn2_patch"]
     assert same is other and new is not patch and cut["sigmas"] is options["sigmas"]
     mask = new.kwargs[0]["mask"]
@@ -396,7 +434,7 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
     first, second = (Adapter(make_mask(HEIGHT, WIDTH)) for _ in range(2))
     second.calls = first.calls
     options = {"patches": {"attn1_patch": [first], "attn2_patch": [second]}}
-    cut = PatchCutter(NOISY, Tokens(77, (2, 4)), {}).cut(options, Box(8, 4, 24, 12))
+    cut = make_cutter().cut(options, Box(8, 4, 24, 12))
     (one,), (other,) = cut["patches"].values()
     assert one.calls is other.calls and one.calls is not first.calls
 
@@ -406,12 +444,12 @@ def test_what_two_patches_share_beside_their_masks_they_share_in_a_window():
 )
 def test_a_mask_of_two_dimensions_is_a_picture_if_it_has_more_rows_than_a_call(size, is_cut):
     options = {"region_mask": torch.ones(size)}
-    cutter = PatchCutter(NOISY, Tokens(77, (2, 4)), {})
+    cutter = make_cutter()
     assert bool(cutter.find_masks(options)) == is_cut
 
 
 def test_an_unnamed_picture_of_two_dimensions_is_told_and_weights_are_not():
-    cutter = PatchCutter(NOISY, Tokens(77, (2, 4)), {})
+    cutter = make_cutter()
     picture = torch.rand(HEIGHT * PX, WIDTH * PX)
     assert cutter.find_unknown({"where": picture}) and not cutter.find_masks({"where": picture})
     assert not cutter.find_unknown({"where": picture - 0.5})
@@ -522,18 +560,32 @@ def test_caches_of_other_packs_are_refused_in_words(cache):
         sample(entry, entry.latent(HEIGHT, WIDTH), model=tiled)
 
 
+def cached_by_name(network):
+    def cached_forward(*args, **options):
+        return type(network).forward(network, *args, **options)
+
+    return cached_forward
+
+
+def cached_under_its_name(network):
+    """As the package cache-dit does: the code is another's, and all names are ComfyUI's."""
+    own = cached_by_name(network)
+    of_the_package = types.FunctionType(
+        own.__code__, {"__name__": "cache_dit.blocks"}, closure=own.__closure__
+    )
+    return functools.wraps(network.forward)(of_the_package)
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_a_cache_that_replaces_the_network_s_code_when_sampling_starts_is_refused(order):
+@pytest.mark.parametrize("cached", [cached_by_name, cached_under_its_name])
+def test_a_cache_that_replaces_the_network_s_code_when_sampling_starts_is_refused(cached, order):
     """CacheDiT does, and leaves it there when its node is removed."""
     entry = local("sd15_fine")
     network = entry.model.model.diffusion_model
     latent, tree = entry.latent(HEIGHT, WIDTH), tree_of([[1.0]], HEIGHT, WIDTH)
 
-    def cached_forward(*args, **options):
-        return type(network).forward(network, *args, **options)
-
     def replace_code(executor, *args, **options):
-        network.forward = cached_forward
+        network.forward = cached(network)
         return executor(*args, **options)
 
     def accelerate(model):
