@@ -133,7 +133,8 @@ class TiledDiffusion:
                 guider=executor.class_obj,
                 noise=noise,
                 latent=latent,
-                noise_mask=None if find_replacement(sampler) else noise_mask,
+                noise_mask=noise_mask,
+                evaluates_closed=bool(find_replacement(sampler)),
                 shapes=kwargs.get("latent_shapes"),
                 sigmas=values,
             )
@@ -366,9 +367,9 @@ class TiledDiffusion:
         """
         clean = self.inputs.clean_for(split_audio(run.audio, latent)[0])
         kept = run.kept()
-        if self.inputs.clean_latent is not None:
+        if self.inputs.clean_latent is not None and run.closed is not None:
             # Core gives what a noise mask closes back as it came in: noisy, in a second stage.
-            kept = kept | ~run.plan.open
+            kept = kept | run.closed
 
         def restore(result: Tensor) -> Tensor:
             video, audio = split_audio(run.audio, result)

@@ -79,6 +79,7 @@ class SamplerCall:
     noise: Tensor
     latent: Tensor
     noise_mask: Tensor | None
+    evaluates_closed: bool  # the sampler needs estimates also of what the mask closes
     shapes: Sequence[Sequence[int]] | None
     sigmas: Sequence[float]
 
@@ -108,6 +109,7 @@ def open_run(
     mode = Mode.FREE if rise else _choose_mode(inputs, split_audio(audio, call.noise)[0], empty)
     shows = mode is Mode.PRESERVE  # an empty or a noisy latent shows nothing
     parts = locate_images(inputs.trees, clean, geometry.px_per_cell) if shows else []
+    open_cells = _find_open(call, options, audio)
     maps = _map_clip(inputs, geometry, video, parts, guides.frames, empty if shows else None)
     # AnimateDiff injects what mixes the images of a batch.
     is_mixed = bool(audio or guides.frames or getattr(model, "injections", None))
@@ -117,12 +119,13 @@ def open_run(
         geometry,
         maps,
         frames=count_frames(video),
-        open_cells=_find_open(call, options, audio),
+        open_cells=None if call.evaluates_closed else open_cells,
         mode=mode,
         inner=inner,
         apart=not is_mixed and are_apart(inputs.trees, geometry),
     )
     run.audio, run.attached = audio, list_attached(model)
+    run.closed = None if open_cells is None else ~open_cells
     if rise:
         run.note(f"the sigmas of this run {rise}; so nothing is preserved, windows only")
     if not parts:

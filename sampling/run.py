@@ -54,9 +54,9 @@ class Share(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """The cells of the windows before a call of the model, and of all windows of a run.
+    """The cells evaluated before a call of the model, and in the whole run.
 
-    The call is told by how many were before it, and by its step.
+    `call` is how many calls ended before it, and its step.
     """
 
     call: tuple[int, int]
@@ -93,6 +93,7 @@ class Run:
         self.notes: list[str] = []  # warnings that the node shows when the run has ended
         self._step_cells: list[int] = []  # of the windows of each step of the canvas, once counted
         self._weighed: Weighed | None = None  # of the latest call
+        self.closed: Tensor | None = None  # what core's noise mask closes, bool like `plan.open`
         self.times_shrunk = 0
         self._control_proxies: dict[Control, Control] = {}
         self.frames: tuple[int, ...] | None = None  # of the clip, that the model is called on
@@ -313,9 +314,10 @@ class Run:
         if step.area != self.plan.canvas or not step.windows:
             return None  # conds with areas of their own: how much is left is not known
         call = self.clock.all_calls, step.index
-        if self._weighed is None or self._weighed.call != call:
-            self._weighed = self._weigh(call)
-        share = (self._weighed.earlier + sum(done)) / self._weighed.all
+        weighed = self._weighed  # another thread may forget it meanwhile
+        if weighed is None or weighed.call != call:
+            weighed = self._weighed = self._weigh(call)
+        share = (weighed.earlier + sum(done)) / weighed.all
         return self.pace.estimate_left(share, time.monotonic())
 
     def _weigh(self, call: tuple[int, int]) -> Weighed:

@@ -4,6 +4,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from quadtree_pack.sampling.steps import find_replacement
 from quadtree_pack.testing.beside import Watch
 from quadtree_pack.testing.support import error, free_cells, half_kept, patched, tree_of
 from quadtree_pack.testing.tiny_models import entry_of
@@ -152,6 +153,28 @@ def test_code_in_the_place_of_comfyui_s_sampling_gets_estimates_of_what_a_mask_c
     plain = sample(entry, latent, steps=STEPS, noise_mask=mask)
     whole = patched(entry, tree_of([[1.0]], 32, 40), tile_px=0)
     assert torch.equal(sample(entry, latent, model=whole, steps=STEPS, noise_mask=mask), plain)
+
+
+def test_code_in_the_place_of_comfyui_s_sampling_keeps_the_clean_latent_under_a_mask(thinking):
+    entry, mask = entry_of("flux"), torch.ones(1, 1, 32, 40)
+    latent, mask[..., :20] = entry.latent(), 0
+    noise = torch.zeros_like(latent)
+    noisy = latent + torch.randn(latent.shape, generator=torch.manual_seed(3))
+    model = patched(entry, tree_of([[1.0]], 32, 40), clean_latent=latent)
+    samples = sample(entry, noisy, model=model, steps=STEPS, noise_mask=mask, noise=noise)
+    assert torch.equal(samples[..., :20], latent[..., :20])
+    assert not torch.equal(samples[..., 20:], latent[..., 20:])
+
+
+def test_a_folder_named_like_a_pack_does_not_count():
+    class Sampler:
+        def sample(self):
+            pass
+
+    Sampler.sample.__module__ = "/LanPaint-portable/ComfyUI/custom_nodes/other.sampling"
+    assert not find_replacement(Sampler())
+    Sampler.sample.__module__ = "C:\\ComfyUI\\custom_nodes\\LanPaint.src.nodes"
+    assert find_replacement(Sampler())
 
 
 def test_code_that_calls_comfyui_s_own_in_its_place_changes_nothing(monkeypatch):
