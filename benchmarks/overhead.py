@@ -22,6 +22,7 @@ import torch
 from quadtree_pack.testing.registration import register_comfyui
 
 REPEATS = 9
+STEPS = 2  # of each run in one window
 CALLS = 7  # of the wrapper, in each repeat
 ONE_WINDOW_TARGET, MANY_WINDOWS_TARGET = 1.01, 3.0
 SMALL_CELLS, LARGE_CELLS = 128, 512  # sides of the two latents
@@ -42,8 +43,8 @@ def run() -> list[dict]:
             f"{row['ratio']:>7.3f} {row['target']:>7.2f} {row['bound']:>7.3f}"
         )
     print(
-        "ratio: with the node over without it; for the model that returns its input, the "
-        "wrapper's time over one read and write of the windows' cells"
+        "ratio: with the node over without it, the network taken as equal; for the model that "
+        "returns its input, the wrapper's time over one read and write of the windows' cells"
     )
     print("bound: the same for the tensor operations of blending alone, without a wrapper")
     return rows
@@ -69,8 +70,9 @@ def measure_one_window() -> dict:
 
     def measure(**given: Any) -> tuple[float, float]:
         """Return the seconds of a run, and those outside the network."""
-        network.seconds = 0.0
-        total = measure_seconds(lambda: sample(entry, latent, steps=2, denoise=0.6, **given))
+        network.seconds, network.calls = 0.0, 0
+        total = measure_seconds(lambda: sample(entry, latent, steps=STEPS, denoise=0.6, **given))
+        assert network.calls == STEPS
         return total, total - network.seconds
 
     measure(model=model)  # warm-up
@@ -92,11 +94,12 @@ class NetworkClock:
     """Counts the seconds that a network takes of this thread's CPU time."""
 
     def __init__(self, network: torch.nn.Module) -> None:
-        self.seconds = 0.0
+        self.seconds, self.calls = 0.0, 0
         network.register_forward_pre_hook(self._begin)
         network.register_forward_hook(self._end)
 
     def _begin(self, *_: Any) -> None:
+        self.calls += 1
         self.seconds -= time.thread_time()
 
     def _end(self, *_: Any) -> None:

@@ -154,9 +154,9 @@ def same_draws() -> Iterator[None]:
         yield
 
 
-def check_apart(trial: Trial, _plain: Tensor | None) -> Iterator[str]:
+def check_apart(trial: Trial, plain: Tensor | None) -> Iterator[str]:
     """Where a node mixes cells, what a window shows still depends on that window only."""
-    if not trial.neighbour.mixes:
+    if plain is None or not trial.neighbour.mixes:
         return
     half = trial.neighbour.cells[1] // 2
     settings = {"method": "MultiDiffusion", "batch": 1}
@@ -212,7 +212,7 @@ def judge_order(neighbour: Neighbour, order: str) -> str:
         return f"error on its own: {in_words(problem)}"
     verdict = judge_trial(trial, plain if repeats else None)
     changes = not torch.equal(trial.sample_bare(trial.entry.model), plain)
-    if trial.graph.neutral and changes:
+    if repeats and trial.graph.neutral and changes:
         verdict += "; wrong: the node, which should change nothing, changes the result"
     if not trial.graph.neutral and not changes:
         verdict += "; the node changes nothing here"
