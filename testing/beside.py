@@ -169,10 +169,12 @@ def check_apart(trial: Trial, plain: Tensor | None) -> Iterator[str]:
         yield f"a window differs by {difference:.1e} where another is evaluated before it"
 
 
-def check_effect(trial: Trial, _plain: Tensor | None) -> Iterator[str]:
+def check_effect(trial: Trial, plain: Tensor | None) -> Iterator[str]:
     """Where a node mixes cells, it does so in windows, too."""
     if not trial.neighbour.mixes or trial.graph.neutral:
         return
+    if plain is not None and torch.equal(plain, trial.sample_bare(trial.entry.model)):
+        return  # it does nothing on its own
     with_node = trial.sample(trial.with_ours(trial.tree_of([[1.0]])))
     alone = trial.sample_bare(patched(trial.entry, trial.tree_of([[1.0]])))
     half = trial.neighbour.cells[1] // 2
