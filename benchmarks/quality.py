@@ -100,9 +100,11 @@ def build_tree(picture: str, leaves: str, uniform: bool = False) -> Any:
     """Return the tree of a picture, one of TREES; the gradient has one of its own."""
     from quadtree_pack.quadtree import build_quadtree
     from quadtree_pack.testing.support import tree_of
+    from quadtree_pack.testing.trees import build_default_tree
 
     if not uniform and picture != GRADIENT:
-        return build_quadtree(load_blurred(picture), **TREES[leaves])
+        image, options = load_blurred(picture), TREES[leaves]
+        return build_default_tree(image) if options is None else build_quadtree(image, **options)
     cells = [side // measures.CELL_PX for side in load_sharp(picture).shape[:2]]
     return tree_of([[1.0]] if uniform else GRADIENT_DENOISE, *cells)
 

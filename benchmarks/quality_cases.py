@@ -20,15 +20,15 @@ OVERLAPS_PX = (32, 128)  # beside the usual one
 
 # Trees by name. The first is the one that everything is measured with: it was chosen, from about
 # twenty, since it keeps most of what is calm and little else. The others show what that choice is
-# worth.
+# worth; that of an untouched node has no options of its own.
 EXTREMES = {"content_threshold": 30.0, "min_denoise": 0.0, "max_denoise": 1.0}
 SMALL_TILES = {"min_tile_px": 16, "max_tile_px": 32}
 LARGE_TILES = {"min_tile_px": 32, "max_tile_px": 128}
-TREES: dict[str, dict] = {
+TREES: dict[str, dict | None] = {
     "fine": {"detail_metric": "edges", **SMALL_TILES, **EXTREMES},
     "fine by color": {"detail_metric": "color", **SMALL_TILES, **EXTREMES},
     "coarse": {"detail_metric": "edges", **LARGE_TILES, **EXTREMES},
-    "the node's defaults": {},
+    "the node's defaults": None,
 }
 
 
