@@ -268,7 +268,7 @@ Without a painted mask, every region gets the denoise of its tile."""
 INPAINT = """\
 Right-click **Load Image**, choose *Open in MaskEditor* and paint over what is to be drawn anew; \
 then describe it in the prompt. Only windows that touch the mask are evaluated, at full \
-resolution, so a 4K image costs no more than what is painted.
+resolution, so the cost depends on the size of the painted area, not on that of the image.
 
 *mask_mode* is **replace**: the mask alone says what changes, and **Quadtree Composite** returns \
 everything else pixel for pixel. Until a mask is painted, nothing changes."""
@@ -291,7 +291,7 @@ clip): the still background (blue tiles) keeps its own pixels in every frame and
 also in **Quadtree VAE Decode**, which decodes only what has changed.
 
 Select a clip of 1 + 4n frames, such as 81, in **Load Video**: Wan drops frames that fill no \
-latent frame. The panel shows the tree once the workflow has run."""
+latent frame. The panel shows the tree before the run, or of a long clip once it has run."""
 RESTORE = """\
 SeedVR2 restores detail in one step and without a prompt. It sees the image in windows, so large \
 ones fit, and leaves calm regions (blue tiles) alone. What it restores (red tiles) it restores \

@@ -1,6 +1,6 @@
 """LTX-2's audio beside its video: both are packed in one latent [rows, 1, values], video first.
 
-The video is cut into windows, and every window hears the whole audio. What the model makes of the
+The video is cut into windows, and every window gets the whole audio. What the model makes of the
 audio is the mean of what the windows make of it, by the cells that each answers for. The audio
 may change as far as any cell of the video may, and where nothing may it is kept with the video.
 """

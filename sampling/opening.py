@@ -164,8 +164,8 @@ def _find_audio(inputs: Inputs, call: SamplerCall) -> Audio | None:
         check_cache(model.model, find_cache(model.model_options.get("transformer_options", {})))
         return None
     info(
-        "every window hears the whole audio, which becomes the mean of what they make of it; "
-        "to keep it, give it a noise mask of 0."
+        "every window gets the whole audio, and the result is the average of all windows'; to "
+        "keep it, give it a noise mask of 0."
     )
     is_noisy = inputs.clean_latent is not None
     return Audio(packing, call.latent, call.noise_mask, noisy=is_noisy)

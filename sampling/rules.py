@@ -188,10 +188,10 @@ def refuse_patches(transformer_options: Options) -> None:
 
 
 def refuse_blocks(transformer_options: Options) -> None:
-    """Raise ValueError for a call on a block of frames that hears those before it."""
+    """Raise ValueError for a call on a block of frames that depends on those before it."""
     if BLOCKWISE in transformer_options:
         raise ValueError(
-            "Sampler AR Video samples a clip in blocks of frames, each of which hears all of those "
+            "Sampler AR Video samples a clip in blocks of frames, each of which sees all of those "
             "before it, which no window of Quadtree Diffusion does. Sample without this node, and "
             "refine the finished clip with another sampler."
         )

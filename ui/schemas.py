@@ -162,8 +162,9 @@ def visualizer_schema() -> io.Schema:
                 step=0.05,
                 optional=True,
                 tooltip="Refines the most detail that about this share of the full model cost "
-                "allows: 0.4 = 40%. 0 = off. It takes the place of coverage, or of the "
-                "content_threshold where that is set; the node shows the value it found.",
+                "allows: 0.4 = 40%. 0 = off; the smallest budget is 0.05. It takes the place of "
+                "coverage, or of the content_threshold where that is set; the node shows the value "
+                "it found.",
             ),
             io.Float.Input(
                 "coverage",
@@ -186,8 +187,8 @@ def visualizer_schema() -> io.Schema:
                 "tree. clip: the frames of one video, which share one tree; motion counts as "
                 "detail. clip maximum: the same, by the most detail that any frame has, so that "
                 "a short motion is refined, too. clip per frame: a tree per frame, for Quadtree "
-                "Diffusion to follow over time; it changes less, and costs as much as clip "
-                "maximum.",
+                "Diffusion to follow over time; it changes less, and costs somewhat more than "
+                "clip maximum.",
             ),
             io.Combo.Input(
                 "preset",
@@ -264,7 +265,8 @@ def diffusion_schema() -> io.Schema:
                 tooltip="How windows are joined. Shifted Feather: borders move at every step and "
                 "are blended over a narrow ramp (least visible seams). Mixture of Diffusers: "
                 "fixed windows with Gaussian weights. MultiDiffusion: fixed windows, averaged. "
-                "SpotDiffusion: borders move, windows do not overlap (fastest).",
+                "SpotDiffusion: borders move, windows do not overlap (the least to evaluate, the most "
+                "visible seams).",
             ),
             io.Int.Input(
                 "tile_size",
@@ -410,7 +412,8 @@ def info_schema() -> io.Schema:
             io.Float.Output("denoise", tooltip="Mean denoise over the image (0-1)."),
             io.Float.Output(
                 "cost",
-                tooltip="Estimated cost of a run, as a share of the full model cost (0-1).",
+                tooltip="Estimated cost of a run, as a share of the full model cost: 1 is the whole "
+                "image at every step, and overlapping windows can take it above 1.",
             ),
         ],
     )

@@ -117,6 +117,13 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(document):
         assert not anchor or anchor in anchors(path), target
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "web" / "docs").rglob("*.md")), ids=str)
+def test_a_help_page_links_to_whole_addresses_only(page):
+    """ComfyUI shows it on its own page, where others lead nowhere; it finds pictures, though."""
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)]*)\)", page.read_text(encoding="utf-8"))
+    assert all(link.startswith("https://") for link in links)
+
+
 def test_every_figure_is_in_the_guide_with_words_for_those_who_cannot_see_it():
     shown = dict(re.findall(r"!\[(.+?)\]\(figures/(.+?)\)", GUIDE))
     assert sorted(shown.values()) == sorted(Path(name).name for name in figures.DRAWINGS)
