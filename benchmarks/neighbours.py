@@ -43,7 +43,8 @@ Words after a node's id tell how it was set. A pack without a graph of its own i
 `testing/pack_graphs.py` is tried with each of its nodes that needs a model and nothing else.
 
 **refused** means that Quadtree Diffusion stopped the run with these words. **error** is what the
-run ended with otherwise; "on its own" means without Quadtree Diffusion. Where a node gives another
+run ended with otherwise; "on its own" means without Quadtree Diffusion. **wrong** tells what of the
+above does not hold, and in brackets what Quadtree Diffusion warned of. Where a node gives another
 result each time on its own, results are not compared with each other.
 
 """
