@@ -327,7 +327,8 @@ def blend_windows(
     Neighbours fade over `margin` cells on either side of their border.
     """
     px, progress = decoder.px_per_cell, comfy.utils.ProgressBar(len(windows))
-    result, uncovered = torch.zeros_like(original), torch.ones(*original.shape[1:3], 1)
+    result = torch.zeros_like(original)
+    uncovered = result.new_ones(*original.shape[1:3], 1)
     shares = compute_shares(windows, _size_of(latent), METHODS["Shifted Feather"], margin)
     for (box, _), share in zip(windows, shares, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -338,7 +339,7 @@ def blend_windows(
         result[:, down, along] += pixels * by_px
         uncovered[down, along] -= by_px
         progress.update(1)
-    return result.addcmul_(original, uncovered.clamp_min_(0).to(result))
+    return result.addcmul_(original, uncovered.clamp_min_(0))
 
 
 def scale_box(box: Box, factor: int) -> Box:

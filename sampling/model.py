@@ -178,9 +178,11 @@ class Geometry:
         overlap = ceil_div(settings.overlap_px, px) if method.overlaps else 0
         overlap += overlap * self.unit % 2  # its middle, where the border lies, is a whole cell
         if whole > tile and tile < 2 * overlap:
+            most = tile // 2
+            most -= most * self.unit % 2  # as above
             raise ValueError(
                 f"tile_overlap {settings.overlap_px} px takes {overlap * px} px on this model, "
-                f"more than half of tile_size {tile * px} px; use at most {tile // 2 * px} px, or "
+                f"more than half of tile_size {tile * px} px; use at most {most * px} px, or "
                 "larger tiles."
             )
         fewest = self._fewest_units()
@@ -195,6 +197,7 @@ class Geometry:
             cost=cost.scale_cells(1 / frames) if frames > 1 else cost,
             batch=1 if self.is_single else count_together(PLANNED_BATCH, frames),
             fewest=fewest,
+            compiled=self.compiled,
         )
 
     def _fewest_units(self) -> int:

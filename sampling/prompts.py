@@ -47,6 +47,7 @@ def weigh_regions(regions: Sequence[Tensor], feather_px: int, strength: float) -
 
     They are [B or 1, h, w] of one size, and sum to 1 at every px. See `set_prompts`.
     """
+    regions = [mask.to(regions[0].device) for mask in regions]  # with --gpu-only, of either device
     height = max(mask.shape[-2] for mask in regions)
     width = max(mask.shape[-1] for mask in regions)
     scale = min(1.0, LONGEST / max(height, width))

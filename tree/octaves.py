@@ -73,7 +73,7 @@ def sum_octaves(image: Tensor) -> Tensor:
 
     The image is [H, W, C] in 0..1, and its edge is repeated outside. Field k is that of the image
     reduced by 2^k: its pixels are means of 2^k x 2^k px. The coarsest repeats its own edge, since
-    its pixels are whole blocks.
+    its pixels are whole blocks. Raises ValueError for values that are too large to be squared.
     """
     height, width = image.shape[:2]
     rows, columns = ceil_div(height, GRID_PX), ceil_div(width, GRID_PX)
@@ -99,6 +99,11 @@ def sum_octaves(image: Tensor) -> Tensor:
     sums[..., RANKED] = square_laplacian(
         F.pad(coarsest[None], (1, 1, 1, 1), mode="replicate")[0], 1
     )
+    if not bool(sums.isfinite().all()):
+        raise ValueError(
+            "The image holds values far outside of 0 to 1; decode it again or clean it before "
+            "building a quadtree."
+        )
     return sums
 
 
@@ -115,7 +120,7 @@ def sum_motion(before: Tensor, after: Tensor) -> Tensor:
     sums = torch.empty(rows, columns, OCTAVES, dtype=torch.float64, device=before.device)
     for y in range(0, height, band_rows):
         band = slice(y, min(height, y + band_rows))
-        change = _project_to_luma(after[band]).sub_(_project_to_luma(before[band]))
+        change = _project_to_luma(after[band]) - _project_to_luma(before[band])
         plane = F.pad(change, (0, -width % GRID_PX, 0, -len(change) % GRID_PX))
         first = y // GRID_PX
         for octave in range(OCTAVES):

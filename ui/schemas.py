@@ -265,8 +265,8 @@ def diffusion_schema() -> io.Schema:
                 tooltip="How windows are joined. Shifted Feather: borders move at every step and "
                 "are blended over a narrow ramp (least visible seams). Mixture of Diffusers: "
                 "fixed windows with Gaussian weights. MultiDiffusion: fixed windows, averaged. "
-                "SpotDiffusion: borders move, windows do not overlap (the least to evaluate, the most "
-                "visible seams).",
+                "SpotDiffusion: borders move, windows do not overlap (the least to evaluate, the "
+                "most visible seams).",
             ),
             io.Int.Input(
                 "tile_size",
@@ -412,8 +412,8 @@ def info_schema() -> io.Schema:
             io.Float.Output("denoise", tooltip="Mean denoise over the image (0-1)."),
             io.Float.Output(
                 "cost",
-                tooltip="Estimated cost of a run, as a share of the full model cost: 1 is the whole "
-                "image at every step, and overlapping windows can take it above 1.",
+                tooltip="Estimated cost of a run, as a share of the full model cost: 1 is the "
+                "whole image at every step, and overlapping windows can take it above 1.",
             ),
         ],
     )

@@ -71,7 +71,8 @@ def share_shapes_in_run(
 ) -> list[list[PlannedWindow]]:
     """Return the windows of all steps, some grown where a shape costs more than the cells added.
 
-    A device prepares itself for every shape that it has not seen yet (`Cost.per_shape`).
+    A device prepares itself for every shape that it has not seen yet (`Cost.per_shape`). Unless the
+    model is compiled, no step comes to evaluate more than a plain grid would.
     """
     counts: Counter[Shape] = Counter()
     for windows in steps:
@@ -82,7 +83,14 @@ def share_shapes_in_run(
         return count * tiling.cost.predict_window(cells, tiling.batch) + once
 
     becomes = _merge_shapes(counts, tiling.unit, price)
-    return [_grow_all(windows, becomes, grid) for windows in steps]
+    grown = [_grow_all(windows, becomes, grid) for windows in steps]
+    if tiling.compiled:
+        return grown
+    most = tiling.count_grid(grid)
+    return [
+        new if _count_units(new) <= max(most, _count_units(old)) else list(old)
+        for old, new in zip(steps, grown, strict=True)
+    ]
 
 
 def grow_span(
@@ -91,6 +99,10 @@ def grow_span(
     """Return the ends of start..end, grown to `size` around its middle, and inside 0..`length`."""
     start = np.minimum(np.maximum(start - (size - (end - start)) // 2, 0), length - size)
     return start, start + size
+
+
+def _count_units(windows: Iterable[PlannedWindow]) -> int:
+    return sum(window.box.extent for window in windows)
 
 
 def _shape_of(window: PlannedWindow) -> Shape:

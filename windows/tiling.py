@@ -31,12 +31,13 @@ Here is border 4 on an axis of 8 units; capitals are core, small letters context
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, NewType, overload
 
 import numpy as np
 
-from ..utils import Box
+from ..utils import Box, ceil_div
 
 Images = tuple[int, ...]  # numbers of images of a batch
 
@@ -140,6 +141,7 @@ class Tiling:
         fewest: Shortest side that the model takes at all; `tile` never shrinks below it.
         shares: How many evaluate the windows of a step at once.
         together: Windows of one shape that one of them evaluates together, at most.
+        compiled: Whether every shape is compiled, and few of them are worth more cells.
     """
 
     unit: int
@@ -153,6 +155,16 @@ class Tiling:
     standing: int = 1
     shares: int = 1
     together: int = 1
+    compiled: bool = False
+
+    def count_grid(self, size: tuple[int, int]) -> int:
+        """Return the units that a plain grid of such windows evaluates of (height, width)."""
+        return math.prod(
+            side
+            if side <= self.tile
+            else ceil_div(side - self.overlap, self.tile - self.overlap) * self.tile
+            for side in size
+        )
 
     @property
     def margin(self) -> int:

@@ -26,7 +26,7 @@ PX = 8
 
 
 def make_cutter(rows=1, conds=1):
-    """A cutter for a call on HEIGHT x WIDTH cells, with 77 tokens of text and 2 x 4 of the image."""
+    """A cutter for a call on HEIGHT x WIDTH cells, with 77 tokens of text and 2 x 4 of an image."""
     noisy = torch.empty(rows, 4, HEIGHT, WIDTH)
     return PatchCutter(noisy, Tokens(77, (2, 4)), RunMemory(unit=8), conds)
 

@@ -52,6 +52,16 @@ def refined(tree):
     return tree.denoise_map(tree.height, tree.width) > 0
 
 
+@pytest.mark.parametrize("batch", CLIPS)
+def test_a_clip_of_one_channel_is_only_read_and_has_the_tree_of_its_colours(batch):
+    grey = moving()[..., :1].contiguous()
+    before = grey.clone()
+    trees = [build(batch, clip) for clip in (grey, grey.repeat(1, 1, 1, 3))]
+    assert torch.equal(grey, before)
+    maps = [[refined(tree) for tree in found.trees] for found in trees]
+    assert all(torch.equal(*pair) for pair in zip(*maps, strict=True))
+
+
 @pytest.mark.parametrize("measure", [average_frames, find_busiest])
 def test_equal_frames_have_the_sums_of_one(measure):
     still = photo("coffee", 256)

@@ -397,6 +397,24 @@ def plan_all_active(method, cost, unit, height, width, steps=20):
     return [run.layouts.windows(step) for step in range(steps)]
 
 
+@pytest.mark.parametrize(
+    ("native_px", "unit", "height", "width", "tile_px"),
+    [(512, 8, 62, 100, 512), (512, 8, 188, 62, 0), (1024, 4, 238, 62, 1024)],
+)
+def test_shapes_are_not_shared_where_that_evaluates_more_than_a_grid(
+    native_px, unit, height, width, tile_px
+):
+    geometry = Geometry(px_per_cell=8, unit=unit, native_px=native_px, cost=UNET_COST)
+    settings = Settings(method="SpotDiffusion", tile_px=tile_px, overlap_px=0)
+    run = create_run(None, settings, geometry, torch.ones(1, height, width, dtype=torch.float64))
+    run.start([float(6 - step) for step in range(7)])
+    tile = run.tiling.tile * unit
+    rows, columns = ceil_div(height, tile), ceil_div(width, tile)
+    grid = rows * columns * min(tile, height) * min(tile, width)
+    evaluated = [sum(one.box.extent for one in run.layouts.windows(step)) for step in range(6)]
+    assert max(evaluated) <= 1.12 * grid
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("cost", "unit", "most"), [(TRANSFORMER_COST, 2, 1.34), (UNET_COST, 4, 1.44)]
