@@ -40,6 +40,7 @@ T = TypeVar("T")
 ROUTE = "/quadtree/preview"
 MOST_TILES = 20_000  # sent, the largest of a tree; the tree itself is built whole
 KEPT_IMAGES = 16
+KEPT_MASKS = 2
 PAINTED = 3  # the number of the node's output of what is painted
 KEPT_SHOWN = 64  # pictures that nodes show, of which it is known what led to them
 LARGEST_REQUEST = 4 << 20  # bytes
@@ -86,22 +87,27 @@ class ImageCache:
         """Return what is kept of a key; where nothing is, `read` it, or return None."""
         with self.lock:
             busy = self.locks.setdefault(key, threading.Lock())
-        with busy:
+        try:
+            with busy:
+                with self.lock:
+                    found = self.entries.get(key)
+                if found is None and read is not None:
+                    found = read()
+                with self.lock:
+                    if found is not None:
+                        self.entries[key] = found
+                        self.entries.move_to_end(key)
+                    while len(self.entries) > self.size:
+                        self.entries.popitem(last=False)
+        finally:
             with self.lock:
-                found = self.entries.get(key)
-            if found is None and read is not None:
-                found = read()
-            with self.lock:
-                if found is not None:
-                    self.entries[key] = found
-                    self.entries.move_to_end(key)
-                while len(self.entries) > self.size:
-                    self.entries.popitem(last=False)
                 self.locks.pop(key, None)
         return found
 
 
 KEPT = ImageCache(KEPT_IMAGES)
+RUNS = ImageCache(KEPT_IMAGES)  # of runs, which only a run can make again
+MASKS = ImageCache(KEPT_MASKS)  # in full size
 CLIP = ImageCache(1)  # the sums of the last clip, which are large
 SHOWN = ImageCache(KEPT_SHOWN)  # what led to pictures that nodes show when they were first seen
 
@@ -124,7 +130,7 @@ def keep_for_preview(
         kept = Kept(sums, save_picture(images[0], key), key, len(images), frames)
         if clip and clip.bytes <= LARGEST_CLIP:
             CLIP.put(key, clip)
-        KEPT.put(("run", key), kept)
+        RUNS.put(("run", key), kept)
         _keep_signed(kept, hidden)
     except Exception as error:  # of a full disk, or of another pack's node
         warn("the panel does not show this run: %s", error)
@@ -138,7 +144,7 @@ def _keep_signed(kept: Kept, hidden: Any) -> None:
     link = node and node.link("image")
     if node and link:
         signed = kept, node.workflow.sign(link, is_input, seeds=True)
-        KEPT.put(("signed", node.workflow.sign(link, is_input)), signed)
+        RUNS.put(("signed", node.workflow.sign(link, is_input)), signed)
 
 
 class Source(NamedTuple):
@@ -172,7 +178,7 @@ def find_source(request: dict[str, Any], node: Node | None, applier: Applier, ba
             return signed
         if is_current:
             return Source(_read_shown(shown), "shown")
-        if KEPT.get(("run", str(key))):
+        if RUNS.get(("run", str(key))):
             return Source(_recall_run(key), "stale")
         if shown:
             return Source(_read_shown(shown), "stale")
@@ -181,7 +187,7 @@ def find_source(request: dict[str, Any], node: Node | None, applier: Applier, ba
 
 def _find_signed(workflow: Workflow, link: Link | None) -> Source | None:
     """Return the image of an earlier run in which the same led to a link, but for seeds."""
-    signed = link and KEPT.get(("signed", workflow.sign(link, is_input)))
+    signed = link and RUNS.get(("signed", workflow.sign(link, is_input)))
     if not link or not signed:
         return None
     kept, seeds = signed
@@ -195,7 +201,7 @@ def _is_current(shown: Any, workflow: Workflow, link: Link | None) -> bool:
 
 
 def _recall_run(key: Any) -> Kept:
-    kept = KEPT.get(("run", key)) if isinstance(key, str) else None
+    kept = RUNS.get(("run", key)) if isinstance(key, str) else None
     if kept is None:
         raise RequestError("This run's image is no longer kept. Queue the workflow once.", 404)
     return kept
@@ -267,7 +273,7 @@ def find_mask(node: Node | None, applier: Applier, image: Kept) -> KnownMask | N
         return KnownMask(mask, save_veil(mask, image.sums.width, image.sums.height, token))
 
     try:
-        return KEPT.get(("mask", token), read)
+        return MASKS.get(token, read)
     except (PassingError, RequestError):
         return None
 
@@ -338,7 +344,8 @@ def build_shown_tree(
 def describe_frame(request: dict[str, Any], kept: Kept, batch: str) -> dict[str, Any]:
     """Return the picture of the frame that is asked for, and which frames there are."""
     is_clip = batch in CLIPS
-    answer = {"other_batch": kept.images > 1 and is_clip != (kept.clip is not None)}
+    answer: dict[str, Any] = {"images": kept.images}
+    answer["other_batch"] = kept.images > 1 and is_clip != (kept.clip is not None)
     if kept.clip is None or not is_clip:
         return {**answer, "picture": kept.picture, "frames": None}
     place = kept.clip.choose(request.get("frame", 0))
@@ -413,7 +420,7 @@ def register() -> None:
             return web.json_response({"error": "The request is too large."}, status=413)
         try:
             body = json.loads(await request.text())
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # of its text, or of a number in it
             return web.json_response({"error": "The request is not valid JSON."}, status=400)
         try:
             return web.json_response(await asyncio.to_thread(answer_request, body))

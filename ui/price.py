@@ -41,7 +41,7 @@ SETTINGS = {
 CHOICES: dict[str, Collection[str]] = {"method": METHODS, "schedule": SCHEDULES}
 # What may be unknown; the panel has words for each.
 NO_RUN, MODEL, SIZE, STEPS, NOISE_MASK = "run", "model", "size", "steps", "noise mask"
-SIGMAS, PROMPTS = "sigmas", "prompts"
+SIGMAS, PROMPTS, OPTIONS = "sigmas", "prompts", "settings"
 # Nodes that make sigmas of as many steps as their input says; the second kind of that many times
 # its denoise. Others may make more or fewer.
 SCHEDULERS = {
@@ -161,13 +161,21 @@ def find_runs(trees: Sequence[Quadtree], applier: Applier, visualizer: str) -> I
     """Yield the runs of all samplers that sample with the trees of the node `visualizer`."""
     workflow = applier.workflow
     for sampler in workflow.nodes.values():
-        if sampler.link(*LATENT_INPUTS) is None:
+        if sampler.link(*LATENT_INPUTS) is None or _patches_model(sampler):
             continue
         nodes = list(workflow.walk(sampler, *MODEL_INPUTS))
         patched = [node for node in nodes if node.kind == "QuadtreeDiffusion"]
         origin = patched[0].origin("quadtree") if patched else None  # the last one acts
         if origin is not None and origin.number == visualizer:
             yield _read_run(trees, applier, nodes, patched[0], visualizer)
+
+
+def _patches_model(node: Node) -> bool:
+    """Tell whether a node only changes a model, for which it also takes a latent."""
+    import nodes  # ComfyUI's own
+
+    outputs = getattr(nodes.NODE_CLASS_MAPPINGS.get(node.kind), "RETURN_TYPES", ())
+    return set(outputs) == {"MODEL"}
 
 
 def _read_run(
@@ -181,6 +189,8 @@ def _read_run(
     if geometry is None:
         geometry = TYPICAL
         assumed.add(MODEL)
+    if _is_linked(patched, *SETTINGS):
+        assumed.add(OPTIONS)
     kinds = [node.kind for node in nodes]
     geometry = replace(
         geometry,
@@ -239,7 +249,9 @@ def _read_prompts(
         boxes = place_crops(trees, *size, most=int(most), size_px=int(size_px))
         return mark_crops(boxes, *size)
 
-    cfg = next((found for node in nodes if (found := node.number_of("cfg")) is not None), 1)
+    # A cfg that a run computes is hardly 1.
+    with_cfg = (node for node in nodes if "cfg" in node.inputs)
+    cfg = next((node.number_of("cfg") or 0 for node in with_cfg), 1)
     reader = PromptReader(applier, cut_crops)
     masks = [options.get("mask") for _, options in reader.read_sampler(nodes, cfg)]
     return masks or [None] * (1 if cfg == 1 else 2), reader.guessed
@@ -277,12 +289,17 @@ def _read_sampling(sampler: Node, patched: Node) -> Sampling | None:
     )
 
 
+def _is_linked(node: Node, *names: str) -> bool:
+    """Tell whether an input of these names gets its value from a run."""
+    return any(isinstance(node.inputs.get(name), list) for name in names)
+
+
 def _read_stage(node: Node) -> tuple[int, int, int] | None:
     """Return the first step and the end of what a sampler or a node of sigmas runs, and of all."""
     link = node.link(*SIGMAS_INPUTS)
     if link is None:
         steps = node.number_of("steps")
-        if steps is None:
+        if steps is None or _is_linked(node, "start_at_step", "end_at_step"):
             return None
         if node.kind in SHORTENED:
             steps = round(steps * (node.number_of("denoise") or 0))
@@ -292,6 +309,8 @@ def _read_stage(node: Node) -> tuple[int, int, int] | None:
     origin = node.workflow.nodes.get(link.node)
     stage = _read_stage(origin) if origin else None
     if origin is None or stage is None:
+        return None
+    if origin.kind in SPLITTING and _is_linked(origin, "step", "denoise"):
         return None
     first, last, steps = stage
     cut = origin.number_of("step") if origin.kind == "SplitSigmas" else None

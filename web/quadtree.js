@@ -197,6 +197,23 @@ class Panel {
     this.showLine();
   }
 
+  /** Returns in words what the panel shows otherwise than a run. */
+  listLimits(tree) {
+    const limits = [];
+    const count = tree.images;
+    if (tree.other_batch) limits.push(translate("of a run with another choice of batch"));
+    else if (count > 1 && !tree.frames)
+      limits.push(translate("tree and price of the first of {count} images", { count }));
+    const hosts = findHosts(this.node.graph);
+    const isComputed = (name) => readInput(this.node, name, hosts)?.node;
+    const names = [...PARAMETERS, "regions"].filter(isComputed).join(", ");
+    const words = "only a run computes {names}: the node's own value is shown";
+    if (names) limits.push(translate(words, { names }));
+    if (isLinked(findInput(this.node, "mask")) && !tree.mask)
+      limits.push(translate("the preview ignores the mask"));
+    return limits;
+  }
+
   /** Shows the status line: the chosen leaf, or the tree if none is chosen. */
   showLine() {
     const leaf = this.leaves?.[this.chosen];
@@ -305,10 +322,7 @@ class Panel {
   /** Shows the server's answer to a request. */
   showAnswer(tree) {
     const origin = ORIGINS[tree.origin];
-    const notes = [describeTree(tree), origin && translate(origin)];
-    const hasMask = isLinked(findInput(this.node, "mask"));
-    if (tree.other_batch) notes.push(translate("of a run with another choice of batch"));
-    if (hasMask && !tree.mask) notes.push(translate("the preview ignores the mask"));
+    const notes = [describeTree(tree), origin && translate(origin), ...this.listLimits(tree)];
     this.show(tree, notes.filter(Boolean).join("; "), false);
     showPicture(this.image, tree.picture);
     showPicture(this.veil, tree.mask);

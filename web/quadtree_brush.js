@@ -355,8 +355,9 @@ export class Brush {
   handleKey(event, at) {
     const key = event.key.toLowerCase();
     if (event.ctrlKey || event.metaKey) {
-      if (key === "z") this.undo();
-      return key === "z";
+      const undoes = key === "z" && !event.shiftKey;
+      if (undoes) this.undo();
+      return undoes;
     }
     if (event.altKey) return false;
     const tool = Object.keys(TOOLS).find((name) => TOOLS[name].key === key);

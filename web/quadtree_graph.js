@@ -52,6 +52,15 @@ export function findHosts(graph) {
   return host ? [...findHosts(host.graph), host] : [];
 }
 
+/** Returns every way from the root to a graph, each as findHosts has it. */
+export function findAllHosts(graph) {
+  if (graph === rootGraph()) return [[]];
+  return allGraphs().flatMap((one) => {
+    const inside = one.nodes.filter((node) => node.subgraph === graph);
+    return inside.flatMap((host) => findAllHosts(one).map((hosts) => [...hosts, host]));
+  });
+}
+
 /** Returns what an input of a node gets: its widget's value, or what its link leads to. */
 export function readInput(node, name, hosts) {
   const link = linkInto(findInput(node, name));
@@ -74,7 +83,7 @@ function followLink(graph, link, hosts) {
     const before = linkInto(input);
     return before ? followLink(graph, before, hosts) : undefined;
   };
-  if (node.mode === BYPASSED) return follow(bypassInput(node, link.origin_slot));
+  if (node.mode === BYPASSED) return follow(bypassInput(node, link));
   if (node.isSubgraphNode?.()) {
     const id = node.subgraph.outputs[link.origin_slot]?.linkIds[0];
     const inner = id === undefined ? null : node.subgraph.getLink(id);
@@ -100,10 +109,10 @@ function leaveSubgraph(graph, link, hosts) {
 }
 
 /** Returns the input that a bypassed node passes on to an output, as ComfyUI chooses it. */
-function bypassInput(node, slot) {
-  const { type } = node.outputs[slot];
-  const fits = (input) => input && (input.type === type || input.type === "*");
-  return [node.inputs[slot], ...node.inputs].find(fits);
+function bypassInput({ inputs, outputs }, { origin_slot: slot, type }) {
+  const fits = (input) =>
+    input && [type, outputs[slot].type].every((one) => LiteGraph.isValidConnection(input.type, one));
+  return [inputs[slot], inputs.find((input) => input.type === type), ...inputs].find(fits);
 }
 
 /**

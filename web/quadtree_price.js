@@ -14,6 +14,7 @@ const ASSUMED = {
   sigmas: "sigmas of that many steps", // unknown nodes change them
   "noise mask": "no noise mask",
   prompts: "every prompt everywhere",
+  settings: "default settings",
 };
 
 /** Returns the price in the server's answer for the status line; empty while it has none. */

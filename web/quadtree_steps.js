@@ -156,7 +156,11 @@ export class Scrubber {
     // Not by schedule(): a fast sampler would put the question off again and again.
     if (!this.plan) return this.busy || this.problem || this.ask();
     const { node, value, max } = progress;
-    if (String(node) !== this.plan.sampler || max !== this.plan.windows.length) return;
+    this.isOurs = String(node) === this.plan.sampler && max === this.plan.windows.length;
+    if (!this.isOurs) {
+      this.live.hidden = true;
+      return;
+    }
     this.following = true;
     this.stop();
     this.step = value;
@@ -164,7 +168,7 @@ export class Scrubber {
 
   /** Shows core's picture of the latent behind the tiles, while a run is followed. */
   showLive(blob) {
-    if (!this.following) return;
+    if (!this.following || !this.isOurs) return;
     URL.revokeObjectURL(this.live.src);
     this.live.src = URL.createObjectURL(blob);
     this.live.hidden = false;

@@ -125,6 +125,10 @@ const ZH = {
   "Look at a frame of the clip": "查看片段的某一帧",
   "frame {number} of {count}": "第 {number}/{count} 帧",
   "of a run with another choice of batch": "来自 batch 取值不同的运行",
+  "default settings": "默认设置",
+  "only a run computes {names}: the node's own value is shown":
+    "{names} 只有运行才能算出：显示的是节点自己的值",
+  "tree and price of the first of {count} images": "{count} 张图像中第一张的树和价格",
 };
 const JA = {
   steps: "ステップ",
@@ -259,5 +263,9 @@ const JA = {
   "Look at a frame of the clip": "クリップの 1 フレームを見ます",
   "frame {number} of {count}": "フレーム {number}/{count}",
   "of a run with another choice of batch": "batch の選択が異なる実行のもの",
+  "default settings": "既定の設定",
+  "only a run computes {names}: the node's own value is shown":
+    "{names} は実行しないと分からないため、ノード自身の値を表示しています",
+  "tree and price of the first of {count} images": "{count} 枚の画像のうち最初のものの木と価格",
 };
 export const TABLES = { zh: ZH, ja: JA };

@@ -5,7 +5,7 @@
  */
 import { app } from "../../scripts/app.js";
 import {
-  allGraphs, BYPASSED, findHosts, findInput, isLinked, MUTED, readInput,
+  allGraphs, BYPASSED, findAllHosts, findInput, findWidget, isLinked, MUTED, readInput,
 } from "./quadtree_graph.js";
 import { translate } from "./quadtree_texts.js";
 
@@ -19,6 +19,7 @@ const SEEDS = new Set(["seed", "noise_seed"]);
 const VISUALIZER = "QuadtreeVisualizer";
 const PLAIN = new Set(["number", "boolean"]);
 const LONGEST_TEXT = 512;
+const COMMENTS = /\/\*[\s\S]*?\*\/|\/\/.*/g; // which the frontend takes out of prompts
 const MOST_NODES = 2048; // the server's limit, too
 
 /** Returns a node's id as in a prompt: those of the subgraphs that it lies in, then its own. */
@@ -34,13 +35,14 @@ export function collectWorkflow(node, hosts) {
   // All of what leads to the node tells whether the image of its last run is still right.
   collect(node, hosts, found, () => false);
   for (const graph of allGraphs()) {
-    const around = graph.nodes.some(isSampler) && findHosts(graph);
-    if (!around || around.some(isOff)) continue;
-    for (const sampler of graph.nodes.filter(isSampler)) {
-      const needed = new Map();
-      collect(sampler, around, needed, isPriceless);
-      if (needed.has(path)) addMissing(found, needed);
-    }
+    const samplers = graph.nodes.filter(isSampler);
+    const ways = samplers.length ? findAllHosts(graph) : [];
+    for (const around of ways.filter((way) => !way.some(isOff)))
+      for (const sampler of samplers) {
+        const needed = new Map();
+        collect(sampler, around, needed, isPriceless);
+        if (needed.has(path)) addMissing(found, needed);
+      }
   }
   checkCount(found);
   return { node: path, workflow: Object.fromEntries(found) };
@@ -76,7 +78,8 @@ function isPriceless(name, type, node) {
  * Returns whether a widget is no value of its node: a text that a run shows, a button, or what
  * becomes of a seed after a run.
  */
-const isShownOnly = ({ name, options }) => name.startsWith("$$") || options?.serialize === false;
+const isShownOnly = ({ name, options }) =>
+  !name || name.startsWith("$$") || options?.serialize === false;
 
 /** Adds a node, and all that leads to it but through inputs that `skips`, to `found`. */
 function collect(node, hosts, found, skips) {
@@ -93,8 +96,11 @@ function collect(node, hosts, found, skips) {
     if (value?.node) {
       inputs[name] = [pathOf(value.node, value.hosts), value.slot];
       collect(value.node, value.hosts, found, skips);
-    } else if (typeof value === "string") inputs[name] = [...value].slice(0, LONGEST_TEXT).join("");
-    else if (PLAIN.has(typeof value)) inputs[name] = value;
+    } else if (typeof value === "string") {
+      const isOwn = !isLinked(findInput(node, name)) && findWidget(node, name)?.dynamicPrompts;
+      const text = isOwn ? value.replace(COMMENTS, "") : value;
+      inputs[name] = [...text].slice(0, LONGEST_TEXT).join("");
+    } else if (PLAIN.has(typeof value)) inputs[name] = value;
   }
 }
 

@@ -187,7 +187,7 @@ def test_values_that_do_not_fit_are_refused_in_words(running, changed):
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"node": "1"}', b""]
+    "body", [b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"node": "1"}', b"", b"9" * 5000]
 )
 def test_what_is_no_request_is_refused(running, body):
     code, answer = ask(running, body)
@@ -401,6 +401,22 @@ def test_the_last_run_is_shown_until_something_before_the_node_changes(running):
     noisy["strength"] = 0.4
     old = ask(running, {**body, **VALUES, "shown": "made.png [output]"})[1]
     assert old["origin"] == "stale" and old["tiles"] == plain["tiles"]
+
+
+def test_a_run_is_kept_while_images_that_can_be_made_again_come_and_go(running):
+    """ComfyUI would not run the node again, whose result it has."""
+    body = load("a.jpg", [("ImageAddNoise", {"seed": 9, "strength": 0.2})])
+    run_of(running, body)
+    for width in range(100, 120):
+        resized = {"width": width, "height": 100, "upscale_method": "area", "crop": "disabled"}
+        ask(running, {**load("a.jpg", [("ImageScale", resized)]), **VALUES})
+    assert ask(running, {**body, **VALUES})[1]["origin"] == "run"
+
+
+def test_of_a_batch_of_images_the_answer_tells_how_many_there_are(running):
+    body = load("a.jpg", [("RepeatImageBatch", {"amount": 2}), NOISY])
+    run_of(running, body)
+    assert ask(running, {**body, **VALUES})[1]["images"] == 2
 
 
 def test_what_a_node_shows_is_old_once_something_changes_also_while_the_run_was_shown(running):

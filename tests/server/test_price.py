@@ -307,6 +307,34 @@ def test_what_the_workflow_does_not_tell_is_named(running, object_info):
     assert ask_price(running, prompt)["assumed"] == ["model", "size", "steps"]
 
 
+def test_a_value_that_only_a_run_computes_is_not_taken_for_another(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    prompt["elsewhere"] = {"class_type": "UnknownMath", "inputs": {}}
+    change(prompt, "KSampler", cfg=7.0)
+    guided = ask_price(running, prompt)
+    change(prompt, "KSampler", cfg=["elsewhere", 0])
+    assert ask_price(running, prompt)["cells"] == guided["cells"]
+    change(prompt, "QuadtreeDiffusion", tile_size=["elsewhere", 0])
+    assert "settings" in ask_price(running, prompt)["assumed"]
+    sample_the_second_half(prompt)
+    change(prompt, "KSamplerAdvanced", start_at_step=["elsewhere", 0])
+    assert "steps" in ask_price(running, prompt)["assumed"]
+
+
+def test_a_node_that_only_patches_the_model_is_no_sampler(running, object_info):
+    prompt = build_prompt("demo", object_info)
+    steps = ask_price(running, prompt)["steps"]
+    sampler = prompt[demo.find_node(prompt, "KSampler")]["inputs"]
+    latent, model = sampler["latent_image"], sampler["model"]
+    shifts = {"max_shift": 2.05, "base_shift": 0.95}
+    prompt["shifted"] = {
+        "class_type": "ModelSamplingLTXV",
+        "inputs": {"model": model, "latent": latent, **shifts},
+    }
+    sampler["model"] = ["shifted", 0]
+    assert ask_price(running, prompt)["steps"] == steps
+
+
 @pytest.mark.parametrize(
     ("kind", "assumed"),
     [("SetFirstSigma", []), ("ExtendIntermediateSigmas", ["sigmas"]), ("SomeSigmas", ["sigmas"])],

@@ -379,6 +379,48 @@ def test_bypassed_nodes_and_reroutes_are_seen_through(page):
     page.line(COST)
 
 
+def test_a_bypassed_node_that_takes_images_and_masks_is_seen_through(page):
+    """ComfyUI passes on what can be connected, not only what has the output's very type."""
+    graph = workflow()
+    inputs = [("input", "IMAGE,MASK", 1)]
+    graph["nodes"].append(
+        node(3, "ResizeImageMaskNode", inputs, [("resized", "IMAGE", [2])], mode=4)
+    )
+    graph["links"] = [
+        [1, LOADER, 0, 3, 0, "IMAGE"],
+        [2, 3, 0, VISUALIZER, 0, "IMAGE"],
+    ]
+    graph["nodes"][1]["inputs"][0]["link"] = 2
+    page.load(graph)
+    page.line(COST)
+
+
+def test_a_widget_without_a_name_before_the_node_changes_nothing(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """(id) => app.graph.getNodeById(id).widgets.push({ type: "divider", options: {} })""",
+        LOADER,
+    )
+    page.set("coverage", 0.5)
+    page.line(COST)
+
+
+def test_a_value_that_only_a_run_computes_is_named(page):
+    page.load()
+    page.line(COST)
+    page.page.evaluate(
+        """([visualizer, loader]) => {
+            const size = LiteGraph.createNode("GetImageSize"), node = app.graph.getNodeById(visualizer);
+            app.graph.add(size);
+            app.graph.getNodeById(loader).connect(0, size, 0);
+            size.connect(0, node, node.inputs.findIndex(({ name }) => name === "min_tile_size"));
+        }""",
+        [VISUALIZER, LOADER],
+    )
+    page.line("only a run computes min_tile_size")
+
+
 def test_inside_a_subgraph_the_image_outside_is_found(page):
     page.load()
     page.line(COST)
