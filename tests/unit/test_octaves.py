@@ -158,6 +158,14 @@ def test_strong_texture_all_over_has_equal_detail_everywhere():
     assert detail.min() > 0.5 * detail.mean()
 
 
+@pytest.mark.parametrize("value", [1e20, -1e20, 3e38])
+def test_values_whose_squares_are_too_large_are_refused(value):
+    image = torch.rand(64, 64, 3)
+    image[20, 30, 1] = value
+    with pytest.raises(ValueError, match="far outside of 0 to 1"):
+        sum_octaves(image)
+
+
 def test_an_empty_picture_has_no_detail():
     assert measure(torch.full((300, 200, 3), 0.3)).sum() == 0
 

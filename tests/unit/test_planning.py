@@ -1,5 +1,6 @@
 """Planning: windows cover what is active, fit the model and its grid, and are cheap."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -395,6 +396,17 @@ def plan_all_active(method, cost, unit, height, width, steps=20):
     )
     run.start([float(steps - step) for step in range(steps + 1)])
     return [run.layouts.windows(step) for step in range(steps)]
+
+
+@pytest.mark.parametrize("unit", [1, 3])
+@pytest.mark.parametrize(("tile_px", "overlap_px"), [(224, 96 + 32), (288, 160), (480, 256)])
+def test_the_overlap_that_a_refusal_names_is_taken(unit, tile_px, overlap_px):
+    geometry = Geometry(px_per_cell=32, unit=unit, native_px=768, cost=TRANSFORMER_COST)
+    settings = Settings(method="MultiDiffusion", tile_px=tile_px, overlap_px=overlap_px)
+    with pytest.raises(ValueError, match=r"use at most \d+ px") as refused:
+        geometry.choose_tiling(settings, 90, 90)
+    most = int(re.search(r"at most (\d+) px", str(refused.value))[1])
+    geometry.choose_tiling(replace(settings, overlap_px=most), 90, 90)
 
 
 @pytest.mark.parametrize(
