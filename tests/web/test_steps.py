@@ -222,18 +222,30 @@ def test_a_plan_that_cannot_be_made_is_said_and_playing_ends(page, answer):
     wait_for_step(page, "^step 7 of")
 
 
+SHOW = """() => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 8, height: 8 });
+    canvas.toBlob((blob) => app.api.dispatchCustomEvent("b_preview", blob));
+}"""
+
+
 def test_while_a_run_is_followed_its_live_preview_lies_behind_the_tiles(page):
     load_demo(page)
     live = page.page.locator(".qt-live").first
-    show = """() => {
-        const canvas = Object.assign(document.createElement("canvas"), { width: 8, height: 8 });
-        canvas.toBlob((blob) => app.api.dispatchCustomEvent("b_preview", blob));
-    }"""
-    page.page.evaluate(show)
+    page.page.evaluate(SHOW)
     page.page.evaluate(FAST)
     wait_for_step(page, "^step ")
     assert live.is_hidden(), "this preview came before the run was followed"
-    page.page.evaluate(show)
+    page.page.evaluate(SHOW)
     live.wait_for(state="visible")
+    page.page.evaluate(
+        """() => {
+            clearInterval(window.__sampling);
+            app.api.dispatchCustomEvent("progress", { node: "999", value: 1, max: 16 });
+        }"""
+    )
+    live.wait_for(state="hidden")
+    page.page.evaluate(SHOW)
+    page.page.wait_for_timeout(300)
+    assert live.is_hidden(), "this preview is another sampler's"
     page.page.evaluate(END)
     live.wait_for(state="hidden")
