@@ -55,9 +55,8 @@ def warn(message: str, *args: object) -> None:
 
 
 def name_module(thing: Any) -> str:
-    """Return the module of a class or function; of a pack's, which is named by its path, the last
-    part."""
-    return (getattr(thing, "__module__", None) or "").replace("\\", "/").rpartition("/")[2]
+    """Return the module of a class or function; of a pack's, which is a path, the last part."""
+    return _read_module(thing).rpartition("/")[2]
 
 
 def comes_with_comfyui(thing: Any) -> bool:
@@ -65,12 +64,16 @@ def comes_with_comfyui(thing: Any) -> bool:
 
     ComfyUI names the modules of packs, and those of its own extra nodes, by their path.
     """
-    module = (getattr(thing, "__module__", None) or "").replace("\\", "/")
+    module = _read_module(thing)
     if module.startswith(OWN_PACKAGE):
         return True
     if "/" in module:
         return "/comfy_extras/" in module
     return module.partition(".")[0] in COMFYUI_PACKAGES
+
+
+def _read_module(thing: Any) -> str:
+    return (getattr(thing, "__module__", None) or "").replace("\\", "/")
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -328,7 +328,7 @@ def blend_windows(
     """
     px, progress = decoder.px_per_cell, comfy.utils.ProgressBar(len(windows))
     result = torch.zeros_like(original)
-    uncovered = result.new_ones(*original.shape[1:3], 1)
+    uncovered = torch.ones(*original.shape[1:3], 1, device=original.device)
     shares = compute_shares(windows, _size_of(latent), METHODS["Shifted Feather"], margin)
     for (box, _), share in zip(windows, shares, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -339,7 +339,7 @@ def blend_windows(
         result[:, down, along] += pixels * by_px
         uncovered[down, along] -= by_px
         progress.update(1)
-    return result.addcmul_(original, uncovered.clamp_min_(0))
+    return result.addcmul_(original, uncovered.clamp_min_(0).to(result))
 
 
 def scale_box(box: Box, factor: int) -> Box:
